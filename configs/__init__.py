@@ -1,0 +1,1 @@
+"""Configs: each file is a document that overrides `default.py`."""

@@ -1,0 +1,191 @@
+"""Every field of a config, once, with its unit and meaning.
+
+Other configs start from `get_config()` and override; the dict is locked, so a misspelt field is an
+error with a suggestion. The sizes here are those of the digits demo; see `digits.py` for a run of it,
+`ucf.py` for UCF101 and `folder.py` for a folder of your own videos.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Return the locked default config."""
+    config = ConfigDict()
+    config.seed = 42  # all randomness is a function of this and the step number
+    config.method = "local"  # local: each level learns from its own predictions
+    config.data = _data()
+    config.augmentation = _augmentation()
+    config.model = _model()
+    config.objective = _objective()
+    config.optimizer = _optimizer()
+    config.train = _train()
+    config.evaluation = _evaluation()
+    config.checkpoint = _checkpoint()
+    config.logging = _logging()
+    return config.lock()
+
+
+def _data() -> ConfigDict:
+    data = ConfigDict()
+    data.name = "digits"  # digits | ucf101 | folder
+    data.root = "data/digits"  # folder that holds the videos and annotations
+    data.split = 1  # official split number, where a data set has several
+    data.label = ""  # label set judged first; "" = the data set's own first one
+    data.num_frames = 8  # T, frames in one sample
+    data.frame_stride = 4  # frames of the video between two frames of a sample ("frequency")
+    data.window_step = 4  # training samples of a video start this many samples' frames apart: step*stride frames
+    data.max_windows_per_video = 1  # training windows drawn from a video per epoch; 0 = all of them
+    data.short_videos = "loop"  # videos shorter than a sample: loop | drop
+    data.height = 64  # Y, pixel rows the model sees
+    data.width = 64  # X, pixel columns the model sees
+    data.resize_margin = 1.0  # decoded frames are this many times larger than Y, X; random crops use the rest
+    data.mean = (0.45, 0.45, 0.45)  # of pixel values in 0-1, subtracted always, in evaluation too
+    data.std = (0.225, 0.225, 0.225)  # of pixel values in 0-1
+    data.num_workers = -1  # decoding processes; 0 = threads of this process, -1 = one per core above the first
+    data.read_threads = 1  # decoding threads per process
+    data.prefetch_batches = 4  # batches decoded ahead of the step
+    data.video_timeout_seconds = 30.0  # a video that takes longer to decode counts as bad
+    return data
+
+
+def _augmentation() -> ConfigDict:
+    augmentation = ConfigDict()  # on the device, the same draw for all frames of a video
+    augmentation.resized_crop_scale = (0.75, 0.95)  # share of the area a random crop keeps; (1, 1) = off
+    augmentation.resized_crop_ratio = (0.75, 1.3333)  # width / height of the crop
+    augmentation.flip_probability = 0.5  # mirror left-right; 0 where the label says left or right
+    augmentation.color_jitter_probability = 0.3
+    augmentation.brightness = 0.4  # largest change, as a share
+    augmentation.contrast = 0.4
+    augmentation.saturation = 0.4
+    augmentation.hue = 0.1  # largest change, as a share of the colour circle
+    augmentation.greyscale_probability = 0.15
+    augmentation.blur_probability = 0.3
+    augmentation.blur_sigma = (0.1, 2.0)  # pixels
+    return augmentation
+
+
+def _level(width: int, depth: int, num_heads: int) -> ConfigDict:
+    level = ConfigDict()
+    level.width = width  # D, size of a token
+    level.depth = depth  # transformer layers
+    level.num_heads = num_heads  # H
+    level.head_width = width // num_heads  # K
+    level.mlp_width = 4 * width  # M
+    level.dropout = 0.0  # probability, in attention output, MLP and positions
+    level.causal = False  # causal mask, no class token, a state token at every position
+    level.output_norm = "batch"  # of the token: batch (the original's) | layer | none
+    level.predictor_hidden = (2 * width,)  # hidden widths of each predictor of this level; () = one linear map
+    level.predictor_norm = "batch"  # inside and after the predictors: batch | layer | none
+    level.remat = False  # recompute this level in the backward pass to save memory
+    level.scan = False  # one compiled layer for all layers of the level: quicker compile at depth
+    return level
+
+
+def _model() -> ConfigDict:
+    model = ConfigDict()
+    model.hierarchy = "frame-clip"  # patch-frame | frame-clip[-sequence] | patch-frame-clip[-sequence]
+    model.num_clips = 1  # C, clips per sequence; above 1 only with `sequence`
+    model.compute_dtype = "float32"  # float32 | bfloat16; parameters and statistics stay float32
+    model.stem = ConfigDict()
+    model.stem.kind = "linear"  # linear: patches of pixels | conv: S3D stem, patches of its map (Y/4, X/4)
+    model.stem.patch_size = 8  # pixels (linear) or cells of the convolved map (conv), square
+    model.stem.width = 64  # channels inside the conv stem
+    model.stem.channels = 64  # channels of the convolved map that patches are cut from
+    model.stem.norm_momentum = 0.9  # share of the old BatchNorm statistics kept per step in the conv stem
+    model.patch = ConfigDict()
+    model.patch.width = 64
+    model.patch.output_norm = "batch"  # of the patch token: batch | layer | none
+    model.patch.predictor_hidden = (128,)
+    model.patch.predictor_norm = "batch"
+    model.frame = _level(width=64, depth=2, num_heads=4)
+    model.clip = _level(width=96, depth=2, num_heads=4)
+    model.sequence = _level(width=128, depth=2, num_heads=4)
+    return model
+
+
+def _objective() -> ConfigDict:
+    objective = ConfigDict()
+    objective.distance = "smooth_l1"  # mse | smooth_l1 | cosine | cross_entropy | vicreg
+    objective.targets = "stopped"  # stopped | attached: the original's leak, for parity and the study
+    objective.side = True  # predict the same level at another time
+    objective.std_divisor = 3.0  # side: std of the drawn time distance = max(p, N-p) / this
+    objective.prediction_temperature = 1.0  # cross_entropy
+    objective.target_temperature = 0.5  # cross_entropy
+    objective.cosine_scale = 1.0  # cosine: multiplies 1 - similarity
+    objective.invariance_weight = 25.0  # vicreg distance: prediction to target
+    objective.variance_weight = 25.0  # vicreg distance and regulariser
+    objective.covariance_weight = 1.0  # vicreg distance and regulariser
+    objective.regularizer = "vicreg"  # of each level's own token before its norm: vicreg | none
+    objective.regularizer_weight = 0.2  # multiplies the regulariser
+    objective.edge_weights = ConfigDict()  # loss weight by source level and relation
+    for level in ("patch", "frame", "clip", "sequence"):
+        objective.edge_weights[level] = ConfigDict({"up": 1.0, "down": 1.0, "side": 1.0})
+    objective.weights_to_uniform = False  # move the edge weights linearly to 1 over the training
+    return objective
+
+
+def _optimizer() -> ConfigDict:
+    optimizer = ConfigDict()
+    optimizer.name = "adamw"  # sgd | adamw | lars | lamb | adadelta
+    optimizer.learning_rate = 1e-3  # peak, of every level
+    optimizer.weight_decay = 1e-2
+    optimizer.momentum = 0.9  # sgd and lars
+    optimizer.nesterov = True  # sgd and lars
+    optimizer.b1 = 0.9  # adamw and lamb
+    optimizer.b2 = 0.95  # adamw and lamb
+    optimizer.clip_norm = 1.0  # largest gradient norm per label (a level, or its predictors); 0 = off
+    optimizer.predictors = "rate"  # with: as their level | rate: own learning rate | own: own optimizer too
+    optimizer.predictor_rate_multiplier = 3.0  # learning rate of predictors over that of their level
+    optimizer.predictor_name = "adamw"  # optimizer of the predictors when `predictors` is `own`
+    optimizer.single = False  # one optimizer for all parameters (clipping is then global)
+    optimizer.schedule = "cosine"  # cosine | step | constant
+    optimizer.warmup_epochs = 1.0
+    optimizer.final_rate = 1e-5  # cosine: learning rate at the end
+    optimizer.step_epochs = 1.0  # step: epochs between two decays
+    optimizer.step_decay = 0.8  # step: factor
+    optimizer.accumulation_steps = 1  # batches whose gradients are averaged into one update
+    optimizer.alternating_percent = 0.0  # levels of even and odd index take turns, each for this % of an epoch; 0 = off
+    optimizer.frozen = ()  # labels that never train, e.g. ("frame", "frame/predictors")
+    optimizer.start_epochs = ConfigDict({"patch": 0.0, "frame": 0.0, "clip": 0.0, "sequence": 0.0})  # staged start
+    optimizer.max_bad_updates = 10  # consecutive NaN or Inf updates of one label before the run ends with code 3
+    return optimizer
+
+
+def _train() -> ConfigDict:
+    train = ConfigDict()
+    train.batch_size = 32  # videos per step over all devices
+    train.num_epochs = 20.0
+    train.max_steps = 0  # stop after this many steps; 0 = when the epochs are over
+    train.fsdp = False  # shard parameters and optimizer state over the devices as well
+    train.fsdp_min_size = 65536  # smallest array that is sharded, elements
+    train.data_axis = "data"  # name of the mesh axis
+    return train
+
+
+def _evaluation() -> ConfigDict:
+    evaluation = ConfigDict()
+    evaluation.schedule = "exponential"  # linear: every `interval` epochs | exponential: 1, i, i*i, ...
+    evaluation.interval = 2.0  # epochs, or the growth factor
+    evaluation.batch_size = 64
+    evaluation.neighbours = 20  # k of the weighted kNN
+    evaluation.temperature = 0.07  # of the kNN's weights exp(similarity / temperature)
+    evaluation.monitor_tokens = 1024  # tokens per level that the collapse monitors look at
+    return evaluation
+
+
+def _checkpoint() -> ConfigDict:
+    checkpoint = ConfigDict()
+    checkpoint.interval_steps = 200  # also saved at every evaluation and at the end
+    checkpoint.keep_latest = 3
+    checkpoint.keep_best = 2
+    checkpoint.best_metric = ""  # e.g. "knn/clip/top1"; "" = the top level's kNN
+    return checkpoint
+
+
+def _logging() -> ConfigDict:
+    logging = ConfigDict()
+    logging.interval_steps = 10
+    logging.tensorboard = True
+    logging.wandb = False  # needs the `wandb` extra; WANDB_MODE=offline works without a key
+    logging.wandb_project = "hvt-jax"
+    return logging

@@ -1,0 +1,67 @@
+"""Turn a nested mapping into nested frozen dataclasses, checking every name, type and choice."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from ml_collections import ConfigDict
+
+
+class SettingsError(ValueError):
+    """A config that cannot be used; the message names the field, the value and the remedy."""
+
+
+def read(kind: Any, value: Any, field: str) -> Any:
+    """Return `value` as an instance of `kind`; `field` is its dotted name in messages.
+
+    `kind` is a dataclass, a `Literal` of choices, `tuple[element, ...]` or a plain type. An int is
+    taken where a float is meant, nothing else is converted.
+
+    Raises:
+      SettingsError: naming the first field that is unknown, missing, of a wrong type or value.
+    """
+    if dataclasses.is_dataclass(kind):
+        return _read_group(kind, value, field)
+    origin = typing.get_origin(kind)
+    if origin is Literal:
+        return _read_choice(typing.get_args(kind), value, field)
+    if origin is tuple:
+        if isinstance(value, str) or not isinstance(value, (tuple, list)):
+            raise SettingsError(f"{field} = {value!r}, but must be a tuple")
+        element = typing.get_args(kind)[0]
+        return tuple(read(element, item, f"{field}[{index}]") for index, item in enumerate(value))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise SettingsError(f"{field} = {value!r} is a {type(value).__name__}, but must be {_name(kind)}")
+    return value
+
+
+def _read_choice(choices: tuple[Any, ...], value: Any, field: str) -> Any:
+    if value not in choices:
+        close = difflib.get_close_matches(str(value), [str(choice) for choice in choices], 1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise SettingsError(f"{field} = {value!r}, but must be one of {', '.join(map(str, choices))}{hint}")
+    return value
+
+
+def _name(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) and not isinstance(kind, types.GenericAlias) else str(kind)
+
+
+def _read_group(kind: Any, value: Any, field: str) -> Any:
+    if not isinstance(value, (ConfigDict, Mapping)):
+        raise SettingsError(f"{field} = {value!r}, but must be a group of fields")
+    names = typing.get_type_hints(kind)
+    for key in value:
+        if key not in names:
+            close = difflib.get_close_matches(key, names, 1)
+            hint = f"did you mean {field}.{close[0]}?" if close else f"known: {', '.join(names)}"
+            raise SettingsError(f"{field}.{key} is unknown; {hint}")
+    missing = [name for name in names if name not in value]
+    if missing:
+        raise SettingsError(f"{field}.{missing[0]} is missing; start from configs/default.py")
+    return kind(**{name: read(child, value[name], f"{field}.{name}") for name, child in names.items()})

@@ -1,0 +1,108 @@
+"""Levels of the video hierarchy, the edges between them and their static geometry.
+
+Everything here is plain Python: it decides *what* exists before any array does.
+"""
+
+import dataclasses
+
+LEVELS = ("patch", "frame", "clip", "sequence")
+RELATIONS = ("up", "down", "side")
+
+# The hierarchies of the original; each is a contiguous run of LEVELS.
+HIERARCHIES = (
+    ("patch", "frame"),
+    ("frame", "clip"),
+    ("frame", "clip", "sequence"),
+    ("patch", "frame", "clip"),
+    ("patch", "frame", "clip", "sequence"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Edge:
+    """One local prediction: `source` predicts tokens of `target`; prints as `frame->clip/up`."""
+
+    source: str
+    target: str
+    relation: str
+
+    def __str__(self) -> str:
+        return f"{self.source}->{self.target}/{self.relation}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """Sizes of the video that every level follows from.
+
+    Tokens of a level are stored flat and in time order: [B, num_tokens(level), D].
+
+    Attributes:
+      hierarchy: the trained levels, lowest first.
+      num_clips: C, clips per sequence; 1 unless the hierarchy reaches `sequence`.
+      frames_per_clip: F.
+      patches_per_frame: P.
+    """
+
+    hierarchy: tuple[str, ...]
+    num_clips: int
+    frames_per_clip: int
+    patches_per_frame: int
+
+    @property
+    def num_frames(self) -> int:
+        """T = C·F, frames of the whole sequence."""
+        return self.num_clips * self.frames_per_clip
+
+    def num_times(self, level: str) -> int:
+        """Return how many positions in time `level` has."""
+        return {"patch": self.num_frames, "frame": self.num_frames, "clip": self.num_clips, "sequence": 1}[level]
+
+    def num_tokens(self, level: str) -> int:
+        """Return how many tokens of `level` one video has: T·P, T, C or 1."""
+        return self.num_times(level) * (self.patches_per_frame if level == "patch" else 1)
+
+    def num_members(self, level: str) -> int:
+        """Return how many tokens of the level below one token of `level` groups: P, F or C."""
+        return {"frame": self.patches_per_frame, "clip": self.frames_per_clip, "sequence": self.num_clips}[level]
+
+
+def parse_hierarchy(name: str) -> tuple[str, ...]:
+    """Return the levels of a hierarchy written as `frame-clip-sequence`.
+
+    Raises:
+      ValueError: if the name is not one of HIERARCHIES, listing them.
+    """
+    levels = tuple(name.split("-"))
+    if levels not in HIERARCHIES:
+        choices = ", ".join("-".join(levels) for levels in HIERARCHIES)
+        raise ValueError(f"{name!r} is no hierarchy; choose one of {choices}")
+    return levels
+
+
+def level_below(level: str) -> str:
+    """Return the level whose tokens `level` groups."""
+    return LEVELS[LEVELS.index(level) - 1]
+
+
+def encoded_levels(hierarchy: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the levels of `hierarchy` that own a transformer: all but `patch`."""
+    return tuple(level for level in hierarchy if level != "patch")
+
+
+def hierarchy_edges(geometry: Geometry, causal: tuple[str, ...], side: bool) -> tuple[Edge, ...]:
+    """Return the predictions that the hierarchy trains on, by source level, then up, down, side.
+
+    Every level but the last predicts up, every level but the first predicts down. With `side`, a
+    level with more than one position in time predicts itself at another time; a level named in
+    `causal` draws nothing and therefore has no side edge.
+    """
+    levels = geometry.hierarchy
+    edges = []
+    for source in levels:
+        if source != levels[-1]:
+            edges.append(Edge(source, levels[levels.index(source) + 1], "up"))
+        if source != levels[0]:
+            edges.append(Edge(source, level_below(source), "down"))
+        if side and source not in causal and geometry.num_times(source) > 1:
+            edges.append(Edge(source, source, "side"))
+    return tuple(edges)

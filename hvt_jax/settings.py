@@ -1,0 +1,264 @@
+"""Frozen settings, read once from a ConfigDict; the rest of the library never sees the config.
+
+The dataclasses have no defaults: those live in `configs/default.py` alone. Reading reports the first
+field that is unknown, missing, of a wrong type or geometrically impossible, in one line.
+"""
+
+import dataclasses
+from typing import Literal
+
+from ml_collections import ConfigDict
+
+from hvt_jax import config_reader
+from hvt_jax import hierarchy as hierarchy_lib
+
+Norm = Literal["batch", "layer", "none"]
+Distance = Literal["mse", "smooth_l1", "cosine", "cross_entropy", "vicreg"]
+OptimizerName = Literal["sgd", "adamw", "lars", "lamb", "adadelta"]
+SettingsError = config_reader.SettingsError
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+    """Which videos are read and how samples are cut from them."""
+
+    name: str
+    root: str
+    split: int
+    label: str
+    num_frames: int
+    frame_stride: int
+    window_step: int
+    max_windows_per_video: int
+    short_videos: Literal["loop", "drop"]
+    height: int
+    width: int
+    resize_margin: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    num_workers: int
+    read_threads: int
+    prefetch_batches: int
+    video_timeout_seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentationSettings:
+    """Random changes of a video on the device, the same for all its frames."""
+
+    resized_crop_scale: tuple[float, ...]
+    resized_crop_ratio: tuple[float, ...]
+    flip_probability: float
+    color_jitter_probability: float
+    brightness: float
+    contrast: float
+    saturation: float
+    hue: float
+    greyscale_probability: float
+    blur_probability: float
+    blur_sigma: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class StemSettings:
+    """From pixels to patch tokens."""
+
+    kind: Literal["linear", "conv"]
+    patch_size: int
+    width: int
+    channels: int
+    norm_momentum: float
+
+
+@dataclasses.dataclass(frozen=True)
+class PatchSettings:
+    """The lowest level, whose tokens the stem makes."""
+
+    width: int
+    output_norm: Norm
+    predictor_hidden: tuple[int, ...]
+    predictor_norm: Norm
+
+
+@dataclasses.dataclass(frozen=True)
+class LevelSettings(PatchSettings):
+    """One level with a transformer of its own."""
+
+    depth: int
+    num_heads: int
+    head_width: int
+    mlp_width: int
+    dropout: float
+    causal: bool
+    remat: bool
+    scan: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+    """The hierarchy as a model."""
+
+    hierarchy: str
+    num_clips: int
+    compute_dtype: Literal["float32", "bfloat16"]
+    stem: StemSettings
+    patch: PatchSettings
+    frame: LevelSettings
+    clip: LevelSettings
+    sequence: LevelSettings
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """Trained levels, lowest first."""
+        return hierarchy_lib.parse_hierarchy(self.hierarchy)
+
+    @property
+    def causal_levels(self) -> tuple[str, ...]:
+        """Trained levels with a causal mask."""
+        return tuple(level for level in hierarchy_lib.encoded_levels(self.levels) if getattr(self, level).causal)
+
+
+@dataclasses.dataclass(frozen=True)
+class EdgeWeights:
+    """Loss weights of the edges of one source level."""
+
+    up: float
+    down: float
+    side: float
+
+
+@dataclasses.dataclass(frozen=True)
+class LevelEdgeWeights:
+    """Loss weights by source level."""
+
+    patch: EdgeWeights
+    frame: EdgeWeights
+    clip: EdgeWeights
+    sequence: EdgeWeights
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveSettings:
+    """What every level is asked to predict and how the miss is measured."""
+
+    distance: Distance
+    targets: Literal["stopped", "attached"]
+    side: bool
+    std_divisor: float
+    prediction_temperature: float
+    target_temperature: float
+    cosine_scale: float
+    invariance_weight: float
+    variance_weight: float
+    covariance_weight: float
+    regularizer: Literal["vicreg", "none"]
+    regularizer_weight: float
+    edge_weights: LevelEdgeWeights
+    weights_to_uniform: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class LevelEpochs:
+    """A number of epochs for every level."""
+
+    patch: float
+    frame: float
+    clip: float
+    sequence: float
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerSettings:
+    """How parameters move, per label: a level, or the predictors of a level."""
+
+    name: OptimizerName
+    learning_rate: float
+    weight_decay: float
+    momentum: float
+    nesterov: bool
+    b1: float
+    b2: float
+    clip_norm: float
+    predictors: Literal["with", "rate", "own"]
+    predictor_rate_multiplier: float
+    predictor_name: OptimizerName
+    single: bool
+    schedule: Literal["cosine", "step", "constant"]
+    warmup_epochs: float
+    final_rate: float
+    step_epochs: float
+    step_decay: float
+    accumulation_steps: int
+    alternating_percent: float
+    frozen: tuple[str, ...]
+    start_epochs: LevelEpochs
+    max_bad_updates: int
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+    """Length of the run and how it is spread over devices."""
+
+    batch_size: int
+    num_epochs: float
+    max_steps: int
+    fsdp: bool
+    fsdp_min_size: int
+    data_axis: str
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSettings:
+    """When and how the levels are judged."""
+
+    schedule: Literal["linear", "exponential"]
+    interval: float
+    batch_size: int
+    neighbours: int
+    temperature: float
+    monitor_tokens: int
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointSettings:
+    """What is kept of a run to resume from."""
+
+    interval_steps: int
+    keep_latest: int
+    keep_best: int
+    best_metric: str
+
+
+@dataclasses.dataclass(frozen=True)
+class LoggingSettings:
+    """Where numbers go while a run trains."""
+
+    interval_steps: int
+    tensorboard: bool
+    wandb: bool
+    wandb_project: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A whole config."""
+
+    seed: int
+    method: Literal["local"]
+    data: DataSettings
+    augmentation: AugmentationSettings
+    model: ModelSettings
+    objective: ObjectiveSettings
+    optimizer: OptimizerSettings
+    train: TrainSettings
+    evaluation: EvaluationSettings
+    checkpoint: CheckpointSettings
+    logging: LoggingSettings
+
+def read_settings(config: ConfigDict) -> Settings:
+    """Return the frozen settings of `config`.
+
+    Raises:
+      SettingsError: for the first field that is unknown, missing, of a wrong type or value.
+    """
+    return config_reader.read(Settings, config, "config")
