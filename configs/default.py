@@ -75,7 +75,8 @@ def _level(width: int, depth: int, num_heads: int) -> ConfigDict:
     level.causal = False  # causal mask, no class token, a state token at every position
     level.output_norm = "batch"  # of the token: batch (the original's) | layer | none
     level.predictor_hidden = (2 * width,)  # hidden widths of each predictor of this level; () = one linear map
-    level.predictor_norm = "batch"  # inside and after the predictors: batch | layer | none
+    level.predictor_hidden_norm = "batch"  # after each hidden map of the predictors: batch | layer | none
+    level.predictor_norm = "batch"  # of the prediction: batch | layer | none
     level.remat = False  # recompute this level in the backward pass to save memory
     level.scan = False  # one compiled layer for all layers of the level: quicker compile at depth
     return level
@@ -85,7 +86,9 @@ def _model() -> ConfigDict:
     model = ConfigDict()
     model.hierarchy = "frame-clip"  # patch-frame | frame-clip[-sequence] | patch-frame-clip[-sequence]
     model.num_clips = 1  # C, clips per sequence; above 1 only with `sequence`
-    model.compute_dtype = "float32"  # float32 | bfloat16; parameters and statistics stay float32
+    model.compute_dtype = (
+        "float32"  # float32 | bfloat16, parameters stay float32 | float64 for parity (JAX_ENABLE_X64=1)
+    )
     model.stem = ConfigDict()
     model.stem.kind = "linear"  # linear: patches of pixels | conv: S3D stem, patches of its map (Y/4, X/4)
     model.stem.patch_size = 8  # pixels (linear) or cells of the convolved map (conv), square
@@ -96,6 +99,7 @@ def _model() -> ConfigDict:
     model.patch.width = 64
     model.patch.output_norm = "batch"  # of the patch token: batch | layer | none
     model.patch.predictor_hidden = (128,)
+    model.patch.predictor_hidden_norm = "batch"
     model.patch.predictor_norm = "batch"
     model.frame = _level(width=64, depth=2, num_heads=4)
     model.clip = _level(width=96, depth=2, num_heads=4)

@@ -77,6 +77,7 @@ class PatchSettings:
     width: int
     output_norm: Norm
     predictor_hidden: tuple[int, ...]
+    predictor_hidden_norm: Norm
     predictor_norm: Norm
 
 
@@ -100,7 +101,7 @@ class ModelSettings:
 
     hierarchy: str
     num_clips: int
-    compute_dtype: Literal["float32", "bfloat16"]
+    compute_dtype: Literal["float32", "bfloat16", "float64"]
     stem: StemSettings
     patch: PatchSettings
     frame: LevelSettings

@@ -1,0 +1,1 @@
+"""Everything a training step needs: pure functions over a plain pytree state."""

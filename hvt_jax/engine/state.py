@@ -1,0 +1,65 @@
+"""The training state as plain dicts, and the one place where a module is split and merged."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import optax
+from flax import nnx
+
+from hvt_jax.hierarchy import Geometry
+from hvt_jax.model.pyramid import Pyramid
+from hvt_jax.settings import ModelSettings
+
+Tree = dict[str, Any]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything a run needs to go on, and nothing else.
+
+    Attributes:
+      step: int32, updates done; keys and the data position follow from it.
+      params: trained parameters, `stem/...` and `levels/<level>/...`.
+      stats: running statistics of BatchNorm, by the same paths.
+      opt_state: of the optimizer.
+    """
+
+    step: jax.Array
+    params: Tree
+    stats: Tree
+    opt_state: optax.OptState
+
+
+def new_pyramid(settings: ModelSettings, geometry: Geometry, *, side: bool, seed: jax.Array | int) -> Pyramid:
+    """Return a freshly initialised model; `seed` may be traced."""
+    return Pyramid(settings, geometry, side=side, rngs=nnx.Rngs(params=seed))
+
+
+def split(pyramid: Pyramid) -> tuple[nnx.GraphDef, Tree, Tree]:
+    """Return (graph definition, parameters, statistics); raises if other state hides in the model."""
+    graphdef, params, stats = nnx.split(pyramid, nnx.Param, nnx.BatchStat)
+    return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+
+
+def merge(graphdef: nnx.GraphDef, params: Tree, stats: Tree) -> Pyramid:
+    """Return a model over copies of the given arrays; running it does not touch the originals."""
+    # copy=True: statistics captured inside jax.grad could not be updated otherwise.
+    return nnx.merge(graphdef, params, stats, copy=True)
+
+
+def statistics(pyramid: Pyramid) -> Tree:
+    """Return the running statistics of `pyramid` as they are now."""
+    return nnx.to_pure_dict(nnx.state(pyramid, nnx.BatchStat))
+
+
+def graph_definition(settings: ModelSettings, geometry: Geometry, *, side: bool) -> nnx.GraphDef:
+    """Return the static part of the model without allocating any array."""
+    return nnx.split(nnx.eval_shape(lambda: new_pyramid(settings, geometry, side=side, seed=0)))[0]
+
+
+def initial_variables(
+    settings: ModelSettings, geometry: Geometry, *, side: bool, seed: jax.Array | int
+) -> tuple[Tree, Tree]:
+    """Return fresh (parameters, statistics); pure, so it can be compiled with output shardings."""
+    return split(new_pyramid(settings, geometry, side=side, seed=seed))[1:]

@@ -1,0 +1,109 @@
+"""One level: a transformer that turns groups of tokens into one token each."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from hvt_jax.nn import normalization
+from hvt_jax.nn.positions import LearnedTable
+from hvt_jax.nn.transformer import Transformer
+from hvt_jax.settings import LevelSettings
+
+
+class LevelOutput(NamedTuple):
+    """What a level makes of a batch of videos.
+
+    Attributes:
+      tokens: [B, G, D], after the output norm; one per group, in time order.
+      raw: [B, G, D], the same before the norm; what regularisers and monitors look at.
+      states: [B, G·M, D], a summary of what came before at every member, after a norm of its own;
+        None unless the level is causal.
+    """
+
+    tokens: jax.Array
+    raw: jax.Array
+    states: jax.Array | None
+
+
+class Level(nnx.Module):
+    """Input map, positions, transformer, output norm, and the predictors of this level's edges.
+
+    Not causal: a class token in front whose output is the token. Causal: no class token; the token is
+    the last state that still gets supervision, which is the last one of every group but the sequence's
+    last group (where it is the one before, as nothing follows the very last member).
+    """
+
+    def __init__(self, settings: LevelSettings, width_in: int, num_members: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        width = settings.width
+        self.causal, self.num_members, self.dtype = settings.causal, num_members, dtype
+        self.input_projection = None if width_in == width else nnx.Linear(width_in, width, dtype=dtype, rngs=rngs)
+        self.class_token = None if settings.causal else LearnedTable(1, width, rngs=rngs)
+        self.positions = LearnedTable(num_members + (0 if settings.causal else 1), width, rngs=rngs)
+        self.dropout = nnx.Dropout(settings.dropout)
+        self.transformer = Transformer(
+            width,
+            depth=settings.depth,
+            causal=settings.causal,
+            dropout=settings.dropout,
+            remat=settings.remat,
+            scan=settings.scan,
+            dtype=dtype,
+            rngs=rngs,
+            num_heads=settings.num_heads,
+            head_width=settings.head_width,
+            mlp_width=settings.mlp_width,
+        )
+        self.output_norm = normalization.make_norm(settings.output_norm, width, dtype)
+        self.state_norm = normalization.make_norm(settings.output_norm, width, dtype) if settings.causal else None
+
+    def __call__(
+        self,
+        members: jax.Array,
+        *,
+        train: bool,
+        valid: jax.Array | None = None,
+        key: jax.Array | None = None,
+        last_state: int = -2,
+    ) -> LevelOutput:
+        """Group `members` [B, G·M, D_in], in time order, into G tokens.
+
+        Args:
+          members: tokens of the level below.
+          train: use batch statistics and update the running ones.
+          valid: bool [B]; examples that are False do not count in the statistics.
+          key: for dropout; None switches it off.
+          last_state: causal levels: which state of the last group is its token; -2 while training
+            locally, -1 when supervised (then for all groups).
+        """
+        batch, members_total = members.shape[:2]
+        groups = members_total // self.num_members
+        encoded = self._encode(members.reshape(batch * groups, self.num_members, -1), key)
+        encoded = encoded.reshape(batch, groups, -1, encoded.shape[-1])
+        if self.causal:
+            raw_BGD = encoded[:, :, -1]
+            if last_state != -1:
+                raw_BGD = jnp.concatenate([raw_BGD[:, :-1], encoded[:, -1:, last_state]], axis=1)
+            states = encoded.reshape(batch, members_total, -1)
+        else:
+            raw_BGD, states = encoded[:, :, 0], None
+        mask = None if valid is None else valid[:, None, None]
+        if states is not None:
+            states = normalization.apply_norm(self.state_norm, states, train=train, valid=mask)
+        tokens = normalization.apply_norm(self.output_norm, raw_BGD, train=train, valid=mask)
+        return LevelOutput(tokens, raw_BGD, states)
+
+    def _encode(self, tokens: jax.Array, key: jax.Array | None) -> jax.Array:
+        tokens = tokens.astype(self.dtype)
+        if self.input_projection is not None:
+            tokens = self.input_projection(tokens)
+        if self.class_token is not None:
+            class_tokens = jnp.broadcast_to(self.class_token(self.dtype), (tokens.shape[0], 1, tokens.shape[-1]))
+            tokens = jnp.concatenate([class_tokens, tokens], axis=1)
+        tokens = tokens + self.positions(self.dtype)
+        layer_key = None
+        if key is not None:
+            key, layer_key = jax.random.split(key)
+            tokens = self.dropout(tokens, deterministic=False, rngs=key)
+        return self.transformer(tokens, layer_key)

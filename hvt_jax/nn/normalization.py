@@ -1,0 +1,88 @@
+"""Normalisation over rows or features, with masks and float32 statistics."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation of the last axis over all others, ignoring masked rows.
+
+    Under `jax.jit` with a sharded batch the statistics are those of the *global* batch. Rows of one
+    video see each other, and examples of a batch see each other: `stop_gradient` between levels does
+    not change that. Normalises with the biased variance and keeps the unbiased one, as torch does.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        momentum: float = 0.9,
+        epsilon: float = 1e-5,
+        dtype: jnp.dtype = jnp.float32,
+        one_pass: bool = False,
+    ):
+        self.momentum, self.epsilon, self.dtype, self.one_pass = momentum, epsilon, dtype, one_pass
+        self.scale = nnx.Param(jnp.ones(width))
+        self.bias = nnx.Param(jnp.zeros(width))
+        self.mean = nnx.BatchStat(jnp.zeros(width))
+        self.var = nnx.BatchStat(jnp.ones(width))
+
+    def __call__(self, x: jax.Array, *, train: bool, valid: jax.Array | None = None) -> jax.Array:
+        """Normalise `x` [..., D]; in training also move the running statistics.
+
+        Args:
+          x: values.
+          train: use the statistics of this batch rather than the running ones.
+          valid: bool, broadcastable to [..., 1]; rows that are False do not count.
+        """
+        mean, var = self.mean[...], self.var[...]
+        if train:
+            mean, var = self._batch_statistics(x, valid)
+        scale = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
+        centred = x.astype(jnp.promote_types(x.dtype, jnp.float32)) - mean
+        return (centred * scale + self.bias[...]).astype(self.dtype)
+
+    def _batch_statistics(self, x: jax.Array, valid: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        axes = tuple(range(x.ndim - 1))
+        count, weight = x.size // x.shape[-1], 1.0
+        if valid is not None:
+            weight = jnp.broadcast_to(valid, (*x.shape[:-1], 1)).astype(x.dtype)
+            count = jnp.maximum(weight.sum(), 1.0)
+        mean = (x * weight).sum(axes) / count
+        # Tokens of a level may vary little around a large mean, where E[x^2] - E[x]^2 loses all digits:
+        # they take a second pass. The wide maps of the conv stem do not, and one pass is cheaper there.
+        if self.one_pass:
+            var = jnp.maximum((jnp.square(x) * weight).sum(axes) / count - jnp.square(mean), 0.0)
+        else:
+            var = (jnp.square(x - mean) * weight).sum(axes) / count
+        unbiased = var * (count / jnp.maximum(count - 1.0, 1.0))
+        keep = self.momentum
+        self.mean[...] = keep * self.mean[...] + (1 - keep) * jax.lax.stop_gradient(mean)
+        self.var[...] = keep * self.var[...] + (1 - keep) * jax.lax.stop_gradient(unbiased)
+        return mean, var
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation of the last axis; takes and ignores what BatchNorm needs."""
+
+    def __init__(self, width: int, *, epsilon: float = 1e-5, dtype: jnp.dtype = jnp.float32):
+        self.norm = nnx.LayerNorm(width, epsilon=epsilon, dtype=dtype, use_fast_variance=False, rngs=nnx.Rngs(0))
+
+    def __call__(self, x: jax.Array, *, train: bool = False, valid: jax.Array | None = None) -> jax.Array:
+        """Normalise every row of `x` [..., D] by itself."""
+        del train, valid
+        return self.norm(x)
+
+
+def make_norm(kind: str, width: int, dtype: jnp.dtype) -> nnx.Module | None:
+    """Return the norm named `batch`, `layer` or `none`; None for the last."""
+    if kind == "none":
+        return None
+    return {"batch": BatchNorm, "layer": LayerNorm}[kind](width, dtype=dtype)
+
+
+def apply_norm(norm: nnx.Module | None, x: jax.Array, *, train: bool, valid: jax.Array | None) -> jax.Array:
+    """Return `norm(x)`, or `x` where there is no norm."""
+    return x if norm is None else norm(x, train=train, valid=valid)

@@ -1,0 +1,77 @@
+"""A pre-norm transformer over sequences of tokens."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from hvt_jax.nn.attention import SelfAttention
+from hvt_jax.nn.normalization import LayerNorm
+
+
+class TransformerLayer(nnx.Module):
+    """Pre-norm attention and MLP (exact GELU), each with a residual."""
+
+    def __init__(
+        self, width: int, *, num_heads: int, head_width: int, mlp_width: int, dropout: float, dtype, rngs: nnx.Rngs
+    ):
+        self.attention_norm = LayerNorm(width, dtype=dtype)
+        self.attention = SelfAttention(width, num_heads, head_width, dtype=dtype, rngs=rngs)
+        self.mlp_norm = LayerNorm(width, dtype=dtype)
+        self.mlp_hidden = nnx.Linear(width, mlp_width, dtype=dtype, rngs=rngs)
+        self.mlp_out = nnx.Linear(mlp_width, width, dtype=dtype, rngs=rngs)
+        self.dropout = nnx.Dropout(dropout)
+
+    def __call__(self, tokens: jax.Array, key: jax.Array | None, *, causal: bool) -> jax.Array:
+        """Return new tokens of the same shape [rows, length, D]; a None key switches dropout off."""
+        keys = (None, None, None) if key is None else jax.random.split(key, 3)
+        drop = lambda x, k: x if k is None else self.dropout(x, deterministic=False, rngs=k)  # noqa: E731
+        tokens = tokens + drop(self.attention(self.attention_norm(tokens), causal=causal), keys[0])
+        hidden = drop(jax.nn.gelu(self.mlp_hidden(self.mlp_norm(tokens)), approximate=False), keys[1])
+        return tokens + drop(self.mlp_out(hidden), keys[2])
+
+
+class Transformer(nnx.Module):
+    """`depth` layers and a final norm.
+
+    Layers are stored one by one, so the checkpoint does not depend on `scan` or `remat`. With `scan`
+    their parameters are stacked while tracing and one compiled layer serves all: compile time then
+    does not grow with depth. With `remat` a layer's activations are recomputed in the backward pass.
+    """
+
+    def __init__(
+        self, width: int, *, depth: int, causal: bool, dropout: float, remat: bool, scan: bool, dtype, rngs, **sizes
+    ):
+        self.depth, self.causal, self.dropout, self.remat, self.scan = depth, causal, dropout, remat, scan
+        self.layers = nnx.Dict(
+            {
+                layer_name(index): TransformerLayer(width, dropout=dropout, dtype=dtype, rngs=rngs, **sizes)
+                for index in range(depth)
+            }
+        )
+        self.norm = LayerNorm(width, dtype=dtype)
+
+    def __call__(self, tokens: jax.Array, key: jax.Array | None) -> jax.Array:
+        """Return tokens of the same shape [rows, length, D]; a None key means no dropout."""
+        keys = None if key is None or self.dropout == 0.0 else jax.random.split(key, self.depth)
+        parts = [nnx.split(self.layers[layer_name(index)]) for index in range(self.depth)]
+        apply = functools.partial(_apply_layer, parts[0][0] if parts else None, causal=self.causal)
+        if self.remat:
+            apply = jax.checkpoint(apply)
+        if self.scan and self.depth > 1:
+            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(state for _, state in parts))
+            tokens, _ = jax.lax.scan(lambda carry, xs: (apply(carry, *xs), None), tokens, (stacked, keys))
+        else:
+            for index, (_, state) in enumerate(parts):
+                tokens = apply(tokens, state, None if keys is None else keys[index])
+        return self.norm(tokens)
+
+
+def layer_name(index: int) -> str:
+    """Return the name of layer `index`; two digits keep the sorted order of dicts that of the layers."""
+    return f"layer_{index:02d}"
+
+
+def _apply_layer(graphdef, tokens, state, key, *, causal):
+    return nnx.merge(graphdef, state)(tokens, key, causal=causal)

@@ -1,0 +1,1 @@
+"""Tokens and edges in, losses by level and edge out; the only place that stops targets."""

@@ -1,0 +1,87 @@
+"""How far a prediction is from its target, as one number over the valid videos of a batch.
+
+Every distance takes prediction [B, N, D], target [B, N, D] or [B, 1, D] and valid bool [B] or None,
+and computes in at least float32. None of them stops a gradient; `objectives.local` does.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from hvt_jax.objectives import regularizers
+from hvt_jax.settings import ObjectiveSettings
+
+CROSS_ENTROPY_EPSILON = 1e-6  # inside the logarithm of the prediction, as in the original
+COSINE_EPSILON = 1e-8  # smallest product of norms, as in torch
+
+
+def distance(
+    settings: ObjectiveSettings,
+    prediction: jax.Array,
+    target: jax.Array,
+    valid: jax.Array | None,
+    *,
+    regularize_target: bool = True,
+) -> jax.Array:
+    """Return the distance named by `settings.distance`, a scalar averaged over valid rows.
+
+    Args:
+      settings: names the distance and holds its constants.
+      prediction: [B, N, D].
+      target: [B, N, D], or [B, 1, D] shared by all predictions of a video.
+      valid: bool [B], or None for all.
+      regularize_target: vicreg only: whether the target's variance and covariance count as well.
+    """
+    prediction, target = (x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (prediction, target))
+    if settings.distance == "vicreg":
+        return _vicreg(settings, prediction, target, valid, regularize_target)
+    rows = {
+        "mse": lambda: jnp.square(prediction - target).mean(-1),
+        "smooth_l1": lambda: _huber(prediction - target).mean(-1),
+        "cosine": lambda: settings.cosine_scale * (1 - cosine_similarity(prediction, target)),
+        "cross_entropy": lambda: _cross_entropy(settings, prediction, target),
+    }[settings.distance]()
+    return masked_mean(rows, valid)
+
+
+def masked_mean(rows: jax.Array, valid: jax.Array | None) -> jax.Array:
+    """Return the mean of `rows` [B, ...] over the videos that are valid [B]; 0 if none is."""
+    if valid is None:
+        return rows.mean()
+    weight = valid.reshape(-1, *(1,) * (rows.ndim - 1)).astype(rows.dtype)
+    per_video = rows.size // rows.shape[0]
+    return jnp.where(weight > 0, rows, 0).sum() / jnp.maximum(weight.sum() * per_video, 1)
+
+
+def cosine_similarity(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Return the cosine between the last axes of `a` and `b`, with finite gradients at zero vectors."""
+    product = (a * b).sum(-1)
+    squares = jnp.square(a).sum(-1) * jnp.square(b).sum(-1)
+    return product * jax.lax.rsqrt(jnp.maximum(squares, COSINE_EPSILON**2))
+
+
+def _huber(error: jax.Array) -> jax.Array:
+    # The branch-free form of smooth L1 with threshold 1: quadratic inside, linear outside.
+    clipped = jnp.clip(error, -1.0, 1.0)
+    return clipped * (error - 0.5 * clipped)
+
+
+def _cross_entropy(settings: ObjectiveSettings, prediction: jax.Array, target: jax.Array) -> jax.Array:
+    wanted = jax.nn.softmax(target / settings.target_temperature)
+    given = jax.nn.softmax(prediction / settings.prediction_temperature)
+    return -(wanted * jnp.log(given + CROSS_ENTROPY_EPSILON)).sum(-1)
+
+
+def _vicreg(settings, prediction, target, valid, regularize_target):
+    # VICReg (Bardes et al. 2022, eq. 6) on the pair; the target keeps its own rows (not repeated for
+    # the predictions that share it), so its statistics are those of what it really is.
+    invariance = masked_mean(jnp.square(prediction - target).mean(-1), valid)
+    variance, covariance = regularizers.variance_covariance(prediction, valid)
+    if regularize_target:
+        target_variance, target_covariance = regularizers.variance_covariance(target, valid)
+        variance = 0.5 * (variance + target_variance)
+        covariance = covariance + target_covariance
+    return (
+        settings.invariance_weight * invariance
+        + settings.variance_weight * variance
+        + settings.covariance_weight * covariance
+    )

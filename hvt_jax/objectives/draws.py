@@ -1,0 +1,105 @@
+"""What every edge is asked in a step, as one small record of arrays that a test can replay."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hvt_jax.hierarchy import Edge, Geometry
+
+
+class Draw(NamedTuple):
+    """The question to one edge, per video and source token.
+
+    Attributes:
+      target: int32 [B, N], index of the wanted token among the target level's flat tokens.
+      codes: int32 [B, N] per code table of the edge's predictor.
+    """
+
+    target: jax.Array
+    codes: dict[str, jax.Array]
+
+
+def draw_step(
+    key: jax.Array,
+    edges: tuple[Edge, ...],
+    geometry: Geometry,
+    *,
+    batch: int,
+    causal: tuple[str, ...],
+    side: bool,
+    std_divisor: float,
+) -> dict[str, Draw]:
+    """Draw the members and times that a step asks for; a pure function of `key`.
+
+    Up edges and causal down edges draw nothing. Every video of the batch gets draws of its own: were
+    they shared, as in the original, the code would be constant over the batch for a level with one
+    token a video and a BatchNorm in the predictor would remove it.
+
+    Args:
+      key: random key of the step.
+      edges: the edges of the hierarchy.
+      geometry: sizes.
+      batch: B.
+      causal: levels with a causal mask.
+      side: whether side edges are in use; without them a down edge asks for a member of any group.
+      std_divisor: side: the distance in time has std max(p, N-p) / std_divisor at position p of N.
+
+    Returns:
+      A Draw per edge that draws, keyed by `str(edge)`.
+    """
+    draws = {}
+    for index, edge in enumerate(edges):
+        edge_key = jax.random.fold_in(key, index)
+        if edge.relation == "side":
+            draws[str(edge)] = _draw_side(edge_key, edge.source, geometry, batch, std_divisor)
+        elif edge.relation == "down" and edge.source not in causal:
+            draws[str(edge)] = _draw_down(edge_key, edge.source, geometry, batch, any_group=not side)
+    return draws
+
+
+def _draw_down(key: jax.Array, level: str, geometry: Geometry, batch: int, *, any_group: bool) -> Draw:
+    groups, members = geometry.num_tokens(level), geometry.num_members(level)
+    group_key, member_key = jax.random.split(key)
+    member_BG = jax.random.randint(member_key, (batch, groups), 0, members)
+    if not any_group or groups == 1:
+        return Draw(jnp.arange(groups) * members + member_BG, {"member": member_BG})
+    group_BG = jax.random.randint(group_key, (batch, groups), 0, groups)
+    return Draw(group_BG * members + member_BG, {"member": member_BG, "group": group_BG})
+
+
+def _draw_side(key: jax.Array, level: str, geometry: Geometry, batch: int, std_divisor: float) -> Draw:
+    times = geometry.num_times(level)
+    logits = jnp.asarray(side_log_probabilities(times, std_divisor), jnp.float32)
+    time_BN = jax.random.categorical(key, logits, shape=(batch, times))
+    distance_BN = distance_code(jnp.arange(times), time_BN, times)
+    if level == "patch":  # the same patch position in another frame
+        patches = geometry.patches_per_frame
+        target_BTP = time_BN[..., None] * patches + jnp.arange(patches)
+        return Draw(target_BTP.reshape(batch, -1), {"distance": jnp.repeat(distance_BN, patches, axis=1)})
+    return Draw(time_BN, {"distance": distance_BN})
+
+
+def distance_code(source: jax.Array, target: jax.Array, times: int) -> jax.Array:
+    """Return the index of the code of the distance target - source, which is never 0; 2·times-2 codes."""
+    distance = target - source
+    return jnp.where(distance < 0, distance + times - 1, distance + times - 2).astype(jnp.int32)
+
+
+def side_log_probabilities(times: int, std_divisor: float) -> np.ndarray:
+    """Return log probabilities [times, times] of target time given source time, -inf on the diagonal.
+
+    A normal around the own position with std max(p, N-p) / std_divisor, rounded, truncated to the
+    sequence and never itself, which is what drawing until a draw is legal gives in the original.
+    """
+    table = np.full((times, times), -np.inf)
+    for source in range(times):
+        std = max(source, times - source) / std_divisor
+        cdf = [0.5 * (1 + math.erf((edge - 0.5 - source) / (std * math.sqrt(2)))) for edge in range(times + 1)]
+        mass = np.maximum(np.diff(cdf), np.finfo(float).tiny)  # far tails underflow; they stay legal
+        mass[source] = 0.0
+        with np.errstate(divide="ignore"):
+            table[source] = np.log(mass / mass.sum())
+    return table
