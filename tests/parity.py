@@ -69,7 +69,7 @@ class Case:
         )
         side = self.settings.objective.side
         template = jax.eval_shape(
-            lambda: state_lib.initial_variables(self.settings.model, self.geometry, side=side, seed=0)
+            lambda: state_lib.initial_variables(self.settings.model, self.geometry, side=side, key=0)
         )
         self.graphdef = state_lib.graph_definition(self.settings.model, self.geometry, side=side)
         self.params, self.stats, self.unused = original.import_state_dict(*template, self.state)

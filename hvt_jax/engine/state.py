@@ -31,9 +31,9 @@ class TrainState:
     opt_state: optax.OptState
 
 
-def new_pyramid(settings: ModelSettings, geometry: Geometry, *, side: bool, seed: jax.Array | int) -> Pyramid:
-    """Return a freshly initialised model; `seed` may be traced."""
-    return Pyramid(settings, geometry, side=side, rngs=nnx.Rngs(params=seed))
+def new_pyramid(settings: ModelSettings, geometry: Geometry, *, side: bool, key: jax.Array | int) -> Pyramid:
+    """Return a freshly initialised model; `key` is a seed or a random key, which may be traced."""
+    return Pyramid(settings, geometry, side=side, rngs=nnx.Rngs(params=key))
 
 
 def split(pyramid: Pyramid) -> tuple[nnx.GraphDef, Tree, Tree]:
@@ -55,11 +55,11 @@ def statistics(pyramid: Pyramid) -> Tree:
 
 def graph_definition(settings: ModelSettings, geometry: Geometry, *, side: bool) -> nnx.GraphDef:
     """Return the static part of the model without allocating any array."""
-    return nnx.split(nnx.eval_shape(lambda: new_pyramid(settings, geometry, side=side, seed=0)))[0]
+    return nnx.split(nnx.eval_shape(lambda: new_pyramid(settings, geometry, side=side, key=0)))[0]
 
 
 def initial_variables(
-    settings: ModelSettings, geometry: Geometry, *, side: bool, seed: jax.Array | int
+    settings: ModelSettings, geometry: Geometry, *, side: bool, key: jax.Array | int
 ) -> tuple[Tree, Tree]:
     """Return fresh (parameters, statistics); pure, so it can be compiled with output shardings."""
-    return split(new_pyramid(settings, geometry, side=side, seed=seed))[1:]
+    return split(new_pyramid(settings, geometry, side=side, key=key))[1:]

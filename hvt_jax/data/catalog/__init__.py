@@ -1,0 +1,23 @@
+"""The data sets known by name, one file each; to add one, write its `load` and name it here."""
+
+from collections.abc import Callable
+from typing import Literal
+
+from hvt_jax.data.catalog import digits, folder, ucf101
+from hvt_jax.data.sources import DataError, Dataset
+from hvt_jax.settings import DataSettings
+
+Loader = Callable[[DataSettings, Literal["train", "test"]], Dataset]
+
+LOADERS: dict[str, Loader] = {"digits": digits.load, "folder": folder.load, "ucf101": ucf101.load}
+
+
+def load_dataset(settings: DataSettings, split: Literal["train", "test"]) -> Dataset:
+    """Return one split of the data set `settings.name`, with the label set `settings.label` first.
+
+    Raises:
+      DataError: if the data set is unknown, missing, or its files cannot be used as they are.
+    """
+    if settings.name not in LOADERS:
+        raise DataError(f"data.name = {settings.name!r}, but must be one of {', '.join(LOADERS)}")
+    return LOADERS[settings.name](settings, split).with_primary(settings.label)

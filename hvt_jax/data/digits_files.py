@@ -1,0 +1,185 @@
+"""Write the `digits` data set as video files in UCF101's layout, so that an interrupted call can be continued.
+
+    videos/<Motion>/v_<Motion>_g01_c01.avi    annotations/{classInd,trainlist01,testlist01}.txt
+    factors.csv                               digits.json: what was asked for, and whether all of it is there
+
+Every frame is coded on its own with a fixed quantiser. Coding differences between frames would leave trails behind the
+digit, and a trail tells the direction from a single frame.
+"""
+
+import concurrent.futures
+import csv
+import dataclasses
+import functools
+import io
+import json
+import multiprocessing
+import os
+import pathlib
+from collections.abc import Callable
+
+import av
+import numpy as np
+
+from hvt_jax.data import digits, parallel
+from hvt_jax.data.sources import DataError
+
+FRAMES_PER_SECOND = 25
+CODECS = {
+    "mpeg4": ("avi", "mpeg4", {"qmin": "3", "qmax": "3", "g": "1"}),
+    "h264": ("mp4", "libx264", {"qp": "20", "g": "1", "preset": "veryfast"}),
+}
+_MANIFEST = "digits.json"
+_FORMAT = 1  # raise it with every change of the videos
+
+
+@dataclasses.dataclass(frozen=True)
+class DigitsSpec:
+    """What to make; equal specs give equal bytes. `size` is the height and width in pixels."""
+
+    num_videos: int
+    size: int
+    codec: str
+    seed: int
+
+
+def make_digits(root: str | os.PathLike, spec: DigitsSpec, on_video: Callable[[int], object] | None = None) -> bool:
+    """Write the data set; return False if it was there already.
+
+    Args:
+      root: folder of the data set, made if it is not there.
+      spec: what to make.
+      on_video: is told how many videos are there.
+
+    Raises:
+      DataError: if the spec is impossible, or the folder holds anything but this data set.
+    """
+    root = pathlib.Path(root)
+    _check_spec(spec)
+    if not _claim_folder(root, spec):
+        return False
+    images, labels = digits.load_handwriting()
+    clips = digits.plan_clips(spec.num_videos, spec.seed, labels)
+    for motion in digits.MOTIONS:
+        (root / "videos" / motion).mkdir(parents=True, exist_ok=True)
+    write = functools.partial(_write_clip, root, spec)
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(parallel.available_cores(), mp_context=context) as pool:
+        factors = []
+        for row in pool.map(write, clips, [images[clip.sample] for clip in clips], chunksize=16):
+            factors.append(row)
+            if on_video:
+                on_video(len(factors))
+    _write_annotations(root, spec, clips, factors)
+    _write_manifest(root, spec, complete=True)
+    return True
+
+
+def _check_spec(spec: DigitsSpec) -> None:
+    if spec.codec not in CODECS:
+        raise DataError(f"--codec={spec.codec} is unknown; known: {', '.join(CODECS)}")
+    if spec.size < 32 or spec.size % 2 or spec.size > 1024:
+        raise DataError(f"--size={spec.size}, but must be an even number of pixels from 32 to 1024")
+    if spec.num_videos < 2 * len(digits.MOTIONS):
+        raise DataError(
+            f"--num_videos={spec.num_videos}, but each split of {len(digits.MOTIONS)} motions needs one: 16"
+        )
+    if spec.seed < 0:
+        raise DataError(f"--seed={spec.seed}, but must not be negative")
+
+
+def _claim_folder(root: pathlib.Path, spec: DigitsSpec) -> bool:
+    """Make sure that the folder is ours and of this spec; return whether anything is left to do."""
+    manifest = root / _MANIFEST
+    if manifest.exists():
+        try:
+            found = json.loads(manifest.read_text())
+            complete = found.pop("complete")
+        except (ValueError, KeyError, AttributeError) as error:
+            raise DataError(f"{manifest}: is damaged; delete the folder {root} and make it again") from error
+        asked = _describe(spec)
+        for key in asked:
+            if found.get(key) != asked[key]:
+                detail = f"was made with {key}={found.get(key)}, not {asked[key]}"
+                raise DataError(f"{root}: {detail}; use another --root or delete the folder")
+        return not complete
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise DataError(f"--root={root}: holds something else already; name a new folder")
+    root.mkdir(parents=True, exist_ok=True)
+    _write_manifest(root, spec, complete=False)
+    return True
+
+
+def _describe(spec: DigitsSpec) -> dict[str, int | str]:
+    return {"format": _FORMAT, **dataclasses.asdict(spec)}
+
+
+def _write_manifest(root: pathlib.Path, spec: DigitsSpec, complete: bool) -> None:
+    _write_bytes(root / _MANIFEST, json.dumps({**_describe(spec), "complete": complete}, indent=1).encode())
+
+
+def _write_clip(root: pathlib.Path, spec: DigitsSpec, clip: digits.Clip, image: np.ndarray) -> list[str]:
+    """Write one video unless it is there, and return its row of factors.csv."""
+    path = root / _video_path(clip, spec)
+    video, track = digits.render(image, clip.motion, spec.size, clip.seed)
+    if not path.exists():
+        _write_bytes(path, encode_video(video, spec.codec))
+    return [path.name, str(clip.digit), clip.motion, f"{track.speed:.5f}", f"{track.start:.5f}", str(clip.seed)]
+
+
+def encode_video(video: np.ndarray, codec: str, options: dict[str, str] | None = None) -> bytes:
+    """Return a video, uint8 [T, Y, X, 3], as the bytes of a file at 25 frames per second.
+
+    Args:
+      video: the frames; Y and X must be even.
+      codec: `mpeg4` makes an .avi file, `h264` an .mp4 file.
+      options: of the encoder, over the defaults.
+    """
+    container_format, encoder, defaults = CODECS[codec]
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=container_format, container_options={"fflags": "+bitexact"}) as container:
+        stream = container.add_stream(encoder, rate=FRAMES_PER_SECOND, options={**defaults, **(options or {})})
+        stream.height, stream.width, stream.pix_fmt = *video.shape[1:3], "yuv420p"
+        stream.codec_context.thread_count = 1  # more threads may give other bytes
+        for frame in video:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def _video_path(clip: digits.Clip, spec: DigitsSpec) -> str:
+    return f"videos/{clip.motion}/{clip.name}.{CODECS[spec.codec][0]}"
+
+
+def _write_annotations(
+    root: pathlib.Path, spec: DigitsSpec, clips: list[digits.Clip], factors: list[list[str]]
+) -> None:
+    number = {motion: position for position, motion in enumerate(digits.MOTIONS, start=1)}
+    num_groups = max(clip.group for clip in clips)
+    lists = {
+        "classInd": [f"{number[motion]} {motion}" for motion in digits.MOTIONS],
+        "trainlist01": [],
+        "testlist01": [],
+    }
+    for clip in clips:
+        path = _video_path(clip, spec).removeprefix("videos/")
+        if digits.is_test_group(clip.group, num_groups):
+            lists["testlist01"].append(path)
+        else:
+            lists["trainlist01"].append(f"{path} {number[clip.motion]}")
+    (root / "annotations").mkdir(exist_ok=True)
+    for name, rows in lists.items():
+        _write_bytes(root / "annotations" / f"{name}.txt", "".join(f"{row}\n" for row in rows).encode())
+    table = io.StringIO(newline="")
+    header = ["video", "digit", "motion", "speed", "start", "seed", "sample"]
+    samples = [str(clip.sample) for clip in clips]
+    rows = [[*row, sample] for row, sample in zip(factors, samples, strict=True)]
+    csv.writer(table, lineterminator="\n").writerows([header, *rows])
+    _write_bytes(root / "factors.csv", table.getvalue().encode())
+
+
+def _write_bytes(path: pathlib.Path, content: bytes) -> None:
+    """Write under another name and rename, so that a file is there whole or not at all."""
+    unfinished = path.with_name(path.name + ".tmp")
+    unfinished.write_bytes(content)
+    os.replace(unfinished, path)

@@ -1,0 +1,199 @@
+"""Batches of clips by Grain: the sample at a position is a function of seed and position alone.
+
+    shuffle → repeat → one window of the video, decoded → slice of this host → batch → skip to the start step
+
+So a run resumed at step n sees what it would have seen, on any number of hosts, processes and threads. A batch is a
+dict of numpy arrays, B samples of this host:
+
+    video    uint8 [B, T, Y', X', 3]  RGB; Y' and X' are `height` and `width` times `resize_margin`; zeros if not valid
+    label    int32 [B]                class number in the first label set; -1 for padding
+    index    int32 [B]                number of the video in the data set; -1 for padding
+    start    int32 [B]                first frame of the window
+    frames   int32 [B]                frames that could be decoded
+    valid    bool  [B]                False for damaged videos and for padding
+    problem  int8  [B]                why not, a `Problem`
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import grain
+import numpy as np
+from absl import flags
+
+from hvt_jax.data import counts, parallel, sampling
+from hvt_jax.data.containers import Problem, VideoError
+from hvt_jax.data.decode import VideoReader
+from hvt_jax.data.sources import Dataset
+from hvt_jax.settings import DataSettings
+
+Batch = dict[str, np.ndarray]
+
+_WORKERS_PAY = 2_000  # videos; in the seconds in which processes start, threads decode about as many small ones
+
+
+def steps_per_epoch(dataset: Dataset, settings: DataSettings, batch_size: int) -> int:
+    """Return how many training steps use every sample of `counts.training_samples` once, at least 1.
+
+    The last batch of an epoch is filled from the next one, so steps and epochs drift apart by less than a step each.
+
+    Raises:
+      DataError: if no video is long enough.
+    """
+    return max(1, len(counts.training_samples(dataset, settings)[0]) // batch_size)
+
+
+def train_batches(
+    dataset: Dataset,
+    settings: DataSettings,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int,
+    host: int = 0,
+    hosts: int = 1,
+) -> Iterator[Batch]:
+    """Return endless batches, the first of which is that of step `start_step`.
+
+    Args:
+      dataset: the videos.
+      settings: how clips are cut from them.
+      batch_size: samples of a step over all hosts.
+      seed: of order and windows.
+      start_step: steps to skip, without reading them.
+      host: number of this host.
+      hosts: how many hosts share a batch.
+
+    Raises:
+      DataError: if no video is long enough.
+      ValueError: if the batch cannot be shared evenly.
+    """
+    share = _host_share(batch_size, hosts)
+    videos, numbers = counts.training_samples(dataset, settings)
+    cut = _RandomClip(dataset, settings, seed, videos, numbers)
+    samples = grain.MapDataset.range(len(videos)).seed(seed).shuffle().repeat(None)
+    samples = samples.map_with_index(cut)[host::hosts]
+    batches = samples.batch(share, drop_remainder=True)[start_step:]
+    return _start(batches, settings, parallel.count_workers(settings.num_workers), settings.read_threads)
+
+
+def evaluation_batches(
+    dataset: Dataset, settings: DataSettings, *, batch_size: int, host: int = 0, hosts: int = 1
+) -> Iterator[Batch]:
+    """Return batches with the central window of every video exactly once, in order; the last one is padded.
+
+    Every host gets the same number of batches.
+
+    Raises:
+      ValueError: if the batch cannot be shared evenly.
+    """
+    share = _host_share(batch_size, hosts)
+    padded = -(-len(dataset) // batch_size) * batch_size
+    samples = grain.MapDataset.range(padded).map(_CenterClip(dataset, settings))[host::hosts]
+    workers, threads = parallel.count_workers(settings.num_workers), settings.read_threads
+    if workers and len(dataset) <= _WORKERS_PAY:
+        workers, threads = 0, parallel.available_cores()
+    return _start(samples.batch(share, drop_remainder=True), settings, workers, threads)
+
+
+def describe_problems(dataset: Dataset, batch: Batch) -> list[str]:
+    """Return one line for each damaged video of a batch, such as "videos/X.avi: too few frames (12 could be read)"."""
+    lines = []
+    for position in np.flatnonzero(batch["problem"]):
+        problem = Problem(int(batch["problem"][position]))
+        line = f"{dataset.videos[int(batch['index'][position])].path}: {problem.name.lower().replace('_', ' ')}"
+        if problem is Problem.TOO_FEW_FRAMES:
+            line += f" ({batch['frames'][position]} could be read)"
+        lines.append(line)
+    return lines
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _RandomClip(grain.transforms.MapWithIndex):
+    """Cuts a window of a video; where it is drawn, the draw is a function of (seed, epoch, video).
+
+    The frames are counted when the file is opened, so that training need not wait for a look at all files.
+    """
+
+    dataset: Dataset
+    settings: DataSettings
+    seed: int
+    videos: np.ndarray
+    numbers: np.ndarray
+
+    def map_with_index(self, index: int, element: int) -> Batch:
+        video, number = int(self.videos[element]), int(self.numbers[element])
+        epoch, step = int(index) // len(self.videos), self.settings.window_step
+
+        def start(num_frames: int, span: int) -> int:
+            if not self.settings.max_windows_per_video:
+                return number * step
+            rng = np.random.default_rng((self.seed, epoch, video))
+            return sampling.nth_window_start(num_frames, span, step, number, rng)
+
+        return _read_clip(self.dataset, self.settings, video, start)
+
+
+@dataclasses.dataclass(frozen=True)
+class _CenterClip(grain.transforms.Map):
+    dataset: Dataset
+    settings: DataSettings
+
+    def map(self, element: int) -> Batch:
+        video = int(element)
+        if video >= len(self.dataset):
+            return _empty_clip(self.settings, index=-1, label=-1)
+        return _read_clip(self.dataset, self.settings, video, sampling.center_start)
+
+
+def _read_clip(dataset: Dataset, settings: DataSettings, number: int, choose_start: Callable[[int, int], int]) -> Batch:
+    """Return one sample; a video that cannot be read gives an invalid one, never an exception."""
+    video = dataset.videos[number]
+    clip = _empty_clip(settings, index=number, label=video.labels[0])
+    span = sampling.window_span(settings.num_frames, settings.frame_stride)
+    try:
+        with VideoReader(dataset.root / video.path, settings.video_timeout_seconds) as reader:
+            count = reader.info.num_frames
+            if count < span and settings.short_videos == "drop":
+                raise VideoError(Problem.TOO_SHORT, f"{count} frames, a sample spans {span}", count)
+            start = choose_start(count, span)
+            indices = sampling.frame_indices(start, settings.num_frames, settings.frame_stride, count)
+            pixels = reader.read(indices, *clip["video"].shape[1:3])
+    except VideoError as error:
+        return {**clip, "problem": np.int8(error.problem), "frames": np.int32(error.frames)}
+    found = {"start": np.int32(start), "frames": np.int32(settings.num_frames), "valid": np.bool_(True)}
+    return {**clip, **found, "video": pixels}
+
+
+def _empty_clip(settings: DataSettings, *, index: int, label: int) -> Batch:
+    height, width = (round(side * settings.resize_margin) for side in (settings.height, settings.width))
+    return {
+        "video": np.zeros((settings.num_frames, height, width, 3), np.uint8),
+        "label": np.int32(label),
+        "index": np.int32(index),
+        "start": np.int32(0),
+        "frames": np.int32(0),
+        "valid": np.bool_(False),
+        "problem": np.int8(Problem.OK),
+    }
+
+
+def _host_share(batch_size: int, hosts: int) -> int:
+    if batch_size % hosts:
+        raise ValueError(f"a batch of {batch_size} cannot be shared by {hosts} hosts; make it a multiple of {hosts}")
+    return batch_size // hosts
+
+
+def _start(batches: grain.MapDataset, settings: DataSettings, workers: int, threads: int) -> Iterator[Batch]:
+    """Return an iterator that decodes ahead; it has a method `close`."""
+    ahead = max(1, settings.prefetch_batches)
+    # Each thread makes a whole batch, so there is no use for more threads than batches ahead.
+    read = grain.ReadOptions(num_threads=max(1, threads), prefetch_buffer_size=max(ahead, threads))
+    if not workers:
+        return iter(batches.to_iter_dataset(read))
+    if not flags.FLAGS.is_parsed():  # in notebooks and tests; Grain hands the flags on to its processes
+        flags.FLAGS.mark_as_parsed()
+    ahead = -(-ahead // workers)
+    read = grain.ReadOptions(num_threads=max(1, threads), prefetch_buffer_size=max(ahead, threads))
+    options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead)
+    return iter(batches.to_iter_dataset(read).mp_prefetch(options, worker_init_fn=parallel.prepare_worker))

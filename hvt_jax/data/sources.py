@@ -1,0 +1,130 @@
+"""What a data set is to the rest of the library, and how its files are found without leaving its folder."""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from hvt_jax.config_reader import SettingsError
+
+
+class DataError(SettingsError):
+    """Data that cannot be used as the config asks; the message names the file, the row and the remedy."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Video:
+    """One video of a data set.
+
+    Attributes:
+      path: relative to the root of the data set, with `/` between folders.
+      labels: class number in every label set, in the order of `Dataset.label_names`.
+      num_frames: frames in the file, None if nobody has counted them yet.
+    """
+
+    path: str
+    labels: tuple[int, ...]
+    num_frames: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """The videos of one split, in a fixed order; the number of a video is its place in it.
+
+    Attributes:
+      root: folder that every path is relative to.
+      videos: the videos.
+      label_names: class names of every label set; the first set is the one judged first.
+    """
+
+    root: pathlib.Path
+    videos: tuple[Video, ...]
+    label_names: dict[str, tuple[str, ...]]
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    @functools.cached_property
+    def labels(self) -> dict[str, np.ndarray]:
+        """Class numbers of every label set, int32 [videos]."""
+        columns = np.array([video.labels for video in self.videos], np.int32).reshape(len(self), len(self.label_names))
+        return {name: columns[:, position] for position, name in enumerate(self.label_names)}
+
+    @property
+    def primary_label(self) -> str:
+        """Name of the label set judged first."""
+        return next(iter(self.label_names))
+
+    def with_primary(self, name: str) -> "Dataset":
+        """Return the same videos with label set `name` first; an empty name changes nothing.
+
+        Raises:
+          DataError: if there is no such label set.
+        """
+        if not name:
+            return self
+        if name not in self.label_names:
+            known = ", ".join(self.label_names)
+            raise DataError(f"data.label = {name!r}, but {self.root} has the label sets {known}")
+        order = [name, *(other for other in self.label_names if other != name)]
+        columns = [list(self.label_names).index(other) for other in order]
+        videos = tuple(
+            dataclasses.replace(video, labels=tuple(video.labels[column] for column in columns))
+            for video in self.videos
+        )
+        return Dataset(self.root, videos, {other: self.label_names[other] for other in order})
+
+
+class SafeFolder:
+    """Joins names read from annotation files to a folder and refuses those that lead out of it."""
+
+    def __init__(self, folder: pathlib.Path):
+        """Trust `folder` itself, wherever a link may have put it."""
+        self._folder = folder
+        self._real = os.path.realpath(folder)
+        self._real_parent = functools.cache(os.path.realpath)
+
+    def reason_against(self, name: str) -> str:
+        """Return why `name` must not be read, or an empty string."""
+        if "\0" in name:
+            return "holds a NUL byte"
+        if not name or name.startswith(("/", "\\")) or pathlib.PureWindowsPath(name).drive:
+            return "is not a relative path"
+        path = os.path.normpath(os.path.join(self._folder, name))
+        real = os.path.join(self._real_parent(os.path.dirname(path)), os.path.basename(path))
+        if os.path.islink(real):
+            real = os.path.realpath(real)
+        inside = pathlib.Path(real).is_relative_to(self._real) and real != self._real
+        if ".." in pathlib.PurePath(name).parts or not inside:
+            return f"leads out of {self._folder}"
+        return ""
+
+
+def read_rows(path: pathlib.Path) -> list[tuple[int, str]]:
+    """Return (row number from 1, text) of every row of a text file that is not blank, without BOM, CR and outer blanks.
+
+    Raises:
+      DataError: if there is no such file, it is no UTF-8 text or holds no row.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        row = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise DataError(f"{path}, row {row}: is not UTF-8 text; save the file as UTF-8") from error
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; is data.root the right folder?") from error
+    rows = [(number, row.strip()) for number, row in enumerate(text.split("\n"), start=1)]
+    rows = [(number, row) for number, row in rows if row]
+    if not rows:
+        raise DataError(f"{path}: is empty; get the annotation files again")
+    return rows
+
+
+def check_found(root: pathlib.Path, videos: Sequence[Video], listing: pathlib.Path) -> None:
+    """Raise a `DataError` if none of the first listed videos exists: then the folder is another one."""
+    sample = videos[:: max(1, len(videos) // 20)]
+    if not any((root / video.path).exists() for video in sample):
+        raise DataError(f"{listing}: none of its videos is there, not even {root / videos[0].path}; unpack them there")

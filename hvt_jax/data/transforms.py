@@ -1,0 +1,43 @@
+"""Sizes and boxes of frames: integer geometry on the host, before anything reaches the device."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class CoverBox:
+    """Resize a frame to `resized_height` x `resized_width`, then cut the target at (`top`, `left`); all in pixels."""
+
+    resized_height: int
+    resized_width: int
+    top: int
+    left: int
+
+
+def cover_box(frame_height: int, frame_width: int, height: int, width: int) -> CoverBox:
+    """Return the smallest resize that keeps the shape of a frame and covers the target, and the central crop of it."""
+    if min(frame_height, frame_width, height, width) < 1:
+        raise ValueError(f"cannot fit a frame of {frame_height}x{frame_width} into {height}x{width} pixels")
+    scale = max(height / frame_height, width / frame_width)
+    resized_height = max(height, round(frame_height * scale))
+    resized_width = max(width, round(frame_width * scale))
+    return CoverBox(resized_height, resized_width, (resized_height - height) // 2, (resized_width - width) // 2)
+
+
+def storage_size(height: int, width: int, shortest_side: int, frame_height: int, frame_width: int) -> tuple[int, int]:
+    """Return the (height, width) in pixels that frames of one size are stored at, rounded down.
+
+    Given both sides, those; given one, the other follows the shape of the frame; given none, the shorter side becomes
+    `shortest_side`; given nothing, the frame's own size. "Not given" is any number below 1. As the original's
+    `set_width_height`.
+    """
+    if height > 0 and width > 0:
+        return height, width
+    if height > 0:
+        return height, frame_width * height // frame_height
+    if width > 0:
+        return frame_height * width // frame_width, width
+    if shortest_side < 1:
+        return frame_height, frame_width
+    if frame_height < frame_width:
+        return shortest_side, frame_width * shortest_side // frame_height
+    return frame_height * shortest_side // frame_width, shortest_side

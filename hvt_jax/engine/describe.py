@@ -1,0 +1,70 @@
+"""What a config builds, as text: levels, tokens, edges, parameters and work."""
+
+import jax
+import numpy as np
+
+from hvt_jax.engine import state as state_lib
+from hvt_jax.engine import steps
+from hvt_jax.engine.labels import label_names, parameter_labels
+from hvt_jax.engine.steps import Definition
+from hvt_jax.objectives import local
+
+
+def describe(definition: Definition) -> str:
+    """Return a readable table of a run's model; nothing is allocated and nothing is compiled.
+
+    FLOPs are the compiler's count for one video, forward and with backward, before optimisation.
+    """
+    settings, geometry = definition.settings, definition.geometry
+    side = settings.objective.side
+    params, stats = jax.eval_shape(lambda: state_lib.initial_variables(settings.model, geometry, side=side, key=0))
+    counts = _parameter_counts(params, definition.hierarchy)
+    forward, training = _flops(definition, params, stats)
+    data = settings.data
+    lines = [
+        f"video     [B, {data.num_frames}, {data.height}, {data.width}, 3], every {data.frame_stride}th frame",
+        f"stem      {settings.model.stem.kind}, patches of {settings.model.stem.patch_size}, "
+        f"{geometry.patches_per_frame} a frame, width {settings.model.patch.width}",
+        "",
+        f"{'level':10s}{'tokens':>8s}{'of':>6s}{'width':>7s}{'depth':>7s}{'causal':>8s}{'norm':>7s}"
+        f"{'parameters':>12s}{'predictors':>12s}",
+    ]
+    for level in definition.hierarchy:
+        sizes = getattr(settings.model, level)
+        members = "pixels" if level == "patch" else geometry.num_members(level)
+        depth, causal = (0, False) if level == "patch" else (sizes.depth, sizes.causal)
+        lines.append(
+            f"{level:10s}{geometry.num_tokens(level):8d}{members:>6}{sizes.width:7d}{depth:7d}"
+            f"{'yes' if causal else 'no':>8s}{sizes.output_norm:>7s}{counts[level]:12,d}"
+            f"{counts[f'{level}/predictors']:12,d}"
+        )
+    weights = local.initial_edge_weights(definition.edges, settings.objective)
+    lines += ["", "edges     " + ", ".join(f"{edge} (weight {weights[str(edge)]:g})" for edge in definition.edges)]
+    lines += [f"total     {sum(counts.values()):,d} parameters"]
+    lines += [f"work      {forward / 1e9:.3f} GFLOP forward, {training / 1e9:.3f} GFLOP with backward, for one video"]
+    return "\n".join(lines)
+
+
+def _parameter_counts(params: dict, hierarchy: tuple[str, ...]) -> dict[str, int]:
+    counts = dict.fromkeys(label_names(hierarchy), 0)
+    labels = jax.tree.leaves(parameter_labels(params, hierarchy))
+    for label, leaf in zip(labels, jax.tree.leaves(params), strict=True):
+        counts[label] += int(np.prod(leaf.shape))
+    return counts
+
+
+def _flops(definition: Definition, params: dict, stats: dict) -> tuple[float, float]:
+    data = definition.settings.data
+    video = jax.ShapeDtypeStruct((1, data.num_frames, data.height, data.width, 3), "float32")
+    valid = jax.ShapeDtypeStruct((1,), "bool")
+    weights = local.initial_edge_weights(definition.edges, definition.settings.objective)
+
+    def total(params, stats, video, valid):
+        questions = steps.draw_questions(definition, jax.random.key(0), 1)
+        return steps.build_loss(definition, video, valid, questions, weights)(params, stats, jax.random.key(1))[0]
+
+    work = [
+        jax.jit(function).lower(params, stats, video, valid).cost_analysis() or {}
+        for function in (total, jax.grad(total))
+    ]
+    return tuple(float(cost.get("flops", 0.0)) for cost in work)

@@ -1,0 +1,249 @@
+"""Where the numbers of a run go: console, `metrics.jsonl`, TensorBoard, and Weights & Biases if asked."""
+
+import collections
+import contextlib
+import datetime
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TextIO
+
+import jax
+import rich.console
+import rich.live
+import rich.text
+import tensorboardX
+
+from hvt_jax.engine.run_folder import json_safe, write_json
+from hvt_jax.settings import LoggingSettings
+
+_NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+
+class MetricsError(RuntimeError):
+    """Metrics that cannot be written; the message names the remedy."""
+
+
+class MetricWriter:
+    """Fan-out of a run's scalars; only process 0 writes, the others' calls do nothing.
+
+    Values are taken as they are: fetch them from the device before (a step late, so that logging never waits).
+    Write the metrics of a step before the checkpoint of that step is saved; then every line up to the restored
+    step is in `metrics.jsonl` and a resumed run's file reads like an uninterrupted run's.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        settings: LoggingSettings,
+        *,
+        restored_step: int | None = None,
+        config: Mapping[str, Any] | None = None,
+        console: rich.console.Console | None = None,
+    ):
+        """Open the sinks in the run folder.
+
+        Args:
+          folder: the run folder; gets `metrics.jsonl`, `tb/` and, with W&B, `wandb.json` and `wandb/`.
+          settings: which sinks are used.
+          restored_step: step of the restored checkpoint; later lines are dropped. None starts all anew.
+          config: shown by W&B.
+          console: standard output if None.
+
+        Raises:
+          MetricsError: if W&B is asked for and cannot be used.
+        """
+        self._is_writer = jax.process_index() == 0
+        self._tensorboard = self._wandb = self._jsonl = None
+        self._progress = Progress(console or rich.console.Console(highlight=False))
+        if not self._is_writer:
+            return
+        folder = os.path.abspath(folder)
+        self._jsonl = _open_jsonl(os.path.join(folder, "metrics.jsonl"), restored_step)
+        if settings.tensorboard:
+            purge = 0 if restored_step is None else restored_step + 1
+            self._tensorboard = tensorboardX.SummaryWriter(os.path.join(folder, "tb"), purge_step=purge)
+        if settings.wandb:
+            self._wandb = _start_wandb(folder, settings.wandb_project, config, resumed=restored_step is not None)
+
+    def __enter__(self) -> "MetricWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Write scalars by name, such as `train/frame->clip/up`, to every sink but the console.
+
+        Args:
+          step: number of updates done.
+          metrics: numbers or 0-d arrays on the host; non-finite ones become strings in `metrics.jsonl`.
+        """
+        if not self._is_writer:
+            return
+        step, values = int(step), {name: float(value) for name, value in metrics.items()}
+        self._jsonl.write(json.dumps(json_safe({"step": step} | values), allow_nan=False) + "\n")
+        self._jsonl.flush()
+        plain = {_plain_name(name): value for name, value in values.items()}
+        if self._tensorboard is not None:
+            for name, value in plain.items():
+                self._tensorboard.add_scalar(name, value, step)
+            self._tensorboard.flush()  # a killed run would else leave a hole before the step it resumes from
+        if self._wandb is not None:
+            self._wandb.log(plain | {"global_step": step})
+
+    def progress(
+        self, step: int, total_steps: int, *, loss: float, clips_per_second: float | None, eta_seconds: float | None
+    ) -> None:
+        """Show one line: live on a terminal, else printed. Unknown speed and time are shown as `--`."""
+        if not self._is_writer:
+            return
+        speed = "--" if clips_per_second is None else f"{clips_per_second:.{0 if clips_per_second >= 10 else 2}f}"
+        eta = "--" if eta_seconds is None else str(datetime.timedelta(seconds=round(eta_seconds)))
+        self._progress.show(f"step {step}/{total_steps}  loss {float(loss):.4f}  {speed} clips/s  ETA {eta}")
+
+    def note(self, line: str) -> None:
+        """Print a line that stays, above the live one."""
+        if self._is_writer:
+            self._progress.note(line)
+
+    def close(self) -> None:
+        """Flush and close every sink; may be called twice."""
+        self._progress.close()
+        for sink in (self._jsonl, self._tensorboard):
+            if sink is not None:
+                sink.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+        self._is_writer, self._jsonl, self._tensorboard, self._wandb = False, None, None, None
+
+
+class Progress:
+    """One line on the console: overwritten in place on a terminal, printed anew elsewhere."""
+
+    def __init__(self, console: rich.console.Console):
+        self._console = console
+        self._live: rich.live.Live | None = None
+
+    def show(self, line: str) -> None:
+        """Show `line` in place of the one before."""
+        if not self._console.is_terminal or self._console.is_jupyter:
+            self.note(line)
+            return
+        if self._live is None:
+            # No refresh thread: lines come from the loop, and the step must not share its core.
+            self._live = rich.live.Live(console=self._console, auto_refresh=False)
+            self._live.start()
+        self._live.update(rich.text.Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
+
+    def note(self, line: str) -> None:
+        """Print `line` for good."""
+        self._console.print(rich.text.Text(line), soft_wrap=True)
+
+    def close(self) -> None:
+        """Leave the last line on the screen."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+class Throughput:
+    """Clips per second over the latest steps, and the time left; pauses such as evaluations do not count."""
+
+    def __init__(self, clips_per_step: int, total_steps: int, *, window: int = 50, clock: Callable = time.monotonic):
+        """Measure over the latest `window` calls of `tick`; `clock` returns seconds."""
+        self._clips_per_step, self._total_steps, self._clock = clips_per_step, total_steps, clock
+        self._ticks: collections.deque[tuple[int, float]] = collections.deque(maxlen=window + 1)
+        self._paused_seconds = 0.0
+
+    def tick(self, step: int) -> None:
+        """Note that `step` is done now; steps may be skipped, but go up."""
+        self._ticks.append((step, self._clock() - self._paused_seconds))
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time spent inside out of the speed and of the time left."""
+        start = self._clock()
+        try:
+            yield
+        finally:
+            self._paused_seconds += self._clock() - start
+
+    @property
+    def clips_per_second(self) -> float | None:
+        """Speed over the window, or None before the second `tick`."""
+        if len(self._ticks) < 2:
+            return None
+        (first, start), (last, now) = self._ticks[0], self._ticks[-1]
+        return (last - first) * self._clips_per_step / max(now - start, 1e-9)
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Seconds of training left at this speed, or None before the second `tick`."""
+        speed = self.clips_per_second
+        return (self._total_steps - self._ticks[-1][0]) * self._clips_per_step / speed if speed else None
+
+
+def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """Return the records of a `metrics.jsonl` in file order, each with its `step`; "nan" and "inf" are floats again.
+
+    A torn last line, as a killed run leaves it, is passed over.
+
+    Raises:
+      MetricsError: if another line is damaged; names it.
+    """
+    with open(path, encoding="utf-8", errors="replace") as file:
+        lines = file.read().split("\n")
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            int(record["step"])
+        except (ValueError, KeyError, TypeError):
+            if line and number < len(lines):  # only a line that ends in a newline was written whole
+                raise MetricsError(f"{path} line {number} is damaged: {line[:60]!r}; delete that line") from None
+            continue
+        records.append({name: _NON_FINITE.get(value, value) for name, value in record.items()})
+    return records
+
+
+def _open_jsonl(path: str, restored_step: int | None) -> TextIO:
+    """Open `path` for appending after dropping what an uninterrupted run would not have written yet."""
+    kept = []
+    if restored_step is not None and os.path.exists(path):
+        kept = [record for record in read_metrics(path) if record["step"] <= restored_step]
+    with open(path + ".tmp", "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(json_safe(record), allow_nan=False) + "\n" for record in kept)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(path + ".tmp", path)
+    return open(path, "a", encoding="utf-8")
+
+
+def _plain_name(name: str) -> str:
+    """Return `name` in the letters TensorBoard takes: `train/frame->clip/up` is `train/frame_to_clip/up`."""
+    return re.sub(r"[^-/\w.]", "_", name.replace("->", "_to_"))
+
+
+def _start_wandb(folder: str, project: str, config: Mapping[str, Any] | None, *, resumed: bool) -> Any:
+    """Return a W&B run, the one of this folder if `resumed`."""
+    try:
+        import wandb  # 1 s, and an extra
+    except ImportError:
+        raise MetricsError("logging.wandb = True, but wandb is missing; pip install 'hvt-jax[wandb]'") from None
+    id_file, run_id = os.path.join(folder, "wandb.json"), None
+    if resumed and os.path.exists(id_file):
+        with open(id_file, encoding="utf-8") as file:
+            run_id = json.load(file)["id"]
+    try:
+        run = wandb.init(project=project, dir=folder, id=run_id, resume="allow", config=json_safe(dict(config or {})))
+    except Exception as error:  # its own classes differ between versions
+        why = f"W&B did not start ({type(error).__name__}: {error})"
+        raise MetricsError(f"{why}; set WANDB_MODE=offline, use `wandb login`, or logging.wandb = False") from error
+    write_json(id_file, {"id": run.id})
+    # W&B drops points whose own step goes back, as after a resume; against global_step they stay.
+    run.define_metric("*", step_metric="global_step")
+    return run

@@ -1,0 +1,218 @@
+"""Signs of collapse, per level, on tokens *before* their output norm.
+
+A norm makes the variance of a collapsed level 1 again and hides it. The numbers are cheap enough for the
+training step: a fixed number of tokens, no matrix larger than the width squared. `alarms` reads them.
+"""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hvt_jax.hierarchy import LEVELS
+
+# Eigenvalues of a float32 covariance are noise below some 2.5e-7 of the largest (measured up to width 768).
+_EIGENVALUE_NOISE = 5e-7
+# Spread below this share of the tokens' size is rounding: the tokens are all the same.
+_SPREAD_NOISE = 1e-6
+_TINY = 1e-12
+
+CHECKS = 3  # checks in a row before an alarm on a noisy number
+RANK_SHARE_LIMIT = 0.05  # of the width
+TRIVIAL_LIMIT = 0.95  # loss over the trivial predictor's
+FALLEN_LOSS = 0.1  # of the first loss: "fell towards 0"
+FALLEN_RANK = 0.5  # of the first rank
+DEAD_STD = 0.01  # a healthy level has some 0.5
+
+
+def monitor_levels(tokens: Mapping[str, jax.Array], valid: jax.Array, num_rows: int) -> dict[str, jax.Array]:
+    """Return `monitor/<level>/<name>` scalars of every level in `tokens`; names as in `monitor_rows`.
+
+    Args:
+      tokens: by level, [B, N, D] before the output norm, any float dtype. Gradients stop here.
+      valid: bool [B], False for a video that could not be read.
+      num_rows: most tokens looked at per level.
+    """
+    monitored = {}
+    for level in LEVELS:
+        if level in tokens:
+            scores = monitor_rows(*choose_rows(tokens[level], valid, num_rows))
+            monitored |= {f"monitor/{level}/{name}": score for name, score in scores.items()}
+    return monitored
+
+
+def choose_rows(tokens: jax.Array, valid: jax.Array, num_rows: int) -> tuple[jax.Array, jax.Array]:
+    """Pick tokens evenly over a batch: the same positions at every step.
+
+    Args:
+      tokens: [B, N, D].
+      valid: bool [B].
+      num_rows: R, clipped to B·N.
+
+    Returns:
+      tokens [R, D] and whether each is of a valid video, bool [R].
+    """
+    batch, num_tokens, width = tokens.shape
+    total = batch * num_tokens
+    rows = np.arange(min(num_rows, total))
+    # One token from each of R equal stretches, at a place in it that moves (by the golden ratio):
+    # a constant place would pick the same few patches of every frame.
+    index = ((rows + rows * 0.6180339887 % 1) * total / len(rows)).astype(np.int32)
+    return tokens.reshape(total, width)[index], valid[index // num_tokens]
+
+
+def monitor_rows(tokens: jax.Array, valid: jax.Array) -> dict[str, jax.Array]:
+    """Return the monitors of one level; finite for any finite input, 0 where there is nothing to measure.
+
+    Args:
+      tokens: [R, D] before the output norm.
+      valid: bool [R]; other rows may hold anything.
+
+    Returns:
+      float32 scalars:
+      `rank`: exp of the entropy of the singular values of the centred tokens (RankMe, arXiv 2210.02885,
+        on centred rows): 1 if one direction is left, 0 if the tokens are all the same.
+      `rank_share`: rank over the largest possible, min(D, valid rows - 1).
+      `std`: standard deviation per feature, mean over features.
+      `std_share`: the same of tokens scaled to length 1, over 1/sqrt(D): about 1 if they point everywhere.
+      `cosine`: mean cosine of two different tokens: 1 if all point the same way.
+    """
+    tokens_RD = jnp.where(valid[:, None], jax.lax.stop_gradient(tokens).astype(jnp.float32), 0)
+    count = jnp.maximum(valid.sum(), 1).astype(jnp.float32)
+    unit_RD = tokens_RD / jnp.maximum(jnp.linalg.norm(tokens_RD, axis=1, keepdims=True), _TINY)
+    width = tokens.shape[1]
+    rank = _effective_rank(tokens_RD, valid, count)
+    return {
+        "rank": rank,
+        "rank_share": rank / jnp.clip(count - 1, 1, width),
+        "std": _feature_std(tokens_RD, valid, count),
+        "std_share": _feature_std(unit_RD, valid, count) * jnp.sqrt(jnp.float32(width)),
+        "cosine": _mean_pair_cosine(unit_RD, count),
+    }
+
+
+def trivial_loss_ratio(
+    distance: Callable, prediction: jax.Array, target: jax.Array, valid: jax.Array | None
+) -> jax.Array:
+    """Return the loss of a prediction over the loss of always answering the mean target of the batch.
+
+    1 means that nothing was learned; so does a target that never changes, where this returns 1.
+
+    Args:
+      distance: `distance(prediction, target, valid)` -> scalar.
+      prediction: [B, N, D].
+      target: [B, N, D] or [B, 1, D].
+      valid: bool [B], or None for all.
+    """
+    prediction, target = jax.lax.stop_gradient((prediction, target))
+    weight = jnp.ones(target.shape[0]) if valid is None else valid.astype(jnp.float32)
+    weight_B11 = weight[:, None, None]
+    total = jnp.where(weight_B11 > 0, target.astype(jnp.float32), 0).sum(axis=(0, 1))
+    mean_D = total / jnp.maximum(weight.sum() * target.shape[1], 1)
+    trivial = distance(jnp.broadcast_to(mean_D, prediction.shape).astype(prediction.dtype), target, valid)
+    ratio = distance(prediction, target, valid) / jnp.maximum(trivial, _TINY)
+    return jnp.where(trivial > _TINY, ratio, 1.0)
+
+
+def series(history: Sequence[Mapping], name: str) -> tuple[list[int], list[float]]:
+    """Return steps and values of one metric, by step; after a resume the later record of a step counts."""
+    values = {record["step"]: record[name] for record in history if record.get(name) is not None}
+    steps = sorted(values)
+    return steps, [float(values[step]) for step in steps]
+
+
+def alarms(history: Sequence[Mapping]) -> list[str]:
+    """Return in plain words what in a run's metrics points to collapse, worst first; [] if nothing does.
+
+    Args:
+      history: records of metrics.jsonl: "step", `monitor/<level>/rank`, `/rank_share`, `/std`,
+        `monitor/<edge>/trivial_ratio`, `train/<edge>`. Records may hold any part of them.
+    """
+    names = sorted({name for record in history for name in record})
+    levels = [level for level in LEVELS if f"monitor/{level}/rank" in names]
+    edges = [name.removeprefix("train/") for name in names if name.startswith("train/") and "->" in name]
+    found = [_dead_alarm(history, level) for level in levels]
+    found += [_collapse_alarm(history, edge, level) for edge in edges for level in levels if level in edge]
+    found += [_rank_alarm(history, level) for level in levels]
+    found += [_trivial_alarm(history, edge) for edge in edges]
+    return [text for text in found if text]
+
+
+def _effective_rank(tokens_RD: jax.Array, valid: jax.Array, count: jax.Array) -> jax.Array:
+    centred_RD = _centre(tokens_RD, valid, count)
+    size, spread = (jnp.sqrt(jnp.square(x).sum() / (count * x.shape[1])) for x in (tokens_RD, centred_RD))
+    same = spread <= _SPREAD_NOISE * size
+    centred_RD = jnp.where(same, 0, centred_RD / jnp.where(same, 1, spread))  # no overflow in the square
+    covariance_DD = jnp.matmul(centred_RD.T, centred_RD, precision="highest") / count
+    eigenvalues_D = jnp.linalg.eigvalsh(covariance_DD)
+    eigenvalues_D = jnp.where(eigenvalues_D > _EIGENVALUE_NOISE * eigenvalues_D[-1], eigenvalues_D, 0)
+    singular_D = jnp.sqrt(eigenvalues_D)
+    share_D = singular_D / jnp.maximum(singular_D.sum(), _TINY)
+    return jnp.where(same, 0.0, jnp.exp(jax.scipy.special.entr(share_D).sum()))
+
+
+def _centre(tokens_RD: jax.Array, valid: jax.Array, count: jax.Array) -> jax.Array:
+    """Take the mean of the valid rows off them; invalid rows, which are 0, stay 0."""
+    return jnp.where(valid[:, None], tokens_RD - tokens_RD.sum(axis=0) / count, 0)
+
+
+def _feature_std(tokens_RD: jax.Array, valid: jax.Array, count: jax.Array) -> jax.Array:
+    return jnp.sqrt(jnp.square(_centre(tokens_RD, valid, count)).sum(axis=0) / count).mean()
+
+
+def _mean_pair_cosine(unit_RD: jax.Array, count: jax.Array) -> jax.Array:
+    """Mean of all off-diagonal products: the square of the sum holds them all, and the diagonal."""
+    pairs = jnp.square(unit_RD.sum(axis=0)).sum() - jnp.square(unit_RD).sum()
+    return pairs / jnp.maximum(count * (count - 1), 1)
+
+
+def _last_trained(history: Sequence[Mapping], name: str) -> list[float]:
+    """Return the last CHECKS values after step 0, or [] if there are fewer."""
+    trained = [value for step, value in zip(*series(history, name), strict=True) if step > 0]
+    return trained[-CHECKS:] if len(trained) >= CHECKS else []
+
+
+def _dead_alarm(history: Sequence[Mapping], level: str) -> str:
+    values = series(history, f"monitor/{level}/std")[1]
+    if not values or not values[-1] < DEAD_STD:
+        return ""
+    return (
+        f"{level}: the standard deviation before the norm is {values[-1]:.2g} (alarm below {DEAD_STD}): "
+        "the level is dead, whatever its loss and rank say"
+    )
+
+
+def _rank_alarm(history: Sequence[Mapping], level: str) -> str:
+    shares = _last_trained(history, f"monitor/{level}/rank_share")
+    if not shares or not max(shares) < RANK_SHARE_LIMIT:
+        return ""
+    rank = series(history, f"monitor/{level}/rank")[1][-1]
+    return (
+        f"{level}: the effective rank {rank:.1f} is {100 * shares[-1]:.1f} % of the largest possible, for "
+        f"{CHECKS} checks in a row (alarm below {100 * RANK_SHARE_LIMIT:.0f} %): few directions are left"
+    )
+
+
+def _trivial_alarm(history: Sequence[Mapping], edge: str) -> str:
+    ratios = _last_trained(history, f"monitor/{edge}/trivial_ratio")
+    if not ratios or not min(ratios) > TRIVIAL_LIMIT:
+        return ""
+    return (
+        f"{edge}: the loss is {ratios[-1]:.2f} of what always answering the mean target costs, for {CHECKS} "
+        f"checks in a row (alarm above {TRIVIAL_LIMIT}): the predictor has learned nothing"
+    )
+
+
+def _collapse_alarm(history: Sequence[Mapping], edge: str, level: str) -> str:
+    losses, ranks = (series(history, name)[1] for name in (f"train/{edge}", f"monitor/{level}/rank"))
+    if len(losses) <= CHECKS or len(ranks) < 2:
+        return ""
+    loss = statistics.median(losses[-CHECKS:])
+    if not (loss < FALLEN_LOSS * losses[0] and ranks[-1] < FALLEN_RANK * ranks[0]):
+        return ""
+    return (
+        f"{edge}: the loss fell from {losses[0]:.2g} to {loss:.2g} while the rank of {level} fell from "
+        f"{ranks[0]:.1f} to {ranks[-1]:.1f}: the usual signature of collapse"
+    )

@@ -1,0 +1,64 @@
+"""One mesh, and where arrays live on it: data parallel, or with parameters sharded as well (FSDP).
+
+`jax.jit` with `in_shardings` and `out_shardings` is what used to be called pjit. The same code runs on
+1 device, on 8, and on several hosts; the compiler inserts the communication.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from hvt_jax.settings import SettingsError, TrainSettings
+
+
+def make_mesh(settings: TrainSettings) -> Mesh:
+    """Return a mesh of all devices of all processes along one axis.
+
+    Raises:
+      SettingsError: if the batch cannot be shared evenly by the devices.
+    """
+    devices = jax.device_count()
+    if settings.batch_size % devices:
+        near = max(settings.batch_size // devices, 1) * devices
+        raise SettingsError(
+            f"train.batch_size = {settings.batch_size} cannot be shared by {devices} devices; "
+            f"use a multiple, e.g. {near}"
+        )
+    # Auto axes: with explicit ones, indexing and concatenation along a sharded axis raise.
+    return jax.make_mesh((devices,), (settings.data_axis,), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of an array that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def by_batch(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of arrays [B, ...] cut along B."""
+    return NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
+
+
+def state_sharding(abstract_state: Any, mesh: Mesh, settings: TrainSettings) -> Any:
+    """Return a sharding for every leaf of a state of shaped leaves.
+
+    With `fsdp`, arrays of at least `fsdp_min_size` elements are cut along their largest axis that the
+    devices divide; the rest is replicated. Optimizer moments have the shapes of their parameters and so
+    are cut the same way.
+    """
+    return jax.tree.map(lambda leaf: NamedSharding(mesh, _spec(leaf, mesh, settings)), abstract_state)
+
+
+def _spec(leaf: jax.ShapeDtypeStruct, mesh: Mesh, settings: TrainSettings) -> PartitionSpec:
+    if settings.fsdp and leaf.ndim and leaf.size >= settings.fsdp_min_size:
+        for axis in sorted(range(leaf.ndim), key=lambda axis: -leaf.shape[axis]):
+            if leaf.shape[axis] % mesh.size == 0:
+                return PartitionSpec(*(mesh.axis_names[0] if other == axis else None for other in range(leaf.ndim)))
+    return PartitionSpec()
+
+
+def to_devices(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Return this process's share of a batch as part of the global arrays [B, ...], cut along B."""
+    sharding = by_batch(mesh)
+    return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}

@@ -1,0 +1,211 @@
+"""The compiled functions of a run: initialise, train one step, encode for evaluation.
+
+Pure functions over a plain `TrainState`; everything static is in a `Definition`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from hvt_jax.engine import augmentation, monitors, schedules
+from hvt_jax.engine import state as state_lib
+from hvt_jax.engine.labels import label_norms, parameter_labels
+from hvt_jax.engine.optim import optimizer_statistics
+from hvt_jax.engine.state import TrainState
+from hvt_jax.hierarchy import Edge, Geometry, hierarchy_edges
+from hvt_jax.model.pyramid import model_geometry
+from hvt_jax.objectives import distances, draws, local
+from hvt_jax.settings import Settings, SettingsError
+
+
+@dataclasses.dataclass(frozen=True)
+class Definition:
+    """What is static about a run.
+
+    Attributes:
+      settings: the whole config.
+      geometry: sizes of the hierarchy.
+      edges: its predictions.
+      graphdef: the model without its arrays.
+    """
+
+    settings: Settings
+    geometry: Geometry
+    edges: tuple[Edge, ...]
+    graphdef: nnx.GraphDef
+
+    @property
+    def hierarchy(self) -> tuple[str, ...]:
+        """Trained levels, lowest first."""
+        return self.geometry.hierarchy
+
+
+def define(settings: Settings) -> Definition:
+    """Return the static parts of a run.
+
+    Raises:
+      SettingsError: for a geometry that is impossible.
+    """
+    data, model, side = settings.data, settings.model, settings.objective.side
+    try:
+        geometry = model_geometry(model, num_frames=data.num_frames, height=data.height, width=data.width)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+    edges = hierarchy_edges(geometry, model.causal_levels, side)
+    return Definition(settings, geometry, edges, state_lib.graph_definition(model, geometry, side=side))
+
+
+def build_initialise(
+    definition: Definition, optimizer: optax.GradientTransformation
+) -> Callable[[jax.Array], TrainState]:
+    """Return `initialise(key)`, pure, so that it can be compiled into sharded outputs."""
+
+    def initialise(key: jax.Array) -> TrainState:
+        side = definition.settings.objective.side
+        variables = state_lib.initial_variables(definition.settings.model, definition.geometry, side=side, key=key)
+        params, stats = variables
+        return TrainState(jnp.zeros((), jnp.int32), params, stats, optimizer.init(params))
+
+    return initialise
+
+
+def build_train_step(
+    definition: Definition, optimizer: optax.GradientTransformation, *, num_steps: int
+) -> Callable[[TrainState, dict, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
+    """Return `train_step(state, batch, key) -> (state, metrics)`.
+
+    All randomness is a function of `key` and `state.step`. `batch` holds `video` uint8
+    [B, T, Y', X', 3] and `valid` bool [B]; videos that are not valid change nothing. Metrics are device
+    scalars; `monitor/...` are computed every `logging.interval_steps` steps only and 0 between.
+    """
+
+    def train_step(state: TrainState, batch: dict, key: jax.Array):
+        keys = jax.random.split(jax.random.fold_in(key, state.step), 3)
+        video = prepare_training(definition, keys[0], batch["video"])
+        questions = draw_questions(definition, keys[1], video.shape[0])
+        weights = edge_weights(definition, state.step, num_steps)
+        loss = build_loss(definition, video, batch["valid"], questions, weights)
+        gradients, (losses, outputs, predictions, stats) = jax.grad(loss, has_aux=True)(
+            state.params, state.stats, keys[2]
+        )
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        stats = _sound_statistics(state.stats, stats, batch["valid"])
+        metrics = _loss_metrics(definition, losses)
+        metrics["data/valid_share"] = batch["valid"].mean()
+        metrics |= _optimizer_metrics(definition, gradients, updates, opt_state)
+        metrics |= _monitors(definition, state.step, outputs, predictions, batch["valid"])
+        return TrainState(state.step + 1, params, stats, opt_state), metrics
+
+    return train_step
+
+
+def prepare_training(definition: Definition, key: jax.Array, video: jax.Array) -> jax.Array:
+    """Return augmented, normalised float videos [B, T, Y, X, 3] from uint8 [B, T, Y', X', 3]."""
+    data = definition.settings.data
+    video = augmentation.augment(key, video, definition.settings.augmentation, height=data.height, width=data.width)
+    return augmentation.normalise(video, data.mean, data.std)
+
+
+def draw_questions(definition: Definition, key: jax.Array, batch: int) -> dict[str, draws.Draw]:
+    """Return what every edge is asked, for `batch` videos."""
+    objective = definition.settings.objective
+    return draws.draw_step(
+        key,
+        definition.edges,
+        definition.geometry,
+        batch=batch,
+        causal=definition.settings.model.causal_levels,
+        side=objective.side,
+        std_divisor=objective.std_divisor,
+    )
+
+
+def edge_weights(definition: Definition, step: jax.Array, num_steps: int) -> dict[str, jax.Array | float]:
+    """Return the loss weight of every edge at `step`, keyed by edge name."""
+    objective = definition.settings.objective
+    weights = local.initial_edge_weights(definition.edges, objective)
+    if objective.weights_to_uniform:
+        weights = {name: schedules.edge_weight_at(weight, step, num_steps) for name, weight in weights.items()}
+    return weights
+
+
+def build_loss(definition: Definition, video: jax.Array, valid: jax.Array, questions: dict, weights: dict) -> Callable:
+    """Return `loss(params, stats, dropout_key) -> (total, (losses, outputs, predictions, statistics))`."""
+    objective = definition.settings.objective
+    attached = objective.targets == "attached"
+
+    def loss(params, stats, key):
+        pyramid = state_lib.merge(definition.graphdef, params, stats)
+        outputs = pyramid(video, train=True, valid=valid, key=key)
+        predictions = local.predict(pyramid, outputs, questions, train=True, valid=valid, attached=attached)
+        losses = local.local_losses(
+            predictions, outputs, definition.edges, objective, edge_weights=weights, valid=valid
+        )
+        return losses.total, (losses, outputs, predictions, state_lib.statistics(pyramid))
+
+    return loss
+
+
+def build_encode(definition: Definition) -> Callable[[dict, dict, jax.Array], dict[str, jax.Array]]:
+    """Return `encode(params, stats, video) -> {level: features [B, D]}` for evaluation.
+
+    `video` is uint8 [B, T, Y', X', 3], of which the middle is taken. A level's feature is the mean of
+    its tokens over space and time, float32, after the output norm with running statistics.
+    """
+    data = definition.settings.data
+
+    def encode(params, stats, video):
+        video = augmentation.centre_crop(video, data.height, data.width)
+        video = augmentation.normalise(video, data.mean, data.std)
+        outputs = state_lib.merge(definition.graphdef, params, stats)(video, train=False)
+        return {level: outputs[level].tokens.astype(jnp.float32).mean(1) for level in definition.hierarchy}
+
+    return encode
+
+
+def _sound_statistics(old: dict, new: dict, valid: jax.Array) -> dict:
+    # A NaN in one step must not stay in the running statistics, nor must a batch without any video.
+    sound = lambda before, after: jnp.where(valid.any() & jnp.isfinite(after).all(), after, before)  # noqa: E731
+    return jax.tree.map(sound, old, new)
+
+
+def _loss_metrics(definition: Definition, losses: local.LocalLosses) -> dict[str, jax.Array]:
+    metrics = {"train/total": losses.total}
+    for edge in definition.edges:
+        metrics[f"train/{edge}"] = losses.edges[edge.source][str(edge)]
+    for level, value in losses.regularizers.items():
+        metrics[f"train/{level}/regularizer"] = value
+    return metrics
+
+
+def _optimizer_metrics(definition, gradients, updates, opt_state) -> dict[str, jax.Array]:
+    labels = parameter_labels(gradients, definition.hierarchy)
+    metrics = {f"gradient_norm/{label}": norm for label, norm in label_norms(gradients, labels).items()}
+    metrics |= {f"update_norm/{label}": norm for label, norm in label_norms(updates, labels).items()}
+    for label, counters in optimizer_statistics(opt_state).items():
+        metrics |= {f"{name}_updates/{label}": count for name, count in counters.items()}
+    return metrics
+
+
+def _monitors(definition, step, outputs, predictions, valid) -> dict[str, jax.Array]:
+    settings = definition.settings
+    outputs, predictions = jax.lax.stop_gradient((outputs, predictions))
+
+    def distance(prediction, target, mask):
+        return distances.distance(settings.objective, prediction, target, mask)
+
+    def measure():
+        raw = {level: outputs[level].raw for level in definition.hierarchy}
+        found = monitors.monitor_levels(raw, valid, settings.evaluation.monitor_tokens)
+        for edge in definition.edges:
+            ratio = monitors.trivial_loss_ratio(distance, *predictions[str(edge)], valid)
+            found[f"monitor/{edge}/trivial_ratio"] = ratio
+        return jax.tree.map(lambda x: x.astype(jnp.float32), found)
+
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(measure))
+    return jax.lax.cond(step % settings.logging.interval_steps == 0, measure, lambda: zeros)

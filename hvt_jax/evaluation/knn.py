@@ -1,0 +1,166 @@
+"""Weighted nearest neighbours on frozen features, on the device.
+
+The judge of DINO (arXiv 2104.14294) and SVT (2112.01514), which the original uses too: the k most
+similar training features vote for their label with weight exp(cosine similarity / temperature).
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+STANDARD_ERRORS = 2.0  # a difference smaller than this many standard errors is none
+_CHUNK_ELEMENTS = 2**25  # similarities held at once: 128 MiB of float32
+_MAX_CHUNK = 1024  # queries per chunk for a small training set
+
+
+@dataclasses.dataclass(frozen=True)
+class Neighbours:
+    """The training examples most similar to each test example, most similar first.
+
+    Attributes:
+      similarity: float32 [num_test, k], cosine in -1 to 1.
+      index: int32 [num_test, k], rows of the training features.
+    """
+
+    similarity: np.ndarray
+    index: np.ndarray
+
+
+def find_neighbours(train_features: np.ndarray, test_features: np.ndarray, neighbours: int) -> Neighbours:
+    """Search once; any number of label sets can then be judged with `knn_predictions`.
+
+    The queries go through in chunks of one static shape (one compilation); the padding of the last
+    chunk is dropped. Similarities are float32 at full precision, whatever the features' dtype, because
+    rounded ones would change the order of the neighbours.
+
+    Args:
+      train_features: [num_train, D], any scale; L2-normalised here.
+      test_features: [num_test, D].
+      neighbours: k, clipped to num_train.
+
+    Raises:
+      ValueError: if a set is empty or the widths differ.
+    """
+    train_features, test_features = np.asarray(train_features), np.asarray(test_features)
+    if not (train_features.ndim == test_features.ndim == 2 and train_features.shape[1] == test_features.shape[1]):
+        raise ValueError(f"features are {train_features.shape} and {test_features.shape}; both must be [examples, D]")
+    num_train, num_test = len(train_features), len(test_features)
+    if not num_train or not num_test or neighbours < 1:
+        raise ValueError(f"kNN needs examples: {num_train} to learn from, {num_test} to judge, k = {neighbours}")
+    chunk = max(1, min(_MAX_CHUNK, _CHUNK_ELEMENTS // num_train, num_test))
+    train_ND = _unit_rows(jnp.asarray(train_features, jnp.float32))
+    parts = []
+    for start in range(0, num_test, chunk):
+        queries_QD = test_features[start : start + chunk]
+        num_queries = len(queries_QD)
+        queries_QD = np.pad(queries_QD, ((0, chunk - num_queries), (0, 0)))
+        similarity, index = _search(train_ND, jnp.asarray(queries_QD, jnp.float32), min(neighbours, num_train))
+        parts.append((np.asarray(similarity)[:num_queries], np.asarray(index)[:num_queries]))
+    return Neighbours(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def knn_predictions(found: Neighbours, train_labels: np.ndarray, *, temperature: float, num_classes: int) -> np.ndarray:
+    """Return int [num_test, min(5, num_classes)]: the classes with the most votes, the winner first.
+
+    Args:
+      found: from `find_neighbours`.
+      train_labels: int [num_train], 0 to num_classes - 1, of one label set.
+      temperature: of the weights exp(similarity / temperature).
+      num_classes: of this label set.
+
+    Raises:
+      ValueError: if a label is outside the classes.
+    """
+    train_labels = np.asarray(train_labels)
+    if train_labels.min() < 0 or train_labels.max() >= num_classes:
+        raise ValueError(
+            f"training labels run from {train_labels.min()} to {train_labels.max()}; num_classes is {num_classes}"
+        )
+    # Only ratios of the votes matter; taking off the best similarity keeps exp finite at any temperature.
+    weights_QK = np.exp((found.similarity - found.similarity[:, :1]) / temperature)
+    votes = np.zeros((len(weights_QK), num_classes), np.float32)
+    np.add.at(votes, (np.arange(len(votes))[:, None], train_labels[found.index]), weights_QK)
+    return np.argsort(-votes, axis=1, kind="stable")[:, :5]
+
+
+def accuracies(predictions: np.ndarray, test_labels: np.ndarray) -> dict[str, float]:
+    """Return top-1 and top-5 accuracy in %.
+
+    With fewer than five neighbours top-5 counts classes without a vote, lowest number first: read it
+    only for larger k.
+
+    Args:
+      predictions: int [num_test, 5 or fewer], from `knn_predictions`.
+      test_labels: int [num_test].
+    """
+    hits = predictions == np.asarray(test_labels)[:, None]
+    return {"top1": 100.0 * hits[:, 0].sum().item() / len(hits), "top5": 100.0 * hits.sum().item() / len(hits)}
+
+
+def knn_accuracy(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+    *,
+    neighbours: int,
+    temperature: float,
+    num_classes: int,
+) -> dict[str, float]:
+    """Return {"top1", "top5"} in % of weighted k nearest neighbours for one label set.
+
+    Arguments as in `find_neighbours` and `knn_predictions`, which raise what this raises.
+    """
+    found = find_neighbours(train_features, test_features, neighbours)
+    predictions = knn_predictions(found, train_labels, temperature=temperature, num_classes=num_classes)
+    return accuracies(predictions, test_labels)
+
+
+def knn_label_sets(
+    train_features: np.ndarray,
+    train_labels: Mapping[str, np.ndarray],
+    test_features: np.ndarray,
+    test_labels: Mapping[str, np.ndarray],
+    *,
+    neighbours: int,
+    temperature: float,
+    num_classes: Mapping[str, int],
+) -> dict[str, dict[str, float]]:
+    """Judge several label sets from one search.
+
+    Arguments as in `knn_accuracy`, with labels and number of classes by label set.
+
+    Returns:
+      by label set: "top1" and "top5" in %, their "chance" (top-1, uniform over classes) and the
+      "standard_error" of top1.
+    """
+    found = find_neighbours(train_features, test_features, neighbours)
+    judged = {}
+    for name, labels in train_labels.items():
+        predictions = knn_predictions(found, labels, temperature=temperature, num_classes=num_classes[name])
+        scores = accuracies(predictions, test_labels[name])
+        error = standard_error(scores["top1"], len(predictions))
+        judged[name] = {**scores, "chance": 100.0 / num_classes[name], "standard_error": error}
+    return judged
+
+
+def standard_error(accuracy: float, num_test: int) -> float:
+    """Return the standard error, in points, of an accuracy in % on `num_test` examples: 100 sqrt(p (1 - p) / n)."""
+    share = accuracy / 100
+    return 100 * math.sqrt(share * (1 - share) / num_test)
+
+
+def _unit_rows(features: jax.Array) -> jax.Array:
+    """Return rows of length 1; a row of zeros stays zero."""
+    return features / jnp.maximum(jnp.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+
+
+@functools.partial(jax.jit, static_argnames="neighbours")
+def _search(train_ND: jax.Array, queries_QD: jax.Array, neighbours: int) -> tuple[jax.Array, jax.Array]:
+    similarity_QN = jnp.matmul(_unit_rows(queries_QD), train_ND.T, precision="highest")
+    return jax.lax.top_k(similarity_QN, neighbours)

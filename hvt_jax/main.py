@@ -1,0 +1,52 @@
+"""Train from a config: `python -m hvt_jax.main --config=configs/digits.py --workdir=runs/digits`.
+
+A run that is in the folder is resumed. `--config.train.batch_size=64` overrides a field,
+`--config=configs/digits.py:smoke` gives the config an argument, `--describe` prints the model and stops.
+Exit codes: 0 done, 2 bad config or data, 3 diverged, 143 preempted and saved.
+"""
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from hvt_jax import cli
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Config document, e.g. configs/digits.py.", lock_config=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Run folder, e.g. runs/digits; a run in it is resumed.")
+DESCRIBE = flags.DEFINE_bool("describe", False, "Print levels, tokens, edges, parameters and FLOPs, and stop.")
+DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several processes; under SLURM or MPI nothing else.")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "With --distributed elsewhere: host:port of process 0.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many processes there are.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: the number of this one, from 0.")
+
+
+def main(argv: list[str]) -> int:
+    """Check the flags, make one call, return its exit code."""
+    if len(argv) > 1:
+        return cli.fail(f"unknown argument {argv[1]!r}; options begin with --")
+    if CONFIG.value is None:
+        return cli.fail("--config is missing; e.g. --config=configs/digits.py")
+    if WORKDIR.value is None and not DESCRIBE.value:
+        return cli.fail("--workdir is missing; e.g. --workdir=runs/digits")
+    return cli.run(_describe if DESCRIBE.value else _train)
+
+
+def _train() -> int:
+    import jax
+
+    from hvt_jax import train
+
+    if DISTRIBUTED.value:  # must precede every other call of jax
+        jax.distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    return train.train(CONFIG.value, WORKDIR.value)
+
+
+def _describe() -> int:
+    from hvt_jax.engine import describe, steps
+    from hvt_jax.settings import read_settings
+
+    print(describe.describe(steps.define(read_settings(CONFIG.value))))
+    return 0
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=cli.parse_flags)

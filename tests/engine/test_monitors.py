@@ -1,0 +1,209 @@
+"""Monitors by hand-computed values, on degenerate input too; alarms by small histories."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hvt_jax.engine import monitors
+
+RANDOM = np.random.default_rng(0)
+
+
+def monitor(tokens, valid=None):
+    tokens = jnp.asarray(tokens, jnp.float32)
+    valid = jnp.ones(len(tokens), bool) if valid is None else jnp.asarray(valid)
+    return {name: float(score) for name, score in jax.jit(monitors.monitor_rows)(tokens, valid).items()}
+
+
+def effective_rank(tokens):
+    """The definition, in double precision, by singular values."""
+    tokens = np.asarray(tokens, np.float64)
+    singular = np.linalg.svd(tokens - tokens.mean(0), compute_uv=False)
+    share = singular / singular.sum()
+    share = share[share > 0]
+    return np.exp(-(share * np.log(share)).sum())
+
+
+def test_cross_by_hand():
+    """Four points on two axes, one three times longer: shares 3/4 and 1/4, rank exp(0.5623)."""
+    scores = monitor([[3, 0], [-3, 0], [0, 1], [0, -1]])
+    assert scores["rank"] == pytest.approx(np.exp(-(0.75 * np.log(0.75) + 0.25 * np.log(0.25))), rel=1e-5)
+    assert scores["rank_share"] == pytest.approx(scores["rank"] / 2, rel=1e-6)
+    assert scores["std"] == pytest.approx((np.sqrt(18 / 4) + np.sqrt(2 / 4)) / 2, rel=1e-6)
+    assert scores["std_share"] == pytest.approx(np.sqrt(1 / 2) * np.sqrt(2), rel=1e-6)
+    # Of 6 pairs two point in opposite directions, four are at right angles.
+    assert scores["cosine"] == pytest.approx(-2 / 6, rel=1e-5)
+
+
+@pytest.mark.parametrize("rank", [1, 5, 64])
+@pytest.mark.parametrize(("scale", "mean"), [(1.0, 0.0), (1.0, 20.0), (1e-12, 0.0), (1e12, 0.0)])
+def test_rank_of_float32_tokens_is_that_of_double_precision(rank, scale, mean):
+    """Noise of the eigenvalues must not add directions: unguarded, rank 1 reads 1.05 here and 1.3 at width 768."""
+    tokens = RANDOM.normal(size=(256, rank)) @ RANDOM.normal(size=(rank, 64)) * scale + mean
+    assert monitor(tokens)["rank"] == pytest.approx(effective_rank(tokens.astype(np.float32)), rel=2e-3)
+
+
+def test_mean_cosine_is_that_of_all_pairs():
+    tokens = RANDOM.normal(size=(20, 7)) + 0.5
+    unit = tokens / np.linalg.norm(tokens, axis=1, keepdims=True)
+    expected = (unit @ unit.T)[~np.eye(20, dtype=bool)].mean()
+    assert monitor(tokens)["cosine"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_invalid_rows_count_for_nothing_even_if_nan():
+    tokens = RANDOM.normal(size=(30, 8)).astype(np.float32)
+    valid = np.arange(30) % 3 > 0
+    damaged = np.where(valid[:, None], tokens, np.nan)
+    assert monitor(damaged, valid) == pytest.approx(monitor(tokens[valid]), rel=1e-4)
+
+
+def test_share_counts_what_few_rows_allow():
+    """Five rows span at most four centred directions, however wide the level is."""
+    scores = monitor(np.eye(5, 512))
+    assert scores["rank"] == pytest.approx(4, rel=1e-4) and scores["rank_share"] == pytest.approx(1, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "valid", "cosine"),
+    [
+        (np.zeros((8, 4)), np.ones(8, bool), 0),
+        (np.full((8, 4), 3.7), np.ones(8, bool), 1),
+        (RANDOM.normal(size=(8, 4)), np.arange(8) == 2, 0),
+        (np.full((8, 4), np.nan), np.zeros(8, bool), 0),
+        (np.ones((1, 4)), np.ones(1, bool), 0),
+    ],
+    ids=["zeros", "all the same", "one row", "no row", "one token"],
+)
+def test_degenerate_tokens_are_dead_and_finite(tokens, valid, cosine):
+    scores = monitor(tokens, valid)
+    assert scores["rank"] == scores["rank_share"] == 0
+    assert scores["std"] == pytest.approx(0, abs=1e-6) and scores["std_share"] == pytest.approx(0, abs=1e-5)
+    assert scores["cosine"] == pytest.approx(cosine, abs=1e-5)
+
+
+def test_gradients_are_zero_and_finite_through_the_monitors():
+    gradient = jax.grad(lambda x: sum(monitors.monitor_rows(x, jnp.ones(8, bool)).values()))(jnp.zeros((8, 4)))
+    np.testing.assert_array_equal(gradient, 0)
+
+
+def test_rows_are_spread_over_videos_and_over_places_in_them():
+    tokens = jnp.arange(16 * 64, dtype=jnp.float32).reshape(16, 64, 1)
+    rows, valid = monitors.choose_rows(tokens, jnp.arange(16) != 3, 128)
+    rows = np.asarray(rows)[:, 0].astype(int)
+    assert len(set(rows)) == 128
+    np.testing.assert_array_equal(np.bincount(rows // 64, minlength=16), 8)
+    assert len(set(rows % 64)) > 40  # a constant stride of 8 would see 8 places only
+    np.testing.assert_array_equal(np.asarray(valid), rows // 64 != 3)
+
+
+def test_small_batches_are_taken_whole():
+    tokens = jnp.arange(6.0).reshape(3, 2, 1)
+    rows, valid = monitors.choose_rows(tokens, jnp.array([True, False, True]), 1024)
+    np.testing.assert_array_equal(rows[:, 0], np.arange(6))
+    np.testing.assert_array_equal(valid, [True, True, False, False, True, True])
+
+
+def test_levels_are_named_and_bfloat16_is_measured_in_float32():
+    tokens = {"clip": jnp.asarray(RANDOM.normal(size=(4, 1, 8)), jnp.bfloat16), "frame": jnp.ones((4, 5, 6))}
+    scores = monitors.monitor_levels(tokens, jnp.ones(4, bool), 16)
+    names = ("rank", "rank_share", "std", "std_share", "cosine")
+    assert set(scores) == {f"monitor/{level}/{name}" for level in tokens for name in names}
+    assert all(score.dtype == jnp.float32 and score.shape == () for score in scores.values())
+    assert float(scores["monitor/frame/std"]) == 0 and float(scores["monitor/clip/std"]) > 0.3
+
+
+def squared(prediction, target, valid):
+    return jnp.where(valid[:, None, None], jnp.square(prediction - target), 0).sum() / valid.sum()
+
+
+def test_trivial_ratio_by_hand():
+    """Valid targets 0 and 4, mean 2, trivial loss 4 per row; misses of 1 give a ratio of 1/4."""
+    target = jnp.array([0.0, 4.0, 1000.0]).reshape(3, 1, 1)
+    valid = jnp.array([True, True, False])
+    assert float(monitors.trivial_loss_ratio(squared, target + 1, target, valid)) == pytest.approx(0.25)
+    mean = jnp.full((3, 1, 1), 2.0)
+    assert float(monitors.trivial_loss_ratio(squared, mean, target, valid)) == pytest.approx(1)
+
+
+def test_trivial_ratio_of_a_shared_target_and_of_one_that_never_changes():
+    target = jnp.array([1.0, 3.0]).reshape(2, 1, 1)
+    prediction = jnp.tile(target, (1, 4, 1)) + 0.5
+    ratio = monitors.trivial_loss_ratio(lambda p, t, _: jnp.square(p - t).mean(), prediction, target, None)
+    assert float(ratio) == pytest.approx(0.25)
+    constant = jnp.full((2, 4, 1), 3.0)
+    assert float(monitors.trivial_loss_ratio(squared, constant, constant, jnp.ones(2, bool))) == 1
+
+
+def healthy(steps=8):
+    return [
+        {
+            "step": 10 * i,
+            "train/frame->clip/up": 1.0 - 0.05 * i,
+            "monitor/frame->clip/up/trivial_ratio": 1.0 - 0.1 * i,
+            "monitor/frame/rank": 20.0 - i,
+            "monitor/frame/rank_share": 0.3,
+            "monitor/frame/std": 0.5,
+            "monitor/clip/rank": 15.0,
+            "monitor/clip/rank_share": 0.2,
+            "monitor/clip/std": 0.4,
+        }
+        for i in range(steps)
+    ]
+
+
+def changed(**columns):
+    """The healthy history with columns replaced from the end."""
+    history = healthy()
+    for name, values in columns.items():
+        for record, value in zip(history[-len(values) :], values, strict=True):
+            record[name.replace("__", "/").replace("_to_", "->")] = value
+    return history
+
+
+def test_a_healthy_run_and_an_empty_one_raise_no_alarm():
+    assert monitors.alarms(healthy()) == []
+    assert monitors.alarms([]) == []
+    assert monitors.alarms([{"step": 0, "knn/frame/top1": 3.0}]) == []
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"monitor__clip__std": [0.0004]}, ["clip: the standard deviation", "0.0004", "dead"]),
+        ({"monitor__frame__rank_share": [0.04, 0.03, 0.04]}, ["frame: the effective rank 13.0 is 4.0 %", "few"]),
+        ({"monitor__frame_to_clip__up__trivial_ratio": [0.97] * 3}, ["frame->clip/up: the loss is 0.97", "nothing"]),
+        (
+            {"train__frame_to_clip__up": [0.03, 0.02, 0.01], "monitor__clip__rank": [1.5]},
+            ["frame->clip/up: the loss fell from 1 to 0.02", "rank of clip fell from 15.0 to 1.5", "collapse"],
+        ),
+    ],
+)
+def test_each_rule_alarms_once_in_plain_words(columns, words):
+    found = monitors.alarms(changed(**columns))
+    assert len(found) == 1 and all(word in found[0] for word in words), found
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"monitor__frame__rank_share": [0.04, 0.06, 0.04]},
+        {"monitor__frame_to_clip__up__trivial_ratio": [0.97, 0.5, 0.97]},
+        {"train__frame_to_clip__up": [0.03, 0.02, 0.01]},
+        {"monitor__clip__rank": [1.5]},
+        {"monitor__clip__std": [float("nan")]},
+    ],
+)
+def test_half_a_sign_is_no_alarm(columns):
+    assert monitors.alarms(changed(**columns)) == []
+
+
+def test_the_untrained_network_alone_raises_no_alarm():
+    """Before training every predictor is as bad as the trivial one."""
+    history = [{"step": 0, "monitor/frame->clip/up/trivial_ratio": 1.0}] * 5
+    assert monitors.alarms(history) == []
+
+
+def test_series_is_by_step_and_a_repeated_step_counts_once():
+    history = [{"step": 2, "a": 5}, {"step": 1, "a": 3.0}, {"step": 2, "a": 6}, {"step": 3, "a": None}, {"step": 4}]
+    assert monitors.series(history, "a") == ([1, 2], [3.0, 6.0])

@@ -1,0 +1,122 @@
+"""kNN: the original's numbers, votes computed by hand, chunks that change nothing."""
+
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hvt_jax.evaluation import knn
+
+GOLDEN = Path(__file__).parents[1] / "goldens" / "knn.npz"
+
+
+@pytest.mark.parametrize(("neighbours", "temperature"), [(1, 0.07), (5, 0.07), (10, 0.1), (20, 0.07), (200, 0.07)])
+def test_parity_with_the_original(neighbours, temperature):
+    with np.load(GOLDEN) as golden:
+        arrays = [golden[f"{split}_{kind}"] for split in ("train", "test") for kind in ("features", "labels")]
+        top1, top5 = golden[f"k{neighbours}_T{temperature}"]
+    scores = knn.knn_accuracy(*arrays, neighbours=neighbours, temperature=temperature, num_classes=10)
+    assert scores["top1"] == pytest.approx(top1, abs=1e-9)
+    if neighbours >= 20:  # below, the original's top-5 depends on how torch sorts classes without votes
+        assert scores["top5"] == pytest.approx(top5, abs=1e-9)
+
+
+def test_votes_by_hand():
+    """One neighbour at cosine 1 against two at 0.8: the near one wins at a low temperature, the two at a high one."""
+    train = np.array([[1, 0], [0.8, 0.6], [0.8, -0.6], [-1, 0]])
+    labels = np.array([0, 1, 1, 2])
+    found = knn.find_neighbours(train, np.array([[2.0, 0.0]]), 3)
+    np.testing.assert_allclose(found.similarity, [[1, 0.8, 0.8]], atol=1e-6)
+    assert found.index[0, 0] == 0 and set(found.index[0, 1:]) == {1, 2}
+    cold = knn.knn_predictions(found, labels, temperature=0.1, num_classes=3)
+    warm = knn.knn_predictions(found, labels, temperature=1.0, num_classes=3)
+    assert cold.tolist() == [[0, 1, 2]] and warm.tolist() == [[1, 0, 2]]  # e^0.2 = 1.22 < 2 < e^2
+
+
+def test_top5_counts_the_first_five_classes():
+    predictions = np.array([[0, 1, 2, 3, 4], [4, 3, 2, 1, 0]])
+    assert knn.accuracies(predictions, np.array([0, 5])) == {"top1": 50.0, "top5": 50.0}
+    assert knn.accuracies(predictions, np.array([4, 1])) == {"top1": 0.0, "top5": 100.0}
+
+
+def test_scale_of_features_does_not_matter_and_zeros_do_no_harm():
+    random = np.random.default_rng(0)
+    train, test = random.normal(size=(50, 8)), random.normal(size=(20, 8))
+    train[0], test[0] = 0, 0
+    found = knn.find_neighbours(train, test, 7)
+    scaled = knn.find_neighbours(train * random.uniform(0.1, 10, (50, 1)), test * 100, 7)
+    assert np.isfinite(found.similarity).all()
+    np.testing.assert_array_equal(found.index[1:], scaled.index[1:])
+
+
+def test_similarities_of_low_precision_features_are_float32():
+    train = np.random.default_rng(1).normal(size=(30, 8))
+    found = knn.find_neighbours(jnp.asarray(train, jnp.bfloat16), jnp.asarray(train, jnp.bfloat16), 1)
+    np.testing.assert_array_equal(found.index[:, 0], np.arange(30))
+    np.testing.assert_allclose(found.similarity, 1, atol=1e-6)
+
+
+def test_chunks_and_their_padding_change_nothing(monkeypatch):
+    random = np.random.default_rng(2)
+    train, test = random.normal(size=(40, 6)), random.normal(size=(23, 6))
+    whole = knn.find_neighbours(train, test, 5)
+    monkeypatch.setattr(knn, "_MAX_CHUNK", 8)
+    compiled = knn._search._cache_size()
+    chunked = knn.find_neighbours(train, test, 5)
+    assert knn._search._cache_size() == compiled + 1  # 8, 8 and 7 padded to 8: one shape
+    assert chunked.index.shape == (23, 5)
+    np.testing.assert_array_equal(whole.index, chunked.index)
+    np.testing.assert_allclose(whole.similarity, chunked.similarity, atol=1e-6)
+
+
+def test_more_neighbours_than_examples_means_all():
+    found = knn.find_neighbours(np.eye(3), np.eye(3), 20)
+    assert found.index.shape == (3, 3)
+
+
+def test_several_label_sets_are_judged_from_one_search(monkeypatch):
+    random = np.random.default_rng(3)
+    train, test = random.normal(size=(60, 6)), random.normal(size=(30, 6))
+    train_labels = {"motion": np.arange(60) % 8, "digit": (train[:, 0] > 0).astype(int)}
+    test_labels = {"motion": np.arange(30) % 8, "digit": (test[:, 0] > 0).astype(int)}
+    num_classes = {"motion": 8, "digit": 2}
+    options = {"neighbours": 5, "temperature": 0.07}
+    alone = {
+        name: knn.knn_accuracy(train, train_labels[name], test, test_labels[name], num_classes=n, **options)
+        for name, n in num_classes.items()
+    }
+    searches = []
+    search = knn.find_neighbours
+    monkeypatch.setattr(knn, "find_neighbours", lambda *args: searches.append(1) or search(*args))
+    judged = knn.knn_label_sets(train, train_labels, test, test_labels, num_classes=num_classes, **options)
+    assert len(searches) == 1
+    assert {name: {"top1": s["top1"], "top5": s["top5"]} for name, s in judged.items()} == alone
+    assert judged["digit"]["top1"] > 70 and judged["digit"]["top5"] == 100
+    assert judged["motion"]["chance"] == 12.5
+    assert judged["digit"]["standard_error"] == knn.standard_error(judged["digit"]["top1"], 30)
+
+
+def test_standard_error_by_hand():
+    assert knn.standard_error(50.0, 100) == pytest.approx(5.0)
+    assert knn.standard_error(20.0, 400) == pytest.approx(2.0)
+    assert knn.standard_error(100.0, 10) == 0
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "neighbours", "words"),
+    [
+        (np.zeros((3, 4)), np.zeros((2, 5)), 1, r"\(3, 4\) and \(2, 5\)"),
+        (np.zeros((0, 4)), np.zeros((2, 4)), 1, "0 to learn from, 2 to judge"),
+        (np.zeros((3, 4)), np.zeros((2, 4)), 0, "k = 0"),
+    ],
+)
+def test_impossible_input_is_refused_with_its_numbers(train, test, neighbours, words):
+    with pytest.raises(ValueError, match=words):
+        knn.find_neighbours(train, test, neighbours)
+
+
+def test_labels_outside_the_classes_are_refused():
+    found = knn.find_neighbours(np.eye(3), np.eye(3), 1)
+    with pytest.raises(ValueError, match="from 0 to 5; num_classes is 3"):
+        knn.knn_predictions(found, np.array([0, 1, 5]), temperature=1.0, num_classes=3)
