@@ -8,10 +8,7 @@ import dataclasses
 import json
 import logging
 import math
-import os
-import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -21,11 +18,12 @@ from ml_collections import ConfigDict
 from hvt_jax.data import catalog, pipeline
 from hvt_jax.data.sources import Dataset
 from hvt_jax.engine import checkpoint as checkpoint_lib
-from hvt_jax.engine import describe, metrics, monitors, optim, preemption, schedules, sharding, steps
-from hvt_jax.engine.run_folder import RunFolder, write_json
+from hvt_jax.engine import describe, metrics, optim, preemption, schedules, sharding, steps
+from hvt_jax.engine.run_folder import RunFolder
 from hvt_jax.engine.state import TrainState
 from hvt_jax.engine.steps import Definition
-from hvt_jax.evaluation import judge, report
+from hvt_jax.evaluation import judge
+from hvt_jax.run_log import RunLog
 from hvt_jax.settings import Settings, SettingsError, read_settings
 
 DONE, DIVERGED, PREEMPTED = 0, 3, preemption.EXIT_CODE  # exit codes
@@ -44,7 +42,15 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """The compiled functions of a run and how arrays are placed for them."""
+    """The compiled functions of a run and how arrays are placed for them.
+
+    Attributes:
+      mesh: all devices of all processes.
+      initialise: returns a fresh state, born sharded.
+      train_step: see `steps.build_train_step`; its state argument is donated.
+      encode: (params, stats, batch) -> features by level, `index` and `valid`, whole on every process.
+      abstract_state: shapes, dtypes and shardings of the state.
+    """
 
     mesh: jax.sharding.Mesh
     initialise: Callable[[], TrainState]
@@ -70,10 +76,7 @@ def train(config: ConfigDict, workdir: str) -> int:
     definition = steps.define(settings)
     train_set, test_set = (catalog.load_dataset(settings.data, split) for split in ("train", "test"))
     plan = plan_run(settings, train_set)
-    optimizer = optim.build_optimizer(
-        settings.optimizer, definition.hierarchy, steps_per_epoch=plan.steps_per_epoch, num_steps=plan.num_steps
-    )
-    compiled = compile_functions(definition, optimizer, plan)
+    compiled = compile_functions(definition, build_optimizer(definition, plan), plan)
     best = settings.checkpoint.best_metric or f"knn/{definition.hierarchy[-1]}/top1"
     warn = _LOG.warning
     with (
@@ -81,15 +84,16 @@ def train(config: ConfigDict, workdir: str) -> int:
         checkpoint_lib.Checkpoints(folder.checkpoints, settings.checkpoint, best_metric=best, warn=warn) as saved,
         preemption.Preemption() as preempted,
     ):
-        report_changes(folder, config)
+        for line in folder.changed_fields(config):
+            warn("%s", line)
         state, restored_step = restore_or_initialise(compiled, saved)
         folder.write_config(config)
         folder.write_environment(settings.seed)
-        with metrics.MetricWriter(
-            folder.path, settings.logging, restored_step=restored_step, config=json.loads(config.to_json_best_effort())
-        ) as writer:
-            run = Run(settings, definition, plan, compiled, folder, saved, writer, train_set, test_set)
-            run.announce(restored_step)
+        as_json = json.loads(config.to_json_best_effort())
+        with metrics.MetricWriter(folder.path, settings.logging, restored_step=restored_step, config=as_json) as writer:
+            log = RunLog(settings, folder, writer, steps_per_epoch=plan.steps_per_epoch, num_steps=plan.num_steps)
+            announce(log, definition, plan, train_set, test_set, folder.path, restored_step)
+            run = Run(definition, plan, compiled, log, saved, folder, train_set, test_set)
             return run.loop(state, restored_step, preempted)
 
 
@@ -107,8 +111,21 @@ def plan_run(settings: Settings, train_set: Dataset) -> Plan:
     return Plan(steps_per_epoch, num_steps, frozenset(due | {0, num_steps}))
 
 
+def build_optimizer(definition: Definition, plan: Plan) -> optax.GradientTransformation:
+    """Return the run's optimizer; a mistake in its settings is a SettingsError."""
+    try:
+        return optim.build_optimizer(
+            definition.settings.optimizer,
+            definition.hierarchy,
+            steps_per_epoch=plan.steps_per_epoch,
+            num_steps=plan.num_steps,
+        )
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+
+
 def compile_functions(definition: Definition, optimizer: optax.GradientTransformation, plan: Plan) -> Compiled:
-    """Return the run's functions, compiled for the mesh of all devices; the state is born sharded."""
+    """Return the run's functions, compiled for the mesh of all devices."""
     settings = definition.settings
     mesh = sharding.make_mesh(settings.train)
     whole, cut = sharding.replicated(mesh), sharding.by_batch(mesh)
@@ -125,7 +142,6 @@ def compile_functions(definition: Definition, optimizer: optax.GradientTransform
     encode_videos = steps.build_encode(definition)
 
     def encode(params, stats, batch):
-        # Index and validity come back whole on every process, in the order of the features.
         return {**encode_videos(params, stats, batch["video"]), "index": batch["index"], "valid": batch["valid"]}
 
     compiled_encode = jax.jit(encode, in_shardings=(placed.params, placed.stats, cut), out_shardings=whole)
@@ -133,15 +149,7 @@ def compile_functions(definition: Definition, optimizer: optax.GradientTransform
     return Compiled(mesh, lambda: born(jax.random.key(settings.seed)), train_step, compiled_encode, abstract)
 
 
-def report_changes(folder: RunFolder, config: ConfigDict) -> None:
-    """Say which fields differ from those the folder was trained with."""
-    for line in folder.changed_fields(config):
-        _LOG.warning("%s", line)
-
-
-def restore_or_initialise(
-    compiled: Compiled, saved: checkpoint_lib.Checkpoints
-) -> tuple[TrainState, int | None]:
+def restore_or_initialise(compiled: Compiled, saved: checkpoint_lib.Checkpoints) -> tuple[TrainState, int | None]:
     """Return (state, step it was saved at), or a fresh state and None if nothing was saved yet."""
     restored = saved.restore(compiled.abstract_state)
     if restored is None:
@@ -150,218 +158,120 @@ def restore_or_initialise(
     return state, step
 
 
+def announce(log: RunLog, definition, plan: Plan, train_set, test_set, path: str, restored_step: int | None) -> None:
+    """Print what is about to be trained, on what and where."""
+    settings, devices = definition.settings, jax.devices()
+    log.note(describe.describe(definition))
+    log.note(
+        f"devices   {len(devices)} x {devices[0].device_kind} in {jax.process_count()} process(es), "
+        f"{'fsdp' if settings.train.fsdp else 'data parallel'}, {settings.model.compute_dtype}"
+    )
+    log.note(
+        f"data      {settings.data.name}: {len(train_set)} training, {len(test_set)} test videos; "
+        f"batch {settings.train.batch_size}, {plan.steps_per_epoch} steps an epoch, {plan.num_steps} in all"
+    )
+    log.note(f"run       {path}" + ("" if restored_step is None else f", resumed at step {restored_step}"))
+
+
+@dataclasses.dataclass
 class Run:
-    """One training run: what the loop needs between its steps."""
+    """One run between set-up and end: the loop and what it needs."""
 
-    def __init__(self, settings, definition, plan, compiled, folder, saved, writer, train_set, test_set):
-        self.settings, self.definition, self.plan, self.compiled = settings, definition, plan, compiled
-        self.folder, self.saved, self.writer = folder, saved, writer
-        self.train_set, self.test_set = train_set, test_set
-        self.bad_videos: set[str] = set(self._read_bad_videos())
-        self.scores: judge.Scores = {}
-        self.speed = metrics.Throughput(settings.train.batch_size, plan.num_steps)
-        self.started, self.seconds_before = time.monotonic(), 0.0
-
-    def announce(self, restored_step: int | None) -> None:
-        """Print what is about to be trained, on what and where."""
-        plan, note = self.plan, self.writer.note
-        note(describe.describe(self.definition))
-        devices = jax.devices()
-        note(
-            f"devices   {len(devices)} x {devices[0].device_kind} in {jax.process_count()} process(es), "
-            f"{'fsdp' if self.settings.train.fsdp else 'data parallel'}, {self.settings.model.compute_dtype}"
-        )
-        note(
-            f"data      {self.settings.data.name}: {len(self.train_set)} training, {len(self.test_set)} test videos; "
-            f"batch {self.settings.train.batch_size}, {plan.steps_per_epoch} steps an epoch, {plan.num_steps} in all"
-        )
-        note(f"run       {self.folder.path}" + ("" if restored_step is None else f", resumed at step {restored_step}"))
+    definition: Definition
+    plan: Plan
+    compiled: Compiled
+    log: RunLog
+    saved: checkpoint_lib.Checkpoints
+    folder: RunFolder
+    train_set: Dataset
+    test_set: Dataset
 
     def loop(self, state: TrainState, restored_step: int | None, preempted: preemption.Preemption) -> int:
-        """Train to the end, a preemption or divergence; return the exit code."""
-        settings, plan, compiled = self.settings, self.plan, self.compiled
+        """Train to the end, a preemption or divergence; return the exit code.
+
+        Order of a step, which resuming relies on: write the metrics of the step before, evaluate,
+        checkpoint, take the next batch, dispatch it.
+        """
+        settings, plan, compiled, log = self.definition.settings, self.plan, self.compiled, self.log
         key = jax.device_put(jax.random.key(settings.seed), sharding.replicated(compiled.mesh))
-        start = restored_step or 0
-        records = self._records()
-        self.seconds_before = max((record.get("time/seconds", 0.0) for record in records), default=0.0)
-        batches = pipeline.train_batches(
-            self.train_set,
-            settings.data,
-            batch_size=settings.train.batch_size,
-            seed=settings.seed,
-            start_step=start,
-            host=jax.process_index(),
-            hosts=jax.process_count(),
-        )
-        pending: tuple[int, dict[str, jax.Array]] | None = None  # metrics of the step before, still on the device
-        self.speed.tick(start)
+        start, scores = restored_step or 0, {}
+        batches = self._training_batches(start)
+        log.speed.tick(start)
         for step in range(start, plan.num_steps + 1):
-            # Evaluate, then checkpoint, then take the next batch: a checkpoint holds what was judged.
-            stop = preempted.requested(step)
-            is_last = step == plan.num_steps
+            stop, is_last = preempted.requested(step), step == plan.num_steps
             is_evaluated = step in plan.evaluations
-            if is_evaluated or stop or is_last or (step and step % settings.checkpoint.interval_steps == 0):
-                if self._write(pending):
+            if is_evaluated or stop or (step and step % settings.checkpoint.interval_steps == 0):
+                if log.keep(step, None):
                     return self._end_diverged(state, step)
-                pending = None
-                with self.speed.paused():
-                    found = self._evaluate(state, step) if is_evaluated else None
+                with log.speed.paused():
+                    found = None
+                    if is_evaluated and (is_last or log.judged(step) is None):
+                        scores = self._judge(state)
+                        found = log.write_scores(step, scores)
                     if step and step != restored_step:
                         self.saved.save(step, state, found)
             if stop and not is_last:
                 self.saved.wait()
-                self.writer.note(f"preempted: saved step {step} in {self.folder.checkpoints}; run again to go on")
+                log.note(f"preempted: saved step {step}; run the same command again to go on")
                 return PREEMPTED
             if is_last:
                 break
             batch = next(batches)
-            self._note_problems(self.train_set, batch)
-            wanted = {name: batch[name] for name in ("video", "valid")}
-            state, scalars = compiled.train_step(state, compiled.to_devices(wanted), key)
-            # The metrics of the step before are fetched now that the device has the next one to do.
-            if self._write(pending):
-                return self._end_diverged(state, step + 1)
+            log.note_problems(self.train_set, batch)
+            placed = compiled.to_devices({name: batch[name] for name in ("video", "valid")})
+            state, scalars = compiled.train_step(state, placed, key)
             is_logged = step == 0 or (step + 1) % settings.logging.interval_steps == 0
-            pending = (step + 1, scalars) if is_logged else None
+            if log.keep(step + 1, scalars if is_logged else None):
+                return self._end_diverged(state, step + 1)
             self.saved.poll()
         self.saved.wait()
-        self._finish(state)
+        log.write_results(state, plan.num_steps, scores, outcome="done")
         return DONE
 
-    def _write(self, pending: tuple[int, dict[str, jax.Array]] | None) -> bool:
-        """Write the metrics of a step that was logged; return whether a label has diverged."""
-        if pending is None:
-            return False
-        step, scalars = pending
-        values = {name: float(value) for name, value in jax.device_get(scalars).items()}
-        self.speed.tick(step)
-        rates = schedules.learning_rates(
-            self.settings.optimizer,
-            self.definition.hierarchy,
-            step - 1,
-            steps_per_epoch=self.plan.steps_per_epoch,
-            num_steps=self.plan.num_steps,
+    def _training_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
+        settings = self.definition.settings
+        return pipeline.train_batches(
+            self.train_set,
+            settings.data,
+            batch_size=settings.train.batch_size,
+            seed=settings.seed,
+            start_step=start_step,
+            host=jax.process_index(),
+            hosts=jax.process_count(),
         )
-        values |= {f"learning_rate/{label}": rate for label, rate in rates.items()}
-        values |= {"epoch": step / self.plan.steps_per_epoch, "time/seconds": self._seconds()}
-        clips_per_second = self.speed.clips_per_second
-        if clips_per_second is not None:
-            values["speed/clips_per_second"] = clips_per_second
-        values["data/bad_videos"] = len(self.bad_videos)
-        self.writer.write(step, values)
-        self.writer.progress(
-            step,
-            self.plan.num_steps,
-            loss=values["train/total"],
-            clips_per_second=clips_per_second,
-            eta_seconds=self.speed.eta_seconds,
-        )
-        limit = self.settings.optimizer.max_bad_updates
-        return any(value >= limit for name, value in values.items() if name.startswith("consecutive_updates/"))
 
-    def _evaluate(self, state: TrainState, step: int) -> dict[str, float]:
-        """Judge every level by kNN and write it, unless a run before this one did; return the metrics."""
-        known = [record for record in self._records() if record["step"] == step and _is_judged(record)]
-        is_last = step == self.plan.num_steps
-        if known and not is_last:
-            return {name: value for name, value in known[-1].items() if name.startswith("knn/")}
-        self.scores = judge.judge_levels(
+    def _judge(self, state: TrainState) -> judge.Scores:
+        """Return the kNN accuracies of every level now."""
+        return judge.judge_levels(
             lambda batch: self.compiled.encode(state.params, state.stats, batch),
             self.compiled.to_devices,
             self._split(self.train_set),
             self._split(self.test_set),
-            self.settings.evaluation,
+            self.definition.settings.evaluation,
         )
-        flat = judge.flatten_scores(self.scores)
-        if not known:
-            self.writer.write(step, {"epoch": step / self.plan.steps_per_epoch, **flat})
-        names = [name for name in flat if name.endswith("top1")]
-        self.writer.note(f"step {step}: " + "  ".join(f"{name[4:-5]} {flat[name]:.1f} %" for name in names))
-        return flat
 
     def _split(self, dataset: Dataset) -> judge.Split:
+        settings = self.definition.settings
+
         def batches():
             return pipeline.evaluation_batches(
                 dataset,
-                self.settings.data,
-                batch_size=self.settings.evaluation.batch_size,
+                settings.data,
+                batch_size=settings.evaluation.batch_size,
                 host=jax.process_index(),
                 hosts=jax.process_count(),
             )
 
         num_classes = {name: len(names) for name, names in dataset.label_names.items()}
-        return judge.Split(dataset.labels, num_classes, batches, lambda batch: self._note_problems(dataset, batch))
-
-    def _note_problems(self, dataset: Dataset, batch: dict[str, np.ndarray]) -> None:
-        """Name damaged videos in the log, each once; their samples are masked."""
-        if not batch["problem"].any():
-            return
-        new = [line for line in pipeline.describe_problems(dataset, batch) if line not in self.bad_videos]
-        for line in new:
-            self.writer.note(f"bad video {line}; its samples are masked")
-        self.bad_videos.update(new)
-        if new and jax.process_index() == 0:
-            write_json(self._bad_videos_path(), sorted(self.bad_videos))
-
-    def _bad_videos_path(self) -> str:
-        return os.path.join(self.folder.path, "bad_videos.json")
-
-    def _read_bad_videos(self) -> list[str]:
-        if not os.path.exists(self._bad_videos_path()):
-            return []
-        with open(self._bad_videos_path(), encoding="utf-8") as file:
-            return json.load(file)
-
-    def _records(self) -> list[dict[str, Any]]:
-        path = os.path.join(self.folder.path, "metrics.jsonl")
-        return metrics.read_metrics(path) if os.path.exists(path) else []
-
-    def _seconds(self) -> float:
-        return self.seconds_before + time.monotonic() - self.started
+        return judge.Split(dataset.labels, num_classes, batches, lambda batch: self.log.note_problems(dataset, batch))
 
     def _end_diverged(self, state: TrainState, step: int) -> int:
         self.saved.wait()
         checkpoint_lib.save_diverged(self.folder.diverged, step, state)
-        limit = self.settings.optimizer.max_bad_updates
-        self.writer.note(
-            f"diverged: {limit} updates in a row were NaN or Inf by step {step}; the state is in "
-            f"{self.folder.diverged}, the checkpoints before it are intact; lower optimizer.learning_rate"
+        limit = self.definition.settings.optimizer.max_bad_updates
+        self.log.note(
+            f"diverged: {limit} updates of a label in a row were NaN or Inf by step {step}; the state is in "
+            f"{self.folder.diverged}, earlier checkpoints are intact; lower optimizer.learning_rate"
         )
-        self._write_results(state, step, outcome="diverged")
+        self.log.write_results(state, step, {}, outcome="diverged")
         return DIVERGED
-
-    def _finish(self, state: TrainState) -> None:
-        results = self._write_results(state, self.plan.num_steps, outcome="done")
-        for level, sets in results["knn"].items():
-            for name, scores in sets.items():
-                self.writer.note(report.sentence(level, name, scores))
-        self.writer.note(f"results   {os.path.join(self.folder.path, 'results.json')} and report.md")
-
-    def _write_results(self, state: TrainState, step: int, *, outcome: str) -> dict[str, Any]:
-        records = self._records()
-        digest = checkpoint_lib.parameter_digest(state.params)
-        untrained = next((record for record in records if record["step"] == 0 and _is_judged(record)), None)
-        last = next((record for record in reversed(records) if "train/total" in record), {})
-        skipped = {
-            name.removeprefix("skipped_updates/"): int(value)
-            for name, value in last.items()
-            if name.startswith("skipped_updates/") and value
-        }
-        results = {
-            "outcome": outcome,
-            "knn": judge.with_untrained(self.scores, untrained),
-            "steps": step,
-            "seconds": self._seconds(),
-            "clips_per_second": self.speed.clips_per_second,
-            "parameter_digest": digest,
-            "bad_videos": sorted(self.bad_videos),
-            "skipped_updates": skipped,
-        }
-        self.folder.write_results(results)
-        if jax.process_index() == 0:
-            report.write_report(self.folder.path, records, results, monitors.alarms(records))
-        return results
-
-
-def _is_judged(record: dict[str, Any]) -> bool:
-    return any(name.startswith("knn/") for name in record)

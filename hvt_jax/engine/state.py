@@ -12,6 +12,7 @@ from hvt_jax.model.pyramid import Pyramid
 from hvt_jax.settings import ModelSettings
 
 Tree = dict[str, Any]
+GraphDef = nnx.GraphDef  # named here, so that flax stays in this file
 
 
 @flax.struct.dataclass

@@ -9,7 +9,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 
 from hvt_jax.engine import augmentation, monitors, schedules
 from hvt_jax.engine import state as state_lib
@@ -36,7 +35,7 @@ class Definition:
     settings: Settings
     geometry: Geometry
     edges: tuple[Edge, ...]
-    graphdef: nnx.GraphDef
+    graphdef: state_lib.GraphDef
 
     @property
     def hierarchy(self) -> tuple[str, ...]:
@@ -80,7 +79,8 @@ def build_train_step(
 
     All randomness is a function of `key` and `state.step`. `batch` holds `video` uint8
     [B, T, Y', X', 3] and `valid` bool [B]; videos that are not valid change nothing. Metrics are device
-    scalars; `monitor/...` are computed every `logging.interval_steps` steps only and 0 between.
+    scalars; `monitor/...` are computed in steps that are logged (the first and every
+    `logging.interval_steps`-th) and 0 in the others.
     """
 
     def train_step(state: TrainState, batch: dict, key: jax.Array):
@@ -208,4 +208,6 @@ def _monitors(definition, step, outputs, predictions, valid) -> dict[str, jax.Ar
         return jax.tree.map(lambda x: x.astype(jnp.float32), found)
 
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(measure))
-    return jax.lax.cond(step % settings.logging.interval_steps == 0, measure, lambda: zeros)
+    updates_done = step + 1
+    is_due = (step == 0) | (updates_done % settings.logging.interval_steps == 0)
+    return jax.lax.cond(is_due, measure, lambda: zeros)

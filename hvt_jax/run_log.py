@@ -1,0 +1,148 @@
+"""What a run says and leaves behind while it trains: metrics, bad videos, results, report."""
+
+import json
+import os
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from hvt_jax.data import pipeline
+from hvt_jax.data.sources import Dataset
+from hvt_jax.engine import metrics, monitors, schedules
+from hvt_jax.engine.checkpoint import parameter_digest
+from hvt_jax.engine.run_folder import RunFolder, write_json
+from hvt_jax.engine.state import TrainState
+from hvt_jax.evaluation import judge, report
+from hvt_jax.settings import Settings
+
+Scalars = dict[str, jax.Array]
+
+
+class RunLog:
+    """The written side of one run.
+
+    Metrics of a step are handed over as device arrays and fetched one step later, when the device
+    already has the next step to do: logging never makes it wait.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        folder: RunFolder,
+        writer: metrics.MetricWriter,
+        *,
+        steps_per_epoch: int,
+        num_steps: int,
+    ):
+        self._settings, self._folder, self._writer = settings, folder, writer
+        self._steps_per_epoch, self._num_steps = steps_per_epoch, num_steps
+        self._bad_videos_path = os.path.join(folder.path, "bad_videos.json")
+        self._bad_videos = set(_read_list(self._bad_videos_path))
+        self._started = time.monotonic()
+        self._seconds_before = max((record.get("time/seconds", 0.0) for record in self.records()), default=0.0)
+        self._pending: tuple[int, Scalars] | None = None
+        self.speed = metrics.Throughput(settings.train.batch_size, num_steps)
+        self.note = writer.note
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return all records of metrics.jsonl so far."""
+        path = os.path.join(self._folder.path, "metrics.jsonl")
+        return metrics.read_metrics(path) if os.path.exists(path) else []
+
+    def judged(self, step: int) -> dict[str, float] | None:
+        """Return the kNN metrics written for `step`, or None if it was not judged yet."""
+        for record in self.records():
+            found = {name: value for name, value in record.items() if name.startswith("knn/")}
+            if record["step"] == step and found:
+                return found
+        return None
+
+    def keep(self, step: int, scalars: Scalars | None) -> bool:
+        """Write the metrics kept before, then keep those of `step`; return whether a label has diverged.
+
+        Call it after dispatching the next step, and with None before a checkpoint.
+        """
+        pending, self._pending = self._pending, None if scalars is None else (step, scalars)
+        return pending is not None and self._write(*pending)
+
+    def _write(self, step: int, scalars: Scalars) -> bool:
+        values = {name: float(value) for name, value in jax.device_get(scalars).items()}
+        self.speed.tick(step)
+        rates = schedules.learning_rates(
+            self._settings.optimizer,
+            self._settings.model.levels,
+            step - 1,
+            steps_per_epoch=self._steps_per_epoch,
+            num_steps=self._num_steps,
+        )
+        values |= {f"learning_rate/{label}": rate for label, rate in rates.items()}
+        values |= {"epoch": step / self._steps_per_epoch, "time/seconds": self._seconds()}
+        values["data/bad_videos"] = len(self._bad_videos)
+        speed = self.speed.clips_per_second
+        if speed is not None:
+            values["speed/clips_per_second"] = speed
+        self._writer.write(step, values)
+        self._writer.progress(
+            step,
+            self._num_steps,
+            loss=values["train/total"],
+            clips_per_second=speed,
+            eta_seconds=self.speed.eta_seconds,
+        )
+        limit = self._settings.optimizer.max_bad_updates
+        return any(value >= limit for name, value in values.items() if name.startswith("consecutive_updates/"))
+
+    def write_scores(self, step: int, scores: judge.Scores) -> dict[str, float]:
+        """Write the kNN accuracies of `step`, unless a session before this one did; return them flat."""
+        flat = judge.flatten_scores(scores)
+        if self.judged(step) is None:
+            self._writer.write(step, {"epoch": step / self._steps_per_epoch, **flat})
+        tops = [(name[4:-5], value) for name, value in flat.items() if name.endswith("top1")]
+        self.note(f"step {step}: kNN top-1  " + "  ".join(f"{name} {value:.1f} %" for name, value in tops))
+        return flat
+
+    def note_problems(self, dataset: Dataset, batch: dict[str, np.ndarray]) -> None:
+        """Name damaged videos, each once; their samples are masked."""
+        if not batch["problem"].any():
+            return
+        new = [line for line in pipeline.describe_problems(dataset, batch) if line not in self._bad_videos]
+        for line in new:
+            self.note(f"bad video {line}; its samples are masked")
+        self._bad_videos.update(new)
+        if new and jax.process_index() == 0:
+            write_json(self._bad_videos_path, sorted(self._bad_videos))
+
+    def write_results(self, state: TrainState, step: int, scores: judge.Scores, *, outcome: str) -> None:
+        """Write results.json and report.md, and print how every level did against the untrained network."""
+        records = self.records()
+        last = next((record for record in reversed(records) if "train/total" in record), {})
+        prefix = "skipped_updates/"
+        results = {
+            "outcome": outcome,
+            "knn": judge.with_untrained(scores, self.judged(0)),
+            "steps": step,
+            "seconds": self._seconds(),
+            "clips_per_second": self.speed.clips_per_second,
+            "parameter_digest": parameter_digest(state.params),
+            "bad_videos": sorted(self._bad_videos),
+            "skipped_updates": {n.removeprefix(prefix): int(v) for n, v in last.items() if n.startswith(prefix) and v},
+        }
+        self._folder.write_results(results)
+        if jax.process_index() == 0:
+            report.write_report(self._folder.path, records, results, monitors.alarms(records))
+        for level, sets in results["knn"].items():
+            for name, values in sets.items():
+                self.note(report.sentence(level, name, values))
+        self.note(f"results   {os.path.join(self._folder.path, 'results.json')} and report.md")
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._started
+
+
+def _read_list(path: str) -> list[str]:
+    if not os.path.exists(path):
+        return []
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
