@@ -85,9 +85,8 @@ def distrust(folder: str, step: int) -> str | None:
 
 def steps_in(folder: str) -> list[int]:
     """Return, ascending, every step that has a folder or a manifest."""
-    pattern = re.compile(r"(?:manifest-)?(\d+)(?:\.json)?")
-    matches = (pattern.fullmatch(name) for name in os.listdir(folder) if name.isdigit() or name.endswith(".json"))
-    return sorted({int(match[1]) for match in matches if match})
+    matches = (re.fullmatch(r"(\d+)|manifest-(\d+)\.json", name) for name in os.listdir(folder))
+    return sorted({int(match[1] or match[2]) for match in matches if match})
 
 
 def choose(folder: str, step: int | None, *, rename: bool, warn: Callable[[str], None]) -> int | None:

@@ -56,16 +56,17 @@ class MetricWriter:
         Raises:
           MetricsError: if W&B is asked for and cannot be used.
         """
-        self._is_writer = jax.process_index() == 0
-        self._tensorboard = self._wandb = self._jsonl = None
+        self._is_writer, self._tensorboard, self._wandb = jax.process_index() == 0, None, None
         self._progress = Progress(console or rich.console.Console(highlight=False))
         if not self._is_writer:
             return
-        folder = os.path.abspath(folder)
-        self._jsonl = _open_jsonl(os.path.join(folder, "metrics.jsonl"), restored_step)
+        first_step = 0 if restored_step is None else restored_step + 1
+        self._jsonl = _open_jsonl(os.path.join(folder, "metrics.jsonl"), first_step)
         if settings.tensorboard:
-            purge = 0 if restored_step is None else restored_step + 1
-            self._tensorboard = tensorboardX.SummaryWriter(os.path.join(folder, "tb"), purge_step=purge)
+            # Its `flush` does not wait for its own queue; without this a killed run leaves a hole of 2 minutes.
+            self._tensorboard = tensorboardX.SummaryWriter(
+                os.path.join(folder, "tb"), purge_step=first_step, flush_secs=1, max_queue=1000
+            )
         if settings.wandb:
             self._wandb = _start_wandb(folder, settings.wandb_project, config, resumed=restored_step is not None)
 
@@ -90,8 +91,8 @@ class MetricWriter:
         plain = {_plain_name(name): value for name, value in values.items()}
         if self._tensorboard is not None:
             for name, value in plain.items():
-                self._tensorboard.add_scalar(name, value, step)
-            self._tensorboard.flush()  # a killed run would else leave a hole before the step it resumes from
+                if math.isfinite(value):  # it draws no others, and complains of each on the console
+                    self._tensorboard.add_scalar(name, value, step)
         if self._wandb is not None:
             self._wandb.log(plain | {"global_step": step})
 
@@ -113,12 +114,13 @@ class MetricWriter:
     def close(self) -> None:
         """Flush and close every sink; may be called twice."""
         self._progress.close()
-        for sink in (self._jsonl, self._tensorboard):
-            if sink is not None:
-                sink.close()
+        if self._is_writer:
+            self._jsonl.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish()
-        self._is_writer, self._jsonl, self._tensorboard, self._wandb = False, None, None, None
+        self._is_writer, self._tensorboard, self._wandb = False, None, None
 
 
 class Progress:
@@ -202,19 +204,17 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
         try:
             record = json.loads(line)
             int(record["step"])
+            records.append({name: _NON_FINITE.get(value, value) for name, value in record.items()})
         except (ValueError, KeyError, TypeError):
             if line and number < len(lines):  # only a line that ends in a newline was written whole
                 raise MetricsError(f"{path} line {number} is damaged: {line[:60]!r}; delete that line") from None
-            continue
-        records.append({name: _NON_FINITE.get(value, value) for name, value in record.items()})
     return records
 
 
-def _open_jsonl(path: str, restored_step: int | None) -> TextIO:
+def _open_jsonl(path: str, first_step: int) -> TextIO:
     """Open `path` for appending after dropping what an uninterrupted run would not have written yet."""
-    kept = []
-    if restored_step is not None and os.path.exists(path):
-        kept = [record for record in read_metrics(path) if record["step"] <= restored_step]
+    before = read_metrics(path) if first_step and os.path.exists(path) else []
+    kept = [record for record in before if record["step"] < first_step]
     with open(path + ".tmp", "w", encoding="utf-8") as file:
         file.writelines(json.dumps(json_safe(record), allow_nan=False) + "\n" for record in kept)
         file.flush()

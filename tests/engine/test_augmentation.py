@@ -41,7 +41,7 @@ def with_settings(**changes):
     return dataclasses.replace(OFF, **changes)
 
 
-def videos(batch=4, frames=3, rows=16, columns=24, seed=0):
+def videos(batch=8, frames=3, rows=16, columns=24, seed=0):
     return jnp.asarray(np.random.default_rng(seed).integers(0, 256, (batch, frames, rows, columns, 3)), jnp.uint8)
 
 
@@ -68,14 +68,14 @@ def augment_all():
 
 
 def test_all_frames_of_a_video_get_the_same_draw(augment_all):
-    still = jnp.repeat(videos(batch=8, frames=1), 3, axis=1)
+    still = jnp.repeat(videos(frames=1), 3, axis=1)
     out = augment_all(KEY, still)
     assert out.shape == (8, 3, HEIGHT, WIDTH, 3) and out.dtype == jnp.float32
     np.testing.assert_array_equal(out, jnp.repeat(out[:, :1], 3, axis=1))
 
 
 def test_a_pixel_value_becomes_the_same_colour_in_every_frame():
-    dark_then_bright = jnp.concatenate([videos(4, 1) // 4, videos(4, 1, seed=1) // 2 + 100], axis=1)
+    dark_then_bright = jnp.concatenate([videos(8, 1) // 4, videos(8, 1, seed=1) // 2 + 100], axis=1)
     dark_then_bright = dark_then_bright.at[:, :, 0, 0].set(jnp.array([40, 90, 120], jnp.uint8))
     settings = with_settings(color_jitter_probability=1.0)
     out = run(dark_then_bright, settings, 16, 24)
@@ -98,22 +98,22 @@ def test_the_same_key_gives_the_same_result(augment_all):
 def test_the_draw_belongs_to_the_position_in_the_batch(augment_all):
     """A video at position 2 is changed alike whatever stands beside it and however large the batch is."""
     video = videos()
-    other = video.at[jnp.array([0, 1, 3])].set(videos(3, seed=9))
+    other = videos(seed=9).at[2].set(video[2])
     np.testing.assert_allclose(augment_all(KEY, video)[2], augment_all(KEY, other)[2], atol=1e-6)
     np.testing.assert_allclose(augment_all(KEY, video)[:3], augment_all(KEY, video[:3]), atol=1e-6)
 
 
-def test_four_devices_give_what_one_gives_without_talking():
+def test_four_devices_give_what_one_gives_without_talking(augment_all):
     mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     by_batch = NamedSharding(mesh, PartitionSpec("data"))
-    video = videos(batch=8)
+    video = videos()
 
     def call(video):
         return augmentation.augment(KEY, video, ON, height=HEIGHT, width=WIDTH)
 
     compiled = jax.jit(call, in_shardings=by_batch, out_shardings=by_batch).lower(video).compile()
     assert not [name for name in ("all-gather", "all-reduce", "all-to-all", "permute") if name in compiled.as_text()]
-    np.testing.assert_allclose(compiled(jax.device_put(video, by_batch)), jax.jit(call)(video), atol=1e-5)
+    np.testing.assert_allclose(compiled(jax.device_put(video, by_batch)), augment_all(KEY, video), atol=1e-5)
 
 
 def test_everything_off_is_the_centre_crop():
@@ -187,7 +187,7 @@ def test_resizing_the_whole_frame_is_jax_image_resize(shape):
 def test_boxes_keep_the_drawn_share_and_stay_inside_the_frame():
     """On a wide frame too, where a ratio of 3/4 does not fit at a share of 0.9."""
     settings = with_settings(resized_crop_scale=(0.4, 0.9))
-    draw = jax.vmap(lambda key: jnp.stack(augmentation._draw_box(key, settings, 20, 60)))
+    draw = jax.jit(jax.vmap(lambda key: jnp.stack(augmentation._draw_box(key, settings, 20, 60))))
     top, left, height, width = np.asarray(draw(jax.random.split(KEY, 500))).T
     share = height * width / (20 * 60)
     assert share.min() > 0.399 and share.max() < 0.901 and share.std() > 0.1
@@ -266,7 +266,7 @@ def test_values_stay_between_0_and_1_and_finite():
     strong = dataclasses.replace(
         ON, brightness=1.0, contrast=2.0, saturation=3.0, hue=0.5, color_jitter_probability=1.0
     )
-    video = jnp.concatenate([videos(), jnp.zeros_like(videos()), jnp.full_like(videos(), 255)])
+    video = jnp.concatenate([videos(4), jnp.zeros_like(videos(2)), jnp.full_like(videos(2), 255)])
     out = np.asarray(run(video, strong, HEIGHT, WIDTH))
     assert np.isfinite(out).all() and out.min() >= 0 and out.max() <= 1
     assert out.min() == 0 and out.max() == 1  # the clipping was needed

@@ -4,6 +4,7 @@ import io
 import json
 import math
 import sys
+import time
 import types
 
 import jax
@@ -94,12 +95,15 @@ def test_one_live_line_on_a_terminal(tmp_path):
     assert "\x1b[" in text and "step 20/20  loss 1.0000  2.50 clips/s  ETA 0:00:00" in text and "a note" in text
 
 
-def test_tensorboard_takes_every_name_and_is_on_disk_at_once(tmp_path, caplog):
+def test_tensorboard_takes_every_name_and_is_on_disk_soon(tmp_path, caplog):
     caplog.set_level("INFO")
     with MetricWriter(tmp_path, TENSORBOARD, restored_step=4) as writer:
         writer.write(5, {"train/frame->clip/up": 0.5})
         (events,) = (tmp_path / "tb").iterdir()
-        assert b"train/frame_to_clip/up" in events.read_bytes()
+        deadline = time.monotonic() + 10
+        while b"train/frame_to_clip/up" not in events.read_bytes():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
     assert "illegal" not in caplog.text
 
 

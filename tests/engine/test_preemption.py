@@ -1,6 +1,7 @@
 """SIGTERM and SIGUSR1 ask once and politely; a second SIGTERM ends the process."""
 
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 from hvt_jax.engine.preemption import EXIT_CODE, Preemption
 
+ROOT = pathlib.Path(__file__).parents[2]
 LOOP = """
 import sys, time
 import jax, jax.numpy as jnp
@@ -39,6 +41,7 @@ def start(folder, manner):
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        cwd=ROOT,
     )
     assert process.stdout.readline() == "running\n"
     return process

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import pathlib
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 from hvt_jax.engine.run_folder import RunFolder, RunFolderError, write_json
 
+ROOT = pathlib.Path(__file__).parents[2]
 HOLDER = """
 import sys, time
 from hvt_jax.engine.run_folder import RunFolder
@@ -27,9 +29,8 @@ time.sleep(60)
 def start_holder(path):
     # Never on an accelerator: the process is killed.
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True, env=environment
-    )
+    command = [sys.executable, "-c", HOLDER, str(path)]
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
     assert holder.stdout.readline() == "held\n"
     return holder
 
