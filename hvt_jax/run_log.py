@@ -126,6 +126,7 @@ class RunLog:
             "seconds": self._seconds(),
             "clips_per_second": self.speed.clips_per_second,
             "parameter_digest": parameter_digest(state.params),
+            "state_digest": parameter_digest(state),  # optimizer and statistics too
             "bad_videos": sorted(self._bad_videos),
             "skipped_updates": {n.removeprefix(prefix): int(v) for n, v in last.items() if n.startswith(prefix) and v},
         }

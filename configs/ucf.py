@@ -1,0 +1,45 @@
+"""UCF101, split 1: 9,537 training and 3,783 test videos of 101 actions.
+
+Trains patch-frame-clip at 112x112 with ViT-Ti-sized frames, from random weights, on one GPU or more. Get
+the data from https://www.crcv.ucf.edu/data/UCF101.php (videos `UCF101.rar`, to be unpacked with `unrar`,
+and the train/test splits) and put it as
+
+    data/ucf101/videos/<Class>/v_<Class>_gNN_cNN.avi      (or UCF-101/...)
+    data/ucf101/annotations/classInd.txt, trainlist01.txt, testlist01.txt      (or ucfTrainTestlist/...)
+
+    python -m hvt_jax.main --config=configs/ucf.py --workdir=runs/ucf
+
+`:smoke` takes 20 steps at 64x64 on whatever part of UCF101 is there. Published reference points of the
+protocol (frozen features, linear, split average): SVT ViT-B 90.8 %, BraVe TSM-50 92.9 %, both pre-trained
+on Kinetics; no number of a locally trained hierarchy has been published, and this config has not been
+run to its end yet. Next: `--config.model.hierarchy=patch-frame-clip-sequence --config.model.num_clips=4`.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """Return the config; `argument` is empty or `smoke`."""
+    if argument not in ("", "smoke"):
+        raise ValueError(f"configs/ucf.py:{argument} is unknown; use configs/ucf.py or configs/ucf.py:smoke")
+    config = default.get_config()
+    config.data.update(name="ucf101", root="data/ucf101", num_frames=16, frame_stride=4, window_step=4)
+    config.data.update(height=112, width=112, resize_margin=1.15)
+    config.model.hierarchy = "patch-frame-clip"
+    config.model.stem.patch_size = 16
+    config.model.patch.update(width=192, predictor_hidden=(384,))
+    config.model.frame.update(width=192, depth=12, num_heads=3, head_width=64, mlp_width=768)
+    config.model.frame.update(predictor_hidden=(384,), scan=True)
+    config.model.clip.update(width=256, depth=4, num_heads=4, head_width=64, mlp_width=1024, predictor_hidden=(512,))
+    config.model.compute_dtype = "bfloat16"
+    config.optimizer.update(learning_rate=5e-4, warmup_epochs=5.0)
+    config.train.update(batch_size=128, num_epochs=200.0)
+    config.evaluation.update(schedule="exponential", interval=2.0)
+    config.checkpoint.interval_steps = 1000
+    if argument == "smoke":
+        config.data.update(height=64, width=64, num_frames=8)
+        config.model.compute_dtype = "float32"
+        config.train.update(batch_size=8, num_epochs=2.0, max_steps=20)
+    return config
