@@ -33,7 +33,7 @@ def _data() -> ConfigDict:
     data.label = ""  # label set judged first; "" = the data set's own first one
     data.num_frames = 8  # T, frames in one sample
     data.frame_stride = 4  # frames of the video between two frames of a sample ("frequency")
-    data.window_step = 4  # training samples of a video start this many samples' frames apart: step*stride frames
+    data.window_step = 4  # frames of the video between the starts of two training windows
     data.max_windows_per_video = 1  # training windows drawn from a video per epoch; 0 = all of them
     data.short_videos = "loop"  # videos shorter than a sample: loop | drop
     data.height = 64  # Y, pixel rows the model sees
@@ -41,7 +41,9 @@ def _data() -> ConfigDict:
     data.resize_margin = 1.0  # decoded frames are this many times larger than Y, X; random crops use the rest
     data.mean = (0.45, 0.45, 0.45)  # of pixel values in 0-1, subtracted always, in evaluation too
     data.std = (0.225, 0.225, 0.225)  # of pixel values in 0-1
-    data.num_workers = -1  # decoding processes; 0 = threads of this process, -1 = one per core above the first
+    data.num_workers = (
+        -1
+    )  # decoding processes; 0 = threads of this process, -1 = one per core above the first, at most 8
     data.read_threads = 1  # decoding threads per process
     data.prefetch_batches = 4  # batches decoded ahead of the step
     data.video_timeout_seconds = 30.0  # a video that takes longer to decode counts as bad

@@ -22,6 +22,8 @@ def get_config(argument: str = "") -> ConfigDict:
     config = default.get_config()
     # Mirroring would turn a motion into its opposite.
     config.augmentation.flip_probability = 0.0
+    # Videos this small decode faster than processes can hand them over.
+    config.data.update(num_workers=0, read_threads=2)
     config.model.hierarchy = "patch-frame-clip"
     if argument == "smoke":
         config.train.num_epochs = 2.0

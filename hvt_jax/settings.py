@@ -9,10 +9,10 @@ from typing import Literal
 
 from ml_collections import ConfigDict
 
-from hvt_jax import config_reader
+from hvt_jax import config_reader, limits
 from hvt_jax import hierarchy as hierarchy_lib
+from hvt_jax.model_settings import ModelSettings
 
-Norm = Literal["batch", "layer", "none"]
 Distance = Literal["mse", "smooth_l1", "cosine", "cross_entropy", "vicreg"]
 OptimizerName = Literal["sgd", "adamw", "lars", "lamb", "adadelta"]
 SettingsError = config_reader.SettingsError
@@ -57,66 +57,6 @@ class AugmentationSettings:
     greyscale_probability: float
     blur_probability: float
     blur_sigma: tuple[float, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class StemSettings:
-    """From pixels to patch tokens."""
-
-    kind: Literal["linear", "conv"]
-    patch_size: int
-    width: int
-    channels: int
-    norm_momentum: float
-
-
-@dataclasses.dataclass(frozen=True)
-class PatchSettings:
-    """The lowest level, whose tokens the stem makes."""
-
-    width: int
-    output_norm: Norm
-    predictor_hidden: tuple[int, ...]
-    predictor_hidden_norm: Norm
-    predictor_norm: Norm
-
-
-@dataclasses.dataclass(frozen=True)
-class LevelSettings(PatchSettings):
-    """One level with a transformer of its own."""
-
-    depth: int
-    num_heads: int
-    head_width: int
-    mlp_width: int
-    dropout: float
-    causal: bool
-    remat: bool
-    scan: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelSettings:
-    """The hierarchy as a model."""
-
-    hierarchy: str
-    num_clips: int
-    compute_dtype: Literal["float32", "bfloat16", "float64"]
-    stem: StemSettings
-    patch: PatchSettings
-    frame: LevelSettings
-    clip: LevelSettings
-    sequence: LevelSettings
-
-    @property
-    def levels(self) -> tuple[str, ...]:
-        """Trained levels, lowest first."""
-        return hierarchy_lib.parse_hierarchy(self.hierarchy)
-
-    @property
-    def causal_levels(self) -> tuple[str, ...]:
-        """Trained levels with a causal mask."""
-        return tuple(level for level in hierarchy_lib.encoded_levels(self.levels) if getattr(self, level).causal)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,10 +196,17 @@ class Settings:
     checkpoint: CheckpointSettings
     logging: LoggingSettings
 
+
 def read_settings(config: ConfigDict) -> Settings:
     """Return the frozen settings of `config`.
 
     Raises:
       SettingsError: for the first field that is unknown, missing, of a wrong type or value.
     """
-    return config_reader.read(Settings, config, "config")
+    settings = config_reader.read(Settings, config, "config")
+    limits.check_limits(settings)
+    try:
+        hierarchy_lib.parse_hierarchy(settings.model.hierarchy)
+    except ValueError as error:
+        raise SettingsError(f"config.model.hierarchy: {error}") from error
+    return settings

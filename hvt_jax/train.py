@@ -8,7 +8,7 @@ import dataclasses
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -19,6 +19,7 @@ from hvt_jax.data import catalog, pipeline
 from hvt_jax.data.sources import Dataset
 from hvt_jax.engine import checkpoint as checkpoint_lib
 from hvt_jax.engine import describe, metrics, optim, preemption, schedules, sharding, steps
+from hvt_jax.engine.compilation import Compiled, compile_functions
 from hvt_jax.engine.run_folder import RunFolder
 from hvt_jax.engine.state import TrainState
 from hvt_jax.engine.steps import Definition
@@ -40,29 +41,6 @@ class Plan:
     evaluations: frozenset[int]
 
 
-@dataclasses.dataclass(frozen=True)
-class Compiled:
-    """The compiled functions of a run and how arrays are placed for them.
-
-    Attributes:
-      mesh: all devices of all processes.
-      initialise: returns a fresh state, born sharded.
-      train_step: see `steps.build_train_step`; its state argument is donated.
-      encode: (params, stats, batch) -> features by level, `index` and `valid`, whole on every process.
-      abstract_state: shapes, dtypes and shardings of the state.
-    """
-
-    mesh: jax.sharding.Mesh
-    initialise: Callable[[], TrainState]
-    train_step: Callable
-    encode: Callable
-    abstract_state: TrainState
-
-    def to_devices(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """Place this process's share of a batch."""
-        return sharding.to_devices(batch, self.mesh)
-
-
 def train(config: ConfigDict, workdir: str) -> int:
     """Train as `config` says, in the run folder `workdir`, resuming what is there; return the exit code.
 
@@ -76,7 +54,7 @@ def train(config: ConfigDict, workdir: str) -> int:
     definition = steps.define(settings)
     train_set, test_set = (catalog.load_dataset(settings.data, split) for split in ("train", "test"))
     plan = plan_run(settings, train_set)
-    compiled = compile_functions(definition, build_optimizer(definition, plan), plan)
+    compiled = compile_functions(definition, build_optimizer(definition, plan), num_steps=plan.num_steps)
     best = settings.checkpoint.best_metric or f"knn/{definition.hierarchy[-1]}/top1"
     warn = _LOG.warning
     with (
@@ -122,31 +100,6 @@ def build_optimizer(definition: Definition, plan: Plan) -> optax.GradientTransfo
         )
     except ValueError as error:
         raise SettingsError(str(error)) from error
-
-
-def compile_functions(definition: Definition, optimizer: optax.GradientTransformation, plan: Plan) -> Compiled:
-    """Return the run's functions, compiled for the mesh of all devices."""
-    settings = definition.settings
-    mesh = sharding.make_mesh(settings.train)
-    whole, cut = sharding.replicated(mesh), sharding.by_batch(mesh)
-    initialise = steps.build_initialise(definition, optimizer)
-    abstract = jax.eval_shape(initialise, jax.random.key(0))
-    placed = sharding.state_sharding(abstract, mesh, settings.train)
-    abstract = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, placed)
-    train_step = jax.jit(
-        steps.build_train_step(definition, optimizer, num_steps=plan.num_steps),
-        in_shardings=(placed, cut, whole),
-        out_shardings=(placed, whole),
-        donate_argnums=0,
-    )
-    encode_videos = steps.build_encode(definition)
-
-    def encode(params, stats, batch):
-        return {**encode_videos(params, stats, batch["video"]), "index": batch["index"], "valid": batch["valid"]}
-
-    compiled_encode = jax.jit(encode, in_shardings=(placed.params, placed.stats, cut), out_shardings=whole)
-    born = jax.jit(initialise, out_shardings=placed)
-    return Compiled(mesh, lambda: born(jax.random.key(settings.seed)), train_step, compiled_encode, abstract)
 
 
 def restore_or_initialise(compiled: Compiled, saved: checkpoint_lib.Checkpoints) -> tuple[TrainState, int | None]:

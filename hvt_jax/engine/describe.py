@@ -1,5 +1,7 @@
 """What a config builds, as text: levels, tokens, edges, parameters and work."""
 
+import dataclasses
+
 import jax
 import numpy as np
 
@@ -7,6 +9,7 @@ from hvt_jax.engine import state as state_lib
 from hvt_jax.engine import steps
 from hvt_jax.engine.labels import label_names, parameter_labels
 from hvt_jax.engine.steps import Definition
+from hvt_jax.hierarchy import encoded_levels
 from hvt_jax.objectives import local
 
 
@@ -19,7 +22,7 @@ def describe(definition: Definition) -> str:
     side = settings.objective.side
     params, stats = jax.eval_shape(lambda: state_lib.initial_variables(settings.model, geometry, side=side, key=0))
     counts = _parameter_counts(params, definition.hierarchy)
-    forward, training = _flops(definition, params, stats)
+    forward, training = _flops(_without_scan(definition), params, stats)
     data = settings.data
     lines = [
         f"video     [B, {data.num_frames}, {data.height}, {data.width}, 3], every {data.frame_stride}th frame",
@@ -51,6 +54,15 @@ def _parameter_counts(params: dict, hierarchy: tuple[str, ...]) -> dict[str, int
     for label, leaf in zip(labels, jax.tree.leaves(params), strict=True):
         counts[label] += int(np.prod(leaf.shape))
     return counts
+
+
+def _without_scan(definition: Definition) -> Definition:
+    # The compiler counts the body of a loop once, so the layers are counted written out.
+    model = definition.settings.model
+    levels = {
+        level: dataclasses.replace(getattr(model, level), scan=False) for level in encoded_levels(definition.hierarchy)
+    }
+    return steps.define(dataclasses.replace(definition.settings, model=dataclasses.replace(model, **levels)))
 
 
 def _flops(definition: Definition, params: dict, stats: dict) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from flax import nnx
 
 from hvt_jax.hierarchy import Geometry
 from hvt_jax.model.pyramid import Pyramid
-from hvt_jax.settings import ModelSettings
+from hvt_jax.model_settings import ModelSettings
 
 Tree = dict[str, Any]
 GraphDef = nnx.GraphDef  # named here, so that flax stays in this file

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from hvt_jax.model_settings import LevelSettings
 from hvt_jax.nn import normalization
 from hvt_jax.nn.positions import LearnedTable
 from hvt_jax.nn.transformer import Transformer
-from hvt_jax.settings import LevelSettings
 
 
 class LevelOutput(NamedTuple):

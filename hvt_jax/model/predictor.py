@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from hvt_jax.model_settings import PatchSettings
 from hvt_jax.nn import normalization
 from hvt_jax.nn.positions import LearnedTable
-from hvt_jax.settings import PatchSettings
 
 
 class Predictor(nnx.Module):

@@ -8,7 +8,7 @@ from hvt_jax.hierarchy import LEVELS, Edge, Geometry, encoded_levels, hierarchy_
 from hvt_jax.model.level import Level, LevelOutput
 from hvt_jax.model.predictor import Predictor
 from hvt_jax.model.stem import Stem
-from hvt_jax.settings import ModelSettings
+from hvt_jax.model_settings import ModelSettings
 
 
 class PatchLevel(nnx.Module):

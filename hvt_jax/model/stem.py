@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from hvt_jax.model_settings import ModelSettings
 from hvt_jax.nn import normalization
 from hvt_jax.nn.convolution import ConvNormRelu, SeparableConv, halve_space
-from hvt_jax.settings import ModelSettings
 
 RGB = 3
 

@@ -1,0 +1,60 @@
+"""The functions of a run, compiled for the mesh of all devices."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import optax
+
+from hvt_jax.engine import sharding, steps
+from hvt_jax.engine.state import TrainState
+from hvt_jax.engine.steps import Definition
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """The compiled functions of a run and how arrays are placed for them.
+
+    Attributes:
+      mesh: all devices of all processes.
+      initialise: returns a fresh state, born sharded.
+      train_step: see `steps.build_train_step`; its state argument is donated.
+      encode: (params, stats, batch) -> features by level, `index` and `valid`, whole on every process.
+      abstract_state: shapes, dtypes and shardings of the state.
+    """
+
+    mesh: jax.sharding.Mesh
+    initialise: Callable[[], TrainState]
+    train_step: Callable
+    encode: Callable
+    abstract_state: TrainState
+
+    def to_devices(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """Place this process's share of a batch."""
+        return sharding.to_devices(batch, self.mesh)
+
+
+def compile_functions(definition: Definition, optimizer: optax.GradientTransformation, *, num_steps: int) -> Compiled:
+    """Return the run's functions, compiled for the mesh of all devices."""
+    settings = definition.settings
+    mesh = sharding.make_mesh(settings.train)
+    whole, cut = sharding.replicated(mesh), sharding.by_batch(mesh)
+    initialise = steps.build_initialise(definition, optimizer)
+    abstract = jax.eval_shape(initialise, jax.random.key(0))
+    placed = sharding.state_sharding(abstract, mesh, settings.train)
+    abstract = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, placed)
+    train_step = jax.jit(
+        steps.build_train_step(definition, optimizer, num_steps=num_steps),
+        in_shardings=(placed, cut, whole),
+        out_shardings=(placed, whole),
+        donate_argnums=0,
+    )
+    encode_videos = steps.build_encode(definition)
+
+    def encode(params, stats, batch):
+        return {**encode_videos(params, stats, batch["video"]), "index": batch["index"], "valid": batch["valid"]}
+
+    compiled_encode = jax.jit(encode, in_shardings=(placed.params, placed.stats, cut), out_shardings=whole)
+    born = jax.jit(initialise, out_shardings=placed)
+    return Compiled(mesh, lambda: born(jax.random.key(settings.seed)), train_step, compiled_encode, abstract)
