@@ -1,10 +1,11 @@
 """What all commands share: errors as one line with an exit code, never a traceback for a user's mistake."""
 
 import logging
+import re
 import sys
 from collections.abc import Callable
 
-from absl import app, flags
+from absl import flags
 
 BAD_INPUT = 2
 
@@ -12,11 +13,24 @@ BAD_INPUT = 2
 def parse_flags(argv: list[str]) -> list[str]:
     """Parse the command line; a mistake in it, or in the config file it names, ends with one line and code 2."""
     try:
-        return app.parse_flags_with_usage(argv)
+        rest = flags.FLAGS(argv)
+        if "config" in flags.FLAGS and flags.FLAGS["config"].value is not None:
+            flags.FLAGS["config"].value.keys()  # a config that could not be read says so only when it is used
+        return rest
     except SystemExit:
         raise
     except (Exception, flags.Error) as error:  # a config file is code: it may raise anything
-        sys.exit(fail(f"{' '.join(str(error).split())}"))
+        sys.exit(fail(_plain(error)))
+
+
+def _plain(error: BaseException) -> str:
+    """Return an error's message on one line, without the quoting and tracebacks that wrappers put around it."""
+    lines = str(error).replace("\\n", "\n").replace("\\'", "'").strip().splitlines()
+    text = lines[-1] if "Traceback" in str(error) else " ".join(line.strip() for line in lines)
+    missing = re.search(r"No such file or directory: '([^']+)'?", text)
+    if missing:
+        return f"{missing.group(1)}: no such config file"
+    return re.sub(r"^'*(\w+)'* Did you mean", r"the config has no field \1; did you mean", text) or type(error).__name__
 
 
 def run(command: Callable[[], int]) -> int:
