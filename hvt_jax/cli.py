@@ -30,7 +30,7 @@ def _plain(error: BaseException) -> str:
     missing = re.search(r"No such file or directory: '([^']+)'?", text)
     if missing:
         return f"{missing.group(1)}: no such config file"
-    return re.sub(r"^'*(\w+)'* Did you mean", r"the config has no field \1; did you mean", text) or type(error).__name__
+    return re.sub(r"^'*(\w+)'* Did you mean (.*?)'*$", r"the config has no field \1; did you mean \2", text) or type(error).__name__
 
 
 def run(command: Callable[[], int]) -> int:

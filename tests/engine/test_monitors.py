@@ -198,10 +198,12 @@ def test_half_a_sign_is_no_alarm(columns):
     assert monitors.alarms(changed(**columns)) == []
 
 
-def test_the_untrained_network_alone_raises_no_alarm():
+def test_the_untrained_network_does_not_count_as_a_check():
     """Before training every predictor is as bad as the trivial one."""
-    history = [{"step": 0, "monitor/frame->clip/up/trivial_ratio": 1.0}] * 5
-    assert monitors.alarms(history) == []
+    record = {"train/frame->clip/up": 1.0, "monitor/frame->clip/up/trivial_ratio": 1.0}
+    history = [{"step": step, **record} for step in (0, 10, 20, 30)]
+    assert monitors.alarms(history[:3]) == []
+    assert len(monitors.alarms(history)) == 1
 
 
 def test_series_is_by_step_and_a_repeated_step_counts_once():
