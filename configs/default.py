@@ -78,7 +78,7 @@ def _level(width: int, depth: int, num_heads: int) -> ConfigDict:
     level.output_norm = "batch"  # of the token: batch (the original's) | layer | none
     level.predictor_hidden = (2 * width,)  # hidden widths of each predictor of this level; () = one linear map
     level.predictor_hidden_norm = "batch"  # after each hidden map of the predictors: batch | layer | none
-    level.predictor_norm = "batch"  # of the prediction: batch | layer | none
+    level.predictor_norm = "none"  # of the prediction: none | layer | batch (the original's)
     level.remat = False  # recompute this level in the backward pass to save memory
     level.scan = False  # one compiled layer for all layers of the level: quicker compile at depth
     return level
@@ -102,7 +102,7 @@ def _model() -> ConfigDict:
     model.patch.output_norm = "batch"  # of the patch token: batch | layer | none
     model.patch.predictor_hidden = (128,)
     model.patch.predictor_hidden_norm = "batch"
-    model.patch.predictor_norm = "batch"
+    model.patch.predictor_norm = "none"
     model.frame = _level(width=64, depth=2, num_heads=4)
     model.clip = _level(width=96, depth=2, num_heads=4)
     model.sequence = _level(width=128, depth=2, num_heads=4)
