@@ -25,6 +25,8 @@ def get_config(argument: str = "") -> ConfigDict:
     # Videos this small decode faster than processes can hand them over.
     config.data.update(num_workers=0, read_threads=2)
     config.model.hierarchy = "patch-frame-clip"
+    config.model.stem.patch_size = 16
+    config.train.num_epochs = 25.0
     if argument == "smoke":
         config.train.num_epochs = 2.0
         config.train.max_steps = 20

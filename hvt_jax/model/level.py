@@ -8,6 +8,7 @@ from flax import nnx
 
 from hvt_jax.model_settings import LevelSettings
 from hvt_jax.nn import normalization
+from hvt_jax.nn.linear import Linear
 from hvt_jax.nn.positions import LearnedTable
 from hvt_jax.nn.transformer import Transformer
 
@@ -38,7 +39,7 @@ class Level(nnx.Module):
     def __init__(self, settings: LevelSettings, width_in: int, num_members: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         width = settings.width
         self.causal, self.num_members, self.dtype = settings.causal, num_members, dtype
-        self.input_projection = None if width_in == width else nnx.Linear(width_in, width, dtype=dtype, rngs=rngs)
+        self.input_projection = None if width_in == width else Linear(width_in, width, dtype=dtype, rngs=rngs)
         self.class_token = None if settings.causal else LearnedTable(1, width, rngs=rngs)
         self.positions = LearnedTable(num_members + (0 if settings.causal else 1), width, rngs=rngs)
         self.dropout = nnx.Dropout(settings.dropout)

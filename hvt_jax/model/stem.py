@@ -7,6 +7,7 @@ from flax import nnx
 from hvt_jax.model_settings import ModelSettings
 from hvt_jax.nn import normalization
 from hvt_jax.nn.convolution import ConvNormRelu, SeparableConv, halve_space
+from hvt_jax.nn.linear import Linear
 
 RGB = 3
 
@@ -46,7 +47,7 @@ class Stem(nnx.Module):
             if stem.kind == "conv"
             else None
         )
-        self.embedding = nnx.Linear(stem.patch_size**2 * channels, settings.patch.width, dtype=dtype, rngs=rngs)
+        self.embedding = Linear(stem.patch_size**2 * channels, settings.patch.width, dtype=dtype, rngs=rngs)
         self.output_norm = normalization.make_norm(settings.patch.output_norm, settings.patch.width, dtype)
 
     def __call__(self, video: jax.Array, *, train: bool, valid: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:

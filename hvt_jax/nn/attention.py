@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from hvt_jax.nn.linear import Linear
+
 
 class SelfAttention(nnx.Module):
     """Self-attention with one fused projection to queries, keys and values, without bias there.
@@ -14,8 +16,8 @@ class SelfAttention(nnx.Module):
     def __init__(self, width: int, num_heads: int, head_width: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.num_heads, self.head_width = num_heads, head_width
         inner = num_heads * head_width
-        self.qkv = nnx.Linear(width, 3 * inner, use_bias=False, dtype=dtype, rngs=rngs)
-        self.out = nnx.Linear(inner, width, dtype=dtype, rngs=rngs)
+        self.qkv = Linear(width, 3 * inner, use_bias=False, dtype=dtype, rngs=rngs)
+        self.out = Linear(inner, width, dtype=dtype, rngs=rngs)
 
     def __call__(self, tokens: jax.Array, *, causal: bool) -> jax.Array:
         """Mix `tokens` [rows, length, D] over length; with `causal` no token sees a later one."""

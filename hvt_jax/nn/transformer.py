@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from hvt_jax.nn.attention import SelfAttention
+from hvt_jax.nn.linear import Linear
 from hvt_jax.nn.normalization import LayerNorm
 
 
@@ -19,8 +20,8 @@ class TransformerLayer(nnx.Module):
         self.attention_norm = LayerNorm(width, dtype=dtype)
         self.attention = SelfAttention(width, num_heads, head_width, dtype=dtype, rngs=rngs)
         self.mlp_norm = LayerNorm(width, dtype=dtype)
-        self.mlp_hidden = nnx.Linear(width, mlp_width, dtype=dtype, rngs=rngs)
-        self.mlp_out = nnx.Linear(mlp_width, width, dtype=dtype, rngs=rngs)
+        self.mlp_hidden = Linear(width, mlp_width, dtype=dtype, rngs=rngs)
+        self.mlp_out = Linear(mlp_width, width, dtype=dtype, rngs=rngs)
         self.dropout = nnx.Dropout(dropout)
 
     def __call__(self, tokens: jax.Array, key: jax.Array | None, *, causal: bool) -> jax.Array:

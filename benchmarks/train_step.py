@@ -1,0 +1,357 @@
+"""Our training step against a PyTorch twin of the same work, in turns, on this machine.
+
+    python -m benchmarks.train_step --cases=linear,vit,conv --rounds=5
+
+Two processes take turns (A B A B ...), one of them always idle, so that a shared machine's moods fall
+on both. Reported per case: seconds of the forward pass and of the whole step (forward, losses, one
+backward, SGD update), the ratio ours / twin pair by pair, compile time, peak memory, and the share of
+the machine's matrix peak (measured in the same process by a large matrix product). `--write` appends
+the table to benchmarks/RESULTS.md. Needs torch for the twin; `--ours_only` does without.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+CASES = {
+    # name: (hierarchy, stem, patch, (Y, X), T, C, batch, (D, depth, heads) per level, patch width)
+    "linear": (
+        "patch-frame-clip",
+        "linear",
+        20,
+        (120, 160),
+        5,
+        1,
+        64,
+        {"frame": (128, 3, 4), "clip": (192, 2, 4)},
+        128,
+    ),
+    "vit": (
+        "frame-clip-sequence",
+        "linear",
+        16,
+        (224, 224),
+        16,
+        4,
+        2,
+        {"frame": (384, 12, 6), "clip": (384, 4, 6), "sequence": (384, 2, 6)},
+        384,
+    ),
+    "conv": ("patch-frame-clip", "conv", 5, (120, 160), 5, 1, 8, {"frame": (128, 3, 4), "clip": (192, 2, 4)}, 128),
+    "tiny": ("patch-frame-clip", "linear", 8, (32, 32), 4, 1, 4, {"frame": (32, 1, 2), "clip": (32, 1, 2)}, 32),
+}
+# What large temporaries cost with the default allocator hides the arithmetic; both sides get the same.
+MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=100000000000"
+GROUPS = {"patch": "backbone", "frame": "space", "clip": "time", "sequence": "clip"}
+
+
+def our_settings(case: str, dtype: str):
+    """Return the settings of a case: plain arithmetic, without augmentation, clipping or regulariser."""
+    from configs.default import get_config
+    from hvt_jax.settings import read_settings
+
+    hierarchy, stem, patch, (height, width), frames, clips, batch, levels, patch_width = CASES[case]
+    config = get_config()
+    config.model.hierarchy, config.model.num_clips, config.model.compute_dtype = hierarchy, clips, dtype
+    config.model.stem.kind, config.model.stem.patch_size, config.model.stem.channels = stem, patch, 64
+    config.model.patch.update(width=patch_width, output_norm="batch", predictor_hidden=())
+    for name, (level_width, depth, heads) in levels.items():
+        config.model[name].update(
+            width=level_width,
+            depth=depth,
+            num_heads=heads,
+            head_width=level_width // heads,
+            mlp_width=4 * level_width,
+            predictor_hidden=(),
+        )
+    config.data.update(num_frames=frames, height=height, width=width, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    config.objective.update(distance="mse", side=False, regularizer="none")
+    config.optimizer.update(
+        name="sgd", momentum=0.8, nesterov=True, weight_decay=0.0, clip_norm=0.0, schedule="constant"
+    )
+    config.optimizer.update(warmup_epochs=0.0, learning_rate=1e-3)
+    config.augmentation.update(resized_crop_scale=(1.0, 1.0), flip_probability=0.0, color_jitter_probability=0.0)
+    config.augmentation.update(greyscale_probability=0.0, blur_probability=0.0)
+    config.train.batch_size = batch
+    config.logging.interval_steps = 10**9
+    return read_settings(config)
+
+
+class Ours:
+    """Our step behind `forward()` and `step()`, each returning when the result is there."""
+
+    def __init__(self, case: str, dtype: str):
+        """Compile both functions and note how long that took."""
+        import jax
+        import jax.numpy as jnp
+        import numpy as np
+
+        from hvt_jax.engine import optim, steps
+        from hvt_jax.objectives import local
+
+        settings = our_settings(case, dtype)
+        definition = steps.define(settings)
+        optimizer = optim.build_optimizer(settings.optimizer, definition.hierarchy, steps_per_epoch=100, num_steps=1000)
+        self._jax = jax
+        self._state = jax.jit(steps.build_initialise(definition, optimizer))(jax.random.key(0))
+        data, batch = settings.data, settings.train.batch_size
+        shape = (batch, data.num_frames, data.height, data.width, 3)
+        pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        self._batch = {"video": jnp.asarray(pixels), "valid": jnp.ones(batch, bool)}
+        self._key = jax.random.key(1)
+        weights = local.initial_edge_weights(definition.edges, settings.objective)
+
+        def forward(params, stats, batch, key):
+            video = steps.prepare_training(definition, key, batch["video"])
+            questions = steps.draw_questions(definition, key, video.shape[0])
+            return steps.build_loss(definition, video, batch["valid"], questions, weights)(params, stats, None)[0]
+
+        train_step = steps.build_train_step(definition, optimizer, num_steps=1000)
+        start = time.perf_counter()
+        lowered = jax.jit(train_step, donate_argnums=0).lower(self._state, self._batch, self._key)
+        self.flops = (lowered.cost_analysis() or {}).get("flops", 0.0)
+        self._step = lowered.compile()
+        self.compile_seconds = time.perf_counter() - start
+        self._forward = jax.jit(forward).lower(self._state.params, self._state.stats, self._batch, self._key).compile()
+        self.device = jax.devices()[0].device_kind
+        self.batch = batch
+
+    def forward(self) -> None:
+        """Run the forward pass and the losses."""
+        self._jax.block_until_ready(self._forward(self._state.params, self._state.stats, self._batch, self._key))
+
+    def step(self) -> None:
+        """Run one training step."""
+        self._state, metrics = self._step(self._state, self._batch, self._key)
+        self._jax.block_until_ready(metrics)
+
+    def peak(self) -> float:
+        """Return the matrix products' FLOP/s of this machine as this library reaches it."""
+        import jax.numpy as jnp
+
+        size = 2048
+        a = jnp.ones((size, size))
+        product = self._jax.jit(lambda x: x @ x)
+        return _best_rate(lambda: self._jax.block_until_ready(product(a)), 2 * size**3)
+
+
+class Twin:
+    """The PyTorch twin behind the same interface."""
+
+    def __init__(self, case: str, dtype: str):
+        """Build the twin of a case with stopped targets, as in ours."""
+        import torch
+
+        from benchmarks import torch_twin
+
+        if dtype != "float32":
+            raise SystemExit("the twin is float32 only; use --ours_only for other types")
+        config = twin_config(case)
+        self._torch = torch
+        torch.manual_seed(0)
+        self._model = torch_twin.Twin(config, attached=False)
+        self._optimizer = self._model.optimizer()
+        self.batch = CASES[case][6]
+        pixels = torch.randint(0, 256, (self.batch, config.frames, config.height, config.width, 3), dtype=torch.uint8)
+        self._pixels = pixels
+        draws = torch_twin.draw_tokens(config, 0)
+        self._draws = {name: torch.as_tensor(value, dtype=torch.long) for name, value in draws.items()}
+        self.compile_seconds, self.flops, self.device = 0.0, 0.0, f"torch {torch.__version__}"
+
+    def _losses(self):
+        video = self._pixels.float() / 255
+        outputs = self._model(video, self._draws)
+        return sum(self._model.losses(outputs, self._draws).values())
+
+    def forward(self) -> None:
+        """Run the forward pass and the losses, keeping no graph."""
+        with self._torch.no_grad():
+            float(self._losses())
+
+    def step(self) -> None:
+        """Run one training step: one backward of the summed losses."""
+        self._optimizer.zero_grad(set_to_none=True)
+        self._losses().backward()
+        self._optimizer.step()
+
+    def peak(self) -> float:
+        """Return the matrix products' FLOP/s of this machine as this library reaches it."""
+        size = 2048
+        a = self._torch.ones(size, size)
+        return _best_rate(lambda: a @ a, 2 * size**3)
+
+
+def twin_config(case: str):
+    """Return the twin's config of a case."""
+    from benchmarks.torch_twin import LevelConfig, TwinConfig
+
+    hierarchy, stem, patch, (height, width), frames, clips, _, levels, patch_width = CASES[case]
+    names = tuple(GROUPS[level] for level in hierarchy.split("-"))
+    return TwinConfig(
+        hierarchy=names,
+        levels=tuple(
+            LevelConfig(GROUPS[name], w, depth, heads, w // heads, 4 * w, False, 3, ())
+            for name, (w, depth, heads) in levels.items()
+        ),
+        stem=stem,
+        stem_width=64 if stem == "conv" else 3,
+        stem_norm=True,
+        patch_size=patch,
+        patch_width=patch_width,
+        patch_predictor_hidden=(),
+        frames=frames,
+        clips=clips,
+        height=height,
+        width=width,
+        num_classes=10,
+        output_batch_norm=True,
+        loss="MSE",
+        loss_params={},
+        loss_weights={},
+        side=False,
+        std_divisor=3.0,
+        learning_rate=1e-3,
+        momentum=0.8,
+        predictor_multiplier=3.0,
+    )
+
+
+def _best_rate(run, flops: float) -> float:
+    seconds = []
+    for _ in range(4):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return flops / min(seconds)
+
+
+def serve(kind: str, case: str, dtype: str) -> None:
+    """Be one side: answer `forward`, `step` and `end` on standard input with a line of JSON each."""
+    side = {"ours": Ours, "twin": Twin}[kind](case, dtype)
+    side.forward()
+    side.step()
+    facts = {"compile_seconds": side.compile_seconds, "flops": side.flops, "device": side.device, "batch": side.batch}
+    print(json.dumps(facts), flush=True)
+    for line in sys.stdin:
+        command = line.strip()
+        if command == "end":
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            print(json.dumps({"peak_memory": peak, "peak_flops": side.peak()}), flush=True)
+            return
+        start = time.perf_counter()
+        getattr(side, command)()
+        print(json.dumps({"seconds": time.perf_counter() - start}), flush=True)
+
+
+class Side:
+    """One side as a process that only works when asked."""
+
+    def __init__(self, kind: str, case: str, dtype: str):
+        """Start it and wait until it is compiled and warm."""
+        command = [sys.executable, "-m", "benchmarks.train_step", "--serve", kind, "--cases", case, "--dtype", dtype]
+        environment = {**os.environ, "GLIBC_TUNABLES": MALLOC}
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        self.facts = json.loads(self._answer())
+
+    def _answer(self) -> str:
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{' '.join(self._process.args)} ended with code {self._process.wait()}")
+        return line
+
+    def ask(self, command: str) -> dict:
+        """Return the answer to one command."""
+        self._process.stdin.write(command + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._answer())
+
+
+def measure(case: str, dtype: str, rounds: int, ours_only: bool) -> dict:
+    """Return the figures of one case."""
+    sides = {kind: Side(kind, case, dtype) for kind in (["ours"] if ours_only else ["ours", "twin"])}
+    seconds: dict = {kind: {"forward": [], "step": []} for kind in sides}
+    for _ in range(rounds):
+        for command in ("forward", "step"):
+            for kind, side in sides.items():
+                seconds[kind][command].append(side.ask(command)["seconds"])
+    ends = {kind: side.ask("end") for kind, side in sides.items()}
+    return {"seconds": seconds, "facts": {kind: side.facts | ends[kind] for kind, side in sides.items()}}
+
+
+def table(results: dict[str, dict]) -> str:
+    """Return the figures as a Markdown table, medians throughout."""
+    header = (
+        "| case | side | forward s | step s | step ratio ours/twin (min-max) | forward ratio | clips/s | GFLOP/step "
+    )
+    header += "| share of matrix peak | compile s | peak memory GB |"
+    lines = [header, "|---" * 11 + "|"]
+    for case, found in results.items():
+        seconds = found["seconds"]
+        for kind, facts in found["facts"].items():
+            forward, step = (statistics.median(seconds[kind][name]) for name in ("forward", "step"))
+            ratios = ["", ""]
+            if kind == "ours" and "twin" in seconds:
+                pairs = {
+                    name: sorted(a / b for a, b in zip(seconds["ours"][name], seconds["twin"][name], strict=True))
+                    for name in ("step", "forward")
+                }
+                low, high = pairs["step"][0], pairs["step"][-1]
+                ratios = [f"**{statistics.median(pairs['step']):.2f}** ({low:.2f}-{high:.2f})"]
+                ratios += [f"{statistics.median(pairs['forward']):.2f}"]
+            flops = found["facts"]["ours"]["flops"]
+            lines.append(
+                f"| {case} | {kind} | {forward:.3f} | {step:.3f} | {ratios[0]} | {ratios[1]} | {facts['batch'] / step:.1f} "
+                f"| {flops / 1e9:.0f} | {flops / step / facts['peak_flops']:.2f} | {facts['compile_seconds']:.1f} "
+                f"| {facts['peak_memory'] / 1e9:.2f} |"
+            )
+    return "\n".join(lines)
+
+
+def machine() -> str:
+    """Return one line about this machine and the versions."""
+    import jax
+    import jaxlib
+
+    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")
+    return (
+        f"{datetime.date.today()}, {os.cpu_count()} cores {model or platform.processor()}, {platform.system()}, "
+        f"Python {platform.python_version()}, jax {jax.__version__}, jaxlib {jaxlib.__version__}"
+    )
+
+
+def main() -> None:
+    """Measure the cases named on the command line and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", default="linear,vit,conv", help=f"comma-separated, of {', '.join(CASES)}")
+    parser.add_argument("--rounds", type=int, default=5, help="pairs of runs that are counted")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--ours_only", action="store_true", help="without the twin, which needs torch")
+    parser.add_argument("--write", action="store_true", help="append the table to benchmarks/RESULTS.md")
+    parser.add_argument("--serve", choices=("ours", "twin"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.serve:
+        serve(arguments.serve, arguments.cases, arguments.dtype)
+        return
+    results = {}
+    for case in arguments.cases.split(","):
+        results[case] = measure(case, arguments.dtype, arguments.rounds, arguments.ours_only)
+        print(table({case: results[case]}), flush=True)
+    text = f"\n## Training step, {machine()}, {arguments.dtype}, {arguments.rounds} pairs\n\n{table(results)}\n"
+    print(text)
+    if arguments.write:
+        with open(pathlib.Path(__file__).parent / "RESULTS.md", "a", encoding="utf-8") as file:
+            file.write(text)
+
+
+if __name__ == "__main__":
+    main()
