@@ -310,8 +310,8 @@ def table(results: dict[str, dict]) -> str:
                 ratios += [f"{statistics.median(pairs['forward']):.2f}"]
             flops = found["facts"]["ours"]["flops"]
             lines.append(
-                f"| {case} | {kind} | {forward:.3f} | {step:.3f} | {ratios[0]} | {ratios[1]} | {facts['batch'] / step:.1f} "
-                f"| {flops / 1e9:.0f} | {flops / step / facts['peak_flops']:.2f} | {facts['compile_seconds']:.1f} "
+                f"| {case} | {kind} | {forward:.3f} | {step:.3f} | {ratios[0]} | {ratios[1]} "
+                f"| {facts['batch'] / step:.1f} | {flops / 1e9:.0f} | {flops / step / facts['peak_flops']:.2f} | {facts['compile_seconds']:.1f} "
                 f"| {facts['peak_memory'] / 1e9:.2f} |"
             )
     return "\n".join(lines)

@@ -41,9 +41,7 @@ def _data() -> ConfigDict:
     data.resize_margin = 1.0  # decoded frames are this many times larger than Y, X; random crops use the rest
     data.mean = (0.45, 0.45, 0.45)  # of pixel values in 0-1, subtracted always, in evaluation too
     data.std = (0.225, 0.225, 0.225)  # of pixel values in 0-1
-    data.num_workers = (
-        -1
-    )  # decoding processes; 0 = threads of this process, -1 = one per core above the first, at most 8
+    data.num_workers = -1  # decoding processes; 0 = threads of this process, -1 = cores - 1, at most 8
     data.read_threads = 1  # decoding threads per process
     data.prefetch_batches = 4  # batches decoded ahead of the step
     data.video_timeout_seconds = 30.0  # a video that takes longer to decode counts as bad

@@ -14,7 +14,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     """Parse the command line; a mistake in it, or in the config file it names, ends with one line and code 2."""
     try:
         rest = flags.FLAGS(argv)
-        if "config" in flags.FLAGS and flags.FLAGS["config"].value is not None:
+        if "config" in flags.FLAGS and not isinstance(flags.FLAGS["config"].value, str | None):
             flags.FLAGS["config"].value.keys()  # a config that could not be read says so only when it is used
         return rest
     except SystemExit:
@@ -30,7 +30,8 @@ def _plain(error: BaseException) -> str:
     missing = re.search(r"No such file or directory: '([^']+)'?", text)
     if missing:
         return f"{missing.group(1)}: no such config file"
-    return re.sub(r"^'*(\w+)'* Did you mean (.*?)'*$", r"the config has no field \1; did you mean \2", text) or type(error).__name__
+    text = re.sub(r"^'*(\w+)'* Did you mean (.*?)'*$", r"the config has no field \1; did you mean \2", text)
+    return text or type(error).__name__
 
 
 def run(command: Callable[[], int]) -> int:

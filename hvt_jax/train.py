@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from hvt_jax.data import catalog, pipeline
 from hvt_jax.data.sources import Dataset
 from hvt_jax.engine import checkpoint as checkpoint_lib
-from hvt_jax.engine import describe, metrics, optim, preemption, schedules, sharding, steps
+from hvt_jax.engine import describe, metrics, optim, preemption, schedules, steps
 from hvt_jax.engine.compilation import Compiled, compile_functions
 from hvt_jax.engine.run_folder import RunFolder
 from hvt_jax.engine.state import TrainState
@@ -146,7 +146,7 @@ class Run:
         checkpoint, take the next batch, dispatch it.
         """
         settings, plan, compiled, log = self.definition.settings, self.plan, self.compiled, self.log
-        key = jax.device_put(jax.random.key(settings.seed), sharding.replicated(compiled.mesh))
+        key = compiled.key()
         start, scores = restored_step or 0, {}
         batches = self._training_batches(start)
         log.speed.tick(start)

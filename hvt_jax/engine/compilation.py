@@ -18,6 +18,7 @@ class Compiled:
 
     Attributes:
       mesh: all devices of all processes.
+      key: returns the run's random key, on all devices.
       initialise: returns a fresh state, born sharded.
       train_step: see `steps.build_train_step`; its state argument is donated.
       encode: (params, stats, batch) -> features by level, `index` and `valid`, whole on every process.
@@ -25,6 +26,7 @@ class Compiled:
     """
 
     mesh: jax.sharding.Mesh
+    key: Callable[[], jax.Array]
     initialise: Callable[[], TrainState]
     train_step: Callable
     encode: Callable
@@ -56,5 +58,7 @@ def compile_functions(definition: Definition, optimizer: optax.GradientTransform
         return {**encode_videos(params, stats, batch["video"]), "index": batch["index"], "valid": batch["valid"]}
 
     compiled_encode = jax.jit(encode, in_shardings=(placed.params, placed.stats, cut), out_shardings=whole)
-    born = jax.jit(initialise, out_shardings=placed)
-    return Compiled(mesh, lambda: born(jax.random.key(settings.seed)), train_step, compiled_encode, abstract)
+    # Made by compiled functions: a plain array cannot be put on the devices of other processes.
+    key = jax.jit(lambda: jax.random.key(settings.seed), out_shardings=whole)
+    born = jax.jit(lambda: initialise(jax.random.key(settings.seed)), out_shardings=placed)
+    return Compiled(mesh, key, born, train_step, compiled_encode, abstract)

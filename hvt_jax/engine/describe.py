@@ -29,7 +29,7 @@ def describe(definition: Definition) -> str:
         f"stem      {settings.model.stem.kind}, patches of {settings.model.stem.patch_size}, "
         f"{geometry.patches_per_frame} a frame, width {settings.model.patch.width}",
         "",
-        f"{'level':10s}{'tokens':>8s}{'of':>6s}{'width':>7s}{'depth':>7s}{'causal':>8s}{'norm':>7s}"
+        f"{'level':10s}{'tokens':>8s}{'of':>8s}{'width':>7s}{'depth':>7s}{'causal':>8s}{'norm':>7s}"
         f"{'parameters':>12s}{'predictors':>12s}",
     ]
     for level in definition.hierarchy:
@@ -37,7 +37,7 @@ def describe(definition: Definition) -> str:
         members = "pixels" if level == "patch" else geometry.num_members(level)
         depth, causal = (0, False) if level == "patch" else (sizes.depth, sizes.causal)
         lines.append(
-            f"{level:10s}{geometry.num_tokens(level):8d}{members:>6}{sizes.width:7d}{depth:7d}"
+            f"{level:10s}{geometry.num_tokens(level):8d}{members:>8}{sizes.width:7d}{depth:7d}"
             f"{'yes' if causal else 'no':>8s}{sizes.output_norm:>7s}{counts[level]:12,d}"
             f"{counts[f'{level}/predictors']:12,d}"
         )

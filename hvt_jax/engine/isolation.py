@@ -8,7 +8,6 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-
 import numpy as np
 
 from hvt_jax.engine import state as state_lib

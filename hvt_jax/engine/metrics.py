@@ -233,7 +233,7 @@ def _start_wandb(folder: str, project: str, config: Mapping[str, Any] | None, *,
     try:
         import wandb  # 1 s, and an extra
     except ImportError:
-        raise MetricsError("logging.wandb = True, but wandb is missing; pip install 'hvt-jax[wandb]'") from None
+        raise MetricsError("logging.wandb = True needs wandb: pip install -r requirements-extras.txt") from None
     id_file, run_id = os.path.join(folder, "wandb.json"), None
     if resumed and os.path.exists(id_file):
         with open(id_file, encoding="utf-8") as file:

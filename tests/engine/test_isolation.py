@@ -3,7 +3,6 @@
 import subprocess
 import sys
 
-import jax
 import pytest
 
 from hvt_jax.engine import isolation
@@ -47,7 +46,8 @@ def test_attached_targets_leak_between_encoded_levels_and_are_found():
     found = {(level, label) for level, label, _ in isolation.leaks(table)}
     # Down targets leak into the level below, up targets into the level above, and side targets stay at home.
     # Patches were detached in the original, too; predictors are nobody's target.
-    assert found == {("patch", "frame"), ("frame", "clip"), ("clip", "frame"), ("clip", "sequence"), ("sequence", "clip")}
+    down = {("clip", "frame"), ("sequence", "clip")}
+    assert found == {("patch", "frame"), ("frame", "clip"), ("clip", "sequence")} | down
     assert all(norm > 1e-6 for _, _, norm in isolation.leaks(table))
 
 
@@ -74,18 +74,11 @@ def test_nan_is_a_leak_and_zero_is_written_as_such():
 
 @pytest.mark.parametrize(("targets", "code", "words"), [("stopped", 0, "no leak"), ("attached", 1, "leak: the losses")])
 def test_command(targets, code, words):
-    fields = {"data.num_frames": 2, "data.height": 16, "data.width": 16, "frame.depth": 1, "objective.targets": targets}
+    fields = {"data.num_frames": 2, "data.height": 16, "data.width": 16, "objective.targets": targets}
     fields |= {"model.hierarchy": "frame-clip", "model.frame.depth": 1, "model.clip.depth": 1}
-    del fields["frame.depth"]
     arguments = [f"--config.{name}={value}" for name, value in fields.items()]
     command = [sys.executable, "-m", "hvt_jax.audit", "--config=configs/default.py", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr
     assert words in done.stdout.splitlines()[-1 if code == 0 else 3]
     assert len([line for line in done.stdout.splitlines() if " losses " in line and not line.startswith("leak")]) == 2
-
-
-def test_audit_takes_every_random_choice_from_the_seed():
-    definition = small.define(**{"model.hierarchy": "patch-frame"})
-    assert isolation.audit(definition, 4) == isolation.audit(definition, 4)
-    assert jax.random.key(0).dtype == jax.random.key(1).dtype

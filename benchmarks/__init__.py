@@ -1,0 +1,1 @@
+"""Timing of the training step against its PyTorch twin; needs the `benchmark` extra."""

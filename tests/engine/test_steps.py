@@ -1,0 +1,310 @@
+"""The training step as a whole: masks, derivatives, precision, metrics and what a NaN may touch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hvt_jax.engine import optim, steps
+from hvt_jax.engine import state as state_lib
+from hvt_jax.engine.labels import label_names
+from hvt_jax.hierarchy import HIERARCHIES, LEVELS, encoded_levels, level_below
+from hvt_jax.model.level import LevelOutput
+from hvt_jax.objectives import local
+from tests import small
+
+HIERARCHY = {"model.hierarchy": "patch-frame-clip"}
+KEY = jax.random.key(3)
+# BatchNorm wherever one can be.
+BATCH_NORM = {
+    f"model.{level}.{norm}": "batch"
+    for level in LEVELS
+    for norm in ("output_norm", "predictor_hidden_norm", "predictor_norm")
+}
+PLAIN_SGD = {"optimizer.name": "sgd", "optimizer.weight_decay": 0.0, "optimizer.momentum": 0.0}
+
+
+def _with_garbage(batch, place, seed=9):
+    """Insert an invalid video of noise at `place`."""
+    junk = np.random.default_rng(seed).integers(0, 256, (1, *batch["video"].shape[1:]), np.uint8)
+    video = np.concatenate([batch["video"][:place], junk, batch["video"][place:]])
+    return {"video": video, "valid": np.insert(batch["valid"], place, False)}
+
+
+def _run(definition):
+    @jax.jit
+    def run(params, stats, batch, questions):
+        video = steps.prepare_training(definition, KEY, batch["video"])
+        weights = steps.edge_weights(definition, jnp.int32(0), 8)
+        loss = steps.build_loss(definition, video, batch["valid"], questions, weights)
+        (_, (losses, _, _, stats)), gradients = jax.value_and_grad(loss, has_aux=True)(params, stats, KEY)
+        return losses, gradients, stats
+
+    return run
+
+
+@pytest.mark.parametrize("distance", ["mse", "smooth_l1", "cosine", "cross_entropy", "vicreg"])
+def test_the_content_of_an_invalid_video_changes_nothing(distance):
+    definition = small.define(**BATCH_NORM, **{"model.hierarchy": "frame-clip", "objective.distance": distance})
+    state, batch, run = small.new_state(definition), small.batch_of(definition), _run(definition)
+    questions = steps.draw_questions(definition, KEY, small.BATCH + 1)
+    one, other = (run(state.params, state.stats, _with_garbage(batch, 2, seed), questions) for seed in (0, 1))
+    for left, right in zip(one, other, strict=True):
+        assert small.largest_difference(left, right) < 1e-6
+    moved = run(state.params, state.stats, small.batch_of(definition, seed=5, size=small.BATCH + 1), questions)
+    assert small.largest_difference(one[1], moved[1]) > 1e-3
+
+
+def test_a_batch_with_an_invalid_video_is_the_batch_without_it():
+    kind = {"model.stem.kind": "conv", "model.stem.patch_size": 2}
+    definition = small.define(**HIERARCHY, **BATCH_NORM, **kind, **{"objective.distance": "vicreg"})
+    state, batch, run = small.new_state(definition), small.batch_of(definition), _run(definition)
+    asked = steps.draw_questions(definition, KEY, small.BATCH)
+    alone = run(state.params, state.stats, batch, asked)
+    asked = jax.tree.map(lambda x: jnp.insert(x, 1, 0, axis=0), asked)
+    masked = run(state.params, state.stats, _with_garbage(batch, 1), asked)
+    for left, right in zip(alone, masked, strict=True):
+        assert small.largest_difference(left, right) < 1e-5
+
+
+def test_a_batch_without_any_valid_video_moves_nothing():
+    definition = small.define(**{"model.hierarchy": "frame-clip"}, **BATCH_NORM, **PLAIN_SGD)
+    state, batch, step = small.new_state(definition), small.batch_of(definition), small.train_step(definition)
+    after, metrics = step(state, batch | {"valid": np.zeros(small.BATCH, bool)}, KEY)
+    assert all(np.isfinite(value) for value in metrics.values())
+    for part in ("params", "stats"):
+        before, now = (small.named_leaves(getattr(s, part)) for s in (state, after))
+        assert all((before[name] == now[name]).all() for name in before)
+    assert int(after.step) == 1 and float(metrics["data/valid_share"]) == 0.0
+    good, metrics = step(after, batch, KEY)
+    assert all(np.isfinite(leaf).all() for leaf in small.named_leaves(good).values())
+    assert small.largest_difference(after.params, good.params) > 1e-6
+    assert float(metrics["data/valid_share"]) == 1.0
+
+
+def test_derivatives_equal_finite_differences(x64):
+    """Of the total in all parameters, with everything that is stopped held at its value."""
+    fields = {"model.compute_dtype": "float64", "model.clip.causal": True, "objective.distance": "vicreg"}
+    definition = small.define(**HIERARCHY, **fields)
+    state, batch = small.new_state(definition), small.batch_of(definition)
+    params, stats = jax.tree.map(lambda x: x.astype(jnp.float64), (state.params, state.stats))
+    video = steps.prepare_training(definition, KEY, batch["video"]).astype(jnp.float64)
+    questions = steps.draw_questions(definition, KEY, small.BATCH)
+    weights = {str(edge): 0.5 + index for index, edge in enumerate(definition.edges)}
+    loss = jax.jit(jax.value_and_grad(steps.build_loss(definition, video, None, questions, weights), has_aux=True))
+    (total, (_, outputs, predictions, _)), gradients = loss(params, stats, None)
+
+    @jax.jit
+    def frozen_total(params):
+        pyramid = state_lib.merge(definition.graphdef, params, stats)
+        found = {"patch": LevelOutput(*pyramid.stem(video, train=True), None)}
+        for level in encoded_levels(definition.hierarchy):
+            found[level] = pyramid.levels[level](outputs[level_below(level)].tokens, train=True)
+        moving = local.predict(pyramid, found, questions, train=True)
+        pairs = {name: local.Prediction(moving[name].prediction, predictions[name].target) for name in moving}
+        objective = definition.settings.objective
+        return local.local_losses(pairs, found, definition.edges, objective, edge_weights=weights).total
+
+    np.testing.assert_allclose(frozen_total(params), total, rtol=1e-12)
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        direction = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), params)
+        moved = [
+            frozen_total(jax.tree.map(lambda x, d, size=size: x + size * d, params, direction))
+            for size in (1e-6, -1e-6)
+        ]
+        pairs = zip(jax.tree.leaves(gradients), jax.tree.leaves(direction), strict=True)
+        np.testing.assert_allclose((moved[0] - moved[1]) / 2e-6, sum((g * d).sum() for g, d in pairs), rtol=1e-6)
+
+
+def _losses_and_gradients(**overrides):
+    definition = small.define(**{"model.hierarchy": "frame-clip", "model.frame.depth": 2}, **overrides)
+    state = small.new_state(definition)
+    found = small.loss_and_gradients(definition)(state.params, state.stats, small.batch_of(definition), KEY)
+    (total, (losses, _, _, stats)), gradients = jax.device_get(found)
+    return float(total), losses, stats, gradients
+
+
+def test_scan_and_remat_change_nothing_with_dropout_on():
+    dropout = {"model.frame.dropout": 0.2, "model.clip.dropout": 0.2}
+    cost = {f"model.{level}.{way}": True for level in ("frame", "clip") for way in ("scan", "remat")}
+    plain, other = _losses_and_gradients(**dropout), _losses_and_gradients(**dropout, **cost)
+    for left, right in zip(plain, other, strict=True):
+        assert jax.tree.structure(left) == jax.tree.structure(right)
+        assert small.largest_difference(left, right) < 1e-6
+
+
+def test_bfloat16_computes_close_by_and_keeps_float32():
+    single, half = _losses_and_gradients(), _losses_and_gradients(**{"model.compute_dtype": "bfloat16"})
+    assert half[0] == pytest.approx(single[0], rel=0.05) and half[0] != single[0]
+    leaves = jax.tree.leaves(half[2:])
+    assert leaves and all(leaf.dtype == np.float32 for leaf in leaves)
+    params = jax.tree.leaves(small.new_state(small.define(**{"model.compute_dtype": "bfloat16"})).params)
+    assert all(leaf.dtype == np.float32 for leaf in params)
+
+
+def test_dropout_is_a_function_of_key_and_step():
+    definition = small.define(**{"model.hierarchy": "frame-clip", "model.frame.dropout": 0.3})
+    state, batch, step = small.new_state(definition), small.batch_of(definition), small.train_step(definition)
+    one, again, other = (step(state, batch, jax.random.key(seed))[1]["train/total"] for seed in (0, 0, 1))
+    assert one == again != other
+    later = step(state.replace(step=state.step + 1), batch, jax.random.key(0))[1]["train/total"]
+    assert later != one
+
+
+def test_names_of_the_metrics():
+    definition = small.define(**{"model.hierarchy": "frame-clip", "logging.interval_steps": 3})
+    state, batch, step = small.new_state(definition), small.batch_of(definition), small.train_step(definition)
+    edges = ["frame->clip/up", "frame->frame/side", "clip->frame/down"]
+    names = {"train/total", "data/valid_share", "train/frame/regularizer", "train/clip/regularizer"}
+    names |= {f"train/{edge}" for edge in edges} | {f"monitor/{edge}/trivial_ratio" for edge in edges}
+    for label in ("frame", "frame/predictors", "clip", "clip/predictors"):
+        names |= {f"{kind}_norm/{label}" for kind in ("gradient", "update")}
+        names |= {f"{kind}_updates/{label}" for kind in ("skipped", "consecutive")}
+    monitors = ("rank", "rank_share", "std", "std_share", "cosine")
+    names |= {f"monitor/{level}/{name}" for level in ("frame", "clip") for name in monitors}
+    is_measured = []
+    for _ in range(6):
+        state, metrics = step(state, batch, KEY)
+        assert metrics.keys() == names
+        assert all(value.shape == () and np.isfinite(value) for value in metrics.values())
+        is_measured.append(float(metrics["monitor/frame/rank"]) > 0)
+    # The loop logs the first step and every third; only there are the monitors worth their cost.
+    assert is_measured == [True, False, True, False, False, True]
+    weighted = sum(float(metrics[f"train/{edge}"]) for edge in edges)
+    own = sum(float(metrics[f"train/{level}/regularizer"]) for level in ("frame", "clip"))
+    total = weighted + definition.settings.objective.regularizer_weight * own
+    assert float(metrics["train/total"]) == pytest.approx(total, rel=1e-5)
+
+
+def _poison(state, *path):
+    params = jax.tree.map(lambda x: x, state.params)
+    here = params
+    for key in path[:-1]:
+        here = here[key]
+    here[path[-1]] = here[path[-1]].at[(0,) * here[path[-1]].ndim].set(jnp.nan)
+    return state.replace(params=params)
+
+
+@pytest.fixture(scope="module")
+def guarded():
+    definition = small.define(**HIERARCHY, **BATCH_NORM, **{"optimizer.clip_norm": 0.5})
+    return definition, small.new_state(definition), small.train_step(definition)
+
+
+@pytest.mark.parametrize(
+    ("path", "touched"),
+    [
+        # A predictor's NaN stays in its level: the encoder's gradient comes through it.
+        (("levels", "frame", "predictors", "down", "out", "kernel"), {"frame", "frame/predictors"}),
+        # An encoder's NaN is in its tokens: in all levels above, and as a target in the level below.
+        (
+            ("levels", "clip", "transformer", "norm", "norm", "bias"),
+            {"frame", "frame/predictors", "clip", "clip/predictors"},
+        ),
+        (
+            ("stem", "embedding", "bias"),
+            {f"{level}{kind}" for level in ("patch", "frame", "clip") for kind in ("", "/predictors")},
+        ),
+    ],
+    ids=["predictor", "top", "stem"],
+)
+def test_a_nan_stops_the_labels_it_reaches_and_no_other(guarded, path, touched):
+    definition, state, step = guarded
+    state, batch = _poison(state, *path), small.batch_of(definition)
+    labels = label_names(definition.hierarchy)
+    before = small.named_leaves(state.params)
+    for count in (1, 2):
+        state, metrics = step(state, batch, KEY)
+        for label in labels:
+            bad = count if label in touched else 0
+            assert int(metrics[f"skipped_updates/{label}"]) == int(metrics[f"consecutive_updates/{label}"]) == bad
+            assert (float(metrics[f"update_norm/{label}"]) > 0) == (label not in touched)
+    after = small.named_leaves(state.params)
+    moved = {name for name in after if not np.array_equal(before[name], after[name], equal_nan=True)}
+    root = {"patch": "stem", "frame": "levels/frame", "clip": "levels/clip"}
+    for label in labels:
+        level, _, predictors = label.partition("/")
+        own = f"levels/{level}/predictors" if predictors else root[level]
+        names = [name for name in moved if name.startswith(own) and ("/predictors/" in name) == bool(predictors)]
+        assert bool(names) == (label not in touched)
+    # Running statistics and optimizer moments never hold a NaN; the poisoned parameter is the only one.
+    rest = small.named_leaves((state.stats, state.opt_state))
+    assert all(np.isfinite(leaf).all() for leaf in rest.values())
+    assert sum(np.isnan(leaf).sum() for leaf in after.values()) == 1
+
+
+def test_a_good_step_ends_a_row_of_bad_ones(guarded):
+    definition, healthy, step = guarded
+    batch, path = small.batch_of(definition), ("levels", "frame", "predictors", "down", "out", "kernel")
+    state, _ = step(_poison(healthy, *path), batch, KEY)
+    state, metrics = step(state.replace(params=healthy.params), batch, KEY)
+    assert int(metrics["consecutive_updates/frame"]) == 0
+    assert int(metrics["skipped_updates/frame"]) == 1
+
+
+def test_encode_gives_a_feature_per_level_and_video_by_running_statistics():
+    definition = small.define(**HIERARCHY, **{"data.resize_margin": 1.5})
+    state, data = small.new_state(definition), definition.settings.data
+    encode = jax.jit(steps.build_encode(definition))
+    large = np.random.default_rng(0).integers(0, 256, (3, 4, 24, 36, 3), np.uint8)
+    found = encode(state.params, state.stats, large)
+    widths = {"patch": 6, "frame": 8, "clip": 10}
+    assert {level: feature.shape for level, feature in found.items()} == {level: (3, widths[level]) for level in widths}
+    middle = large[:, :, 4:20, 6:30]
+    video = (middle / 255 - np.array(data.mean)) / np.array(data.std)
+    pyramid = state_lib.merge(definition.graphdef, state.params, state.stats)
+    tokens = pyramid(jnp.asarray(video, jnp.float32), train=False)["frame"].tokens
+    np.testing.assert_allclose(found["frame"], tokens.mean(1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("levels", HIERARCHIES, ids="-".join)
+def test_describe_names_levels_edges_and_counts(levels):
+    from hvt_jax.engine import describe
+
+    definition = small.define(**{"model.hierarchy": "-".join(levels)})
+    text = describe.describe(definition)
+    assert all(f"{edge} (weight 1)" in text for edge in definition.edges)
+    rows = [line.split()[0] for line in text.splitlines() if line]
+    assert [row for row in rows if row in LEVELS] == list(levels)
+    total = sum(leaf.size for leaf in jax.tree.leaves(small.new_state(definition).params))
+    assert f"total     {total:,d} parameters" in text
+
+
+def test_edge_weights_of_the_config_reach_the_total():
+    definition = small.define(
+        **{"model.hierarchy": "frame-clip", "objective.regularizer": "none", "objective.edge_weights.frame.up": 0.25}
+    )
+    state = small.new_state(definition)
+    (total, (losses, *_)), _ = small.loss_and_gradients(definition)(
+        state.params, state.stats, small.batch_of(definition), KEY
+    )
+    edges = {name: float(loss) for level in losses.edges.values() for name, loss in level.items()}
+    expected = sum((0.25 if name == "frame->clip/up" else 1.0) * loss for name, loss in edges.items())
+    assert float(total) == pytest.approx(expected, rel=1e-6)
+    assert losses.regularizers == {}
+
+
+def test_weights_move_to_one():
+    definition = small.define(
+        **{
+            "model.hierarchy": "frame-clip",
+            "objective.weights_to_uniform": True,
+            "objective.edge_weights.frame.up": 0.0,
+        }
+    )
+    moved = [float(steps.edge_weights(definition, jnp.int32(step), 8)["frame->clip/up"]) for step in range(8)]
+    assert moved == sorted(moved) and moved[0] < 0.2 and moved[-1] > 0.8
+
+
+def test_frozen_and_resting_labels_do_not_move():
+    definition = small.define(**{"model.hierarchy": "frame-clip", "optimizer.frozen": ("clip",)})
+    state = small.new_state(definition)
+    after, metrics = small.train_step(definition)(state, small.batch_of(definition), KEY)
+    before, now = (small.named_leaves(s.params) for s in (state, after))
+    moved = {name for name in now if (now[name] != before[name]).any()}
+    frozen = {name for name in now if name.startswith("levels/clip/") and "/predictors/" not in name}
+    assert frozen and not moved & frozen
+    assert {"levels/clip/predictors/down/out/kernel", "stem/embedding/kernel"} <= moved
+    assert float(metrics["gradient_norm/clip"]) > 0 and float(metrics["update_norm/clip"]) == 0
+    assert optim.optimizer_statistics(after.opt_state)["clip"]["skipped"] == 0
