@@ -16,26 +16,17 @@ from tests import parity
 FILES = parity.golden_files()
 
 
-def _report(found, skip=lambda key: False):
-    return [
-        f"{key}: error {error:.2e} over tolerance {tolerance:.2e}"
-        for section in found.values()
-        for key, (error, tolerance) in section.items()
-        if not error <= tolerance and not skip(key)
-    ]
-
-
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_stored_number_in_double_precision(path):
     found = parity.compare(path, "float64")
     assert all(found[section] for section in parity.SECTIONS)
-    assert not _report(found)
+    assert not parity.report(found)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_single_precision_within_the_noise_of_the_original(path):
     found = parity.compare(path, "float32")
-    assert not _report(found, skip=lambda key: key.startswith(("grad/backbone.net", "after/backbone.net")))
+    assert not parity.report(found, skip=lambda key: key.startswith(("grad/backbone.net", "after/backbone.net")))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -49,7 +40,7 @@ def test_later_steps_pin_momentum():
     path = parity.GOLDENS / "ht_01_st_noncausal_mse_bn_nostem.npz"
     with jax.enable_x64(True):
         case = parity.Case(path, "float64")
-        step = jax.jit(jax.value_and_grad(lambda p, s: case.forward(p, s, train=True), has_aux=True))
+        step = parity.quick_jit(jax.value_and_grad(lambda p, s: case.forward(p, s, train=True), has_aux=True))
         rates = {name: case.meta["lr"][owner] for name, owner in case.meta["owner"].items()}
         names = {p: name for name, (p, _) in case.named(case.params).items()}
         rate = jax.tree_util.tree_map_with_path(lambda p, _: rates[names[tuple(e.key for e in p)]], case.params)

@@ -1,21 +1,18 @@
-"""Import of checkpoints of the original PyTorch project: its names, its layouts, its config.
+"""Import of checkpoints of the original PyTorch project: its names and layouts.
 
 Only the mapping of names and layouts is here; numbers come in as a flat dict of numpy arrays, so no
 torch is needed. `python -m hvt_jax.import_original` reads a `.pt` file safely and calls this.
 """
 
-import ast
-from typing import Any
+from collections.abc import Container, Mapping
 
 import numpy as np
 
 from hvt_jax.hierarchy import level_below
+from hvt_jax.interop.original_config import GROUPS
 
-GROUPS = {"patch": "backbone", "frame": "space", "clip": "time", "sequence": "clip"}
-LEVEL_OF_GROUP = {group: level for level, group in GROUPS.items()}
 RELATION_SUFFIX = {"up": "u", "down": "d", "side": "s"}
 UNUSED = ("mlp_head.", "num_batches_tracked")  # the classification head is imported with the probe, not here
-DISTANCES = {"MSE": "mse", "CS": "cosine", "CE": "cross_entropy", "VICReg": "vicreg"}
 _NORM_FIELDS = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 _LAYER_PARTS = {
     "attention_norm": "0.norm",
@@ -26,7 +23,7 @@ _LAYER_PARTS = {
 }
 
 
-def original_name(path: tuple[str, ...], available: Any) -> str:
+def original_name(path: tuple[str, ...], available: Container[str]) -> str:
     """Return the original's `state_dict` name of the parameter or statistic at our `path`.
 
     Args:
@@ -38,6 +35,8 @@ def original_name(path: tuple[str, ...], available: Any) -> str:
     """
     if path[0] == "stem":
         return _stem_name(path[1:])
+    if path[0] == "projector":  # of the siamese method; there it stands beside the model
+        return _mlp_name("projector.layers", path[1:], available)
     _, level, part, *rest = path
     group = GROUPS[level]
     if part == "input_projection":
@@ -82,23 +81,29 @@ def _transformer_name(path: list[str]) -> str:
     return f"{name}.{_linear_field(rest[-1])}"
 
 
-def _predictor_name(group: str, path: list[str], available: Any) -> str:
-    relation, part, *rest = path
+def _predictor_name(group: str, path: list[str], available: Container[str]) -> str:
+    relation, *rest = path
     edge = f"{group}_{RELATION_SUFFIX[relation]}"
-    if part == "codes":
+    if rest[0] == "codes":
         two = f"prediction_PEs.{edge}_t" in available
-        suffix = {"member": "_t" if two else "", "group": "_g", "distance": ""}[rest[0]]
+        suffix = {"member": "_t" if two else "", "group": "_g", "distance": ""}[rest[1]]
         return f"prediction_PEs.{edge}{suffix}"
-    name = f"predictors.{edge}.layers"
+    return _mlp_name(f"predictors.{edge}.layers", rest, available)
+
+
+def _mlp_name(name: str, path: list[str] | tuple[str, ...], available: Container[str]) -> str:
+    part, *rest = path
     if part == "output_norm":
         return f"{name}.out_bn.l.{_NORM_FIELDS[rest[-1]]}"
-    if part == "out":  # the last of the maps, three apart
-        hidden = sum(f"{name}.{3 * index}.bias" in available for index in range(16))
-        return f"{name}.{3 * hidden}.weight"
+    # A hidden layer is a linear map, a norm and a GELU, so the maps are three apart.
+    apart = 3 if f"{name}.1.l.weight" in available else 2
+    if part == "out":
+        hidden = sum(f"{name}.{apart * index}.bias" in available for index in range(16))
+        return f"{name}.{apart * hidden}.weight"
     kind, index = rest[0].rsplit("_", 1)
     if kind == "linear":
-        return f"{name}.{3 * int(index)}.{_linear_field(rest[-1])}"
-    return f"{name}.{3 * int(index) + 1}.l.{_NORM_FIELDS[rest[-1]]}"
+        return f"{name}.{apart * int(index)}.{_linear_field(rest[-1])}"
+    return f"{name}.{apart * int(index) + 1}.l.{_NORM_FIELDS[rest[-1]]}"
 
 
 def to_our_layout(path: tuple[str, ...], value: np.ndarray) -> np.ndarray:
@@ -115,14 +120,33 @@ def to_our_layout(path: tuple[str, ...], value: np.ndarray) -> np.ndarray:
     return value
 
 
-def import_tree(template: dict, state: dict[str, np.ndarray], used: set[str], path: tuple[str, ...] = ()) -> dict:
+def without_prefixes(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return `state` under the names of the bare model.
+
+    `module.` is what torch's data-parallel wrappers add; `backbone.` stands before the model's own names
+    where it was trained with two views, beside `projector.`.
+    """
+    state = {name.removeprefix("module."): value for name, value in state.items()}
+    if any(name.startswith("backbone.transformer_modules.") for name in state):
+        state = {name.removeprefix("backbone."): value for name, value in state.items()}
+    return state
+
+
+def import_tree(
+    template: dict,
+    state: Mapping[str, np.ndarray],
+    used: set[str],
+    path: tuple[str, ...] = (),
+    missing: list[str] | None = None,
+) -> dict:
     """Return a tree like `template` (nested dict of shaped leaves) filled from `state`.
 
     Args:
-      template: our parameters or statistics; only shapes and dtypes are read.
+      template: our parameters or statistics; only shapes and dtypes are read, unless `missing` is given.
       state: the original's arrays by name.
       used: names that were taken are added.
       path: where `template` stands in the whole tree.
+      missing: if given, our paths that `state` lacks are added to it and keep the template's leaf.
 
     Raises:
       ValueError: naming both paths and shapes of the first array that is missing or does not fit.
@@ -131,12 +155,16 @@ def import_tree(template: dict, state: dict[str, np.ndarray], used: set[str], pa
     for key, leaf in template.items():
         here = (*path, key)
         if isinstance(leaf, dict):
-            filled[key] = import_tree(leaf, state, used, here)
+            filled[key] = import_tree(leaf, state, used, here, missing)
             continue
         name = original_name(here, state)
-        if name not in state:
-            raise ValueError(f"the checkpoint has no {name!r}, needed for {'/'.join(here)}")
-        value = to_our_layout(here, np.asarray(state[name]))
+        value = to_our_layout(here, np.asarray(state[name])) if name in state else _identity(here, leaf.shape, state)
+        if value is None:
+            if missing is None:
+                raise ValueError(f"the checkpoint has no {name!r}, needed for {'/'.join(here)}")
+            missing.append("/".join(here))
+            filled[key] = leaf
+            continue
         if value.shape != leaf.shape:
             raise ValueError(f"{name} has shape {value.shape} in our layout, {'/'.join(here)} has {leaf.shape}")
         used.add(name)
@@ -144,66 +172,26 @@ def import_tree(template: dict, state: dict[str, np.ndarray], used: set[str], pa
     return filled
 
 
-def import_state_dict(params: dict, stats: dict, state: dict[str, np.ndarray]) -> tuple[dict, dict, list[str]]:
+def _identity(path: tuple[str, ...], shape: tuple[int, ...], state: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """Return the output map of attention where the original has none: one head as wide as its level."""
+    if path[-3:-1] != ("attention", "out") or len(set(shape)) != 1:
+        return None
+    group = f"transformer_modules.{GROUPS[path[1]]}."
+    own = [name for name in state if name.startswith(group)]
+    if not any(".to_qkv." in name for name in own) or any(".to_out." in name for name in own):
+        return None
+    return np.zeros(shape) if path[-1] == "bias" else np.eye(shape[0])
+
+
+def import_state_dict(
+    params: dict, stats: dict, state: Mapping[str, np.ndarray], missing: list[str] | None = None
+) -> tuple[dict, dict, list[str]]:
     """Return (parameters, statistics, names that were not used) from the original's state dict.
 
-    The head and counters are not reported as unused. See `import_tree` for the errors.
+    The head and counters are not reported as unused. Where the original has no output map of attention
+    ours is the identity, which then trains. See `import_tree` for `missing` and the errors.
     """
     used: set[str] = set()
-    filled = import_tree(params, state, used), import_tree(stats, state, used)
+    filled = import_tree(params, state, used, (), missing), import_tree(stats, state, used, (), missing)
     unused = [name for name in state if name not in used and not any(part in name for part in UNUSED)]
     return (*filled, unused)
-
-
-def settings_overrides(config: dict, state: dict[str, np.ndarray], *, num_groups: dict[str, int]) -> dict[str, Any]:
-    """Return our config fields, as dotted names and values, for a config of the original.
-
-    Args:
-      config: the original's merged config (`data`, `train`, `arch`).
-      state: its state dict; tells norms and hidden layers that the config leaves open.
-      num_groups: {"clips": C} as used by that run.
-    """
-    arch, train = config["arch"], config["train"]
-    groups = arch["groups"] if isinstance(arch["groups"], list) else ast.literal_eval(arch["groups"])
-    backbone = arch["architecture_backbone"]
-    norm = "batch" if arch["output_batchnorm"] else "none"
-    fields: dict[str, Any] = {
-        "model.hierarchy": "-".join(LEVEL_OF_GROUP[group] for group in groups),
-        "model.num_clips": num_groups["clips"],
-        "model.stem.kind": "conv" if backbone["use_cnn_stem"] else "linear",
-        "model.stem.patch_size": int(arch["architecture_space"]["size_ratio"]),
-        "model.stem.channels": backbone["out_channels"],
-        "model.stem.norm_momentum": 0.999,
-        "model.patch.output_norm": "batch" if "output_norms.backbone.l.weight" in state else "none",
-        "objective.distance": DISTANCES[train["loss_fn"]],
-        "objective.side": bool(train["use_temporal_prediction"]),
-        "objective.std_divisor": float(train["std_divisor"]),
-        "objective.regularizer": "none",
-    }
-    for group, level in LEVEL_OF_GROUP.items():
-        level_arch = arch[f"architecture_{group}"]
-        fields |= _level_overrides(level, level_arch, norm)
-    return fields
-
-
-def _level_overrides(level: str, arch: dict, norm: str) -> dict[str, Any]:
-    hidden = arch["pred_h_dim"]
-    hidden = ast.literal_eval(hidden) if isinstance(hidden, str) and hidden != "None" else hidden
-    hidden = () if hidden in (None, "None") else tuple(hidden)
-    fields = {
-        "width": arch["dim"],
-        "predictor_hidden": hidden,
-        "predictor_hidden_norm": "batch",
-        "predictor_norm": norm,
-    }
-    if level != "patch":
-        fields |= {
-            "output_norm": norm,
-            "depth": arch["layers"],
-            "num_heads": arch["heads"],
-            "head_width": arch["head_dim"],
-            "mlp_width": arch["mlp_dim"],
-            "dropout": float(arch["dropout"]),
-            "causal": bool(arch["causal_mask"]),
-        }
-    return {f"model.{level}.{name}": value for name, value in fields.items()}

@@ -1,11 +1,14 @@
 """The small MLP of one edge, with the codes that tell it which token is asked for."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from hvt_jax.model_settings import PatchSettings
 from hvt_jax.nn import normalization
+from hvt_jax.nn.linear import Linear
 from hvt_jax.nn.positions import LearnedTable
 
 
@@ -23,11 +26,11 @@ class Predictor(nnx.Module):
         self.num_hidden, self.dtype = len(settings.predictor_hidden), dtype
         self.hidden = nnx.Dict()
         for index, (width_in, width) in enumerate(zip(widths, widths[1:], strict=False)):
-            self.hidden[f"linear_{index}"] = nnx.Linear(width_in, width, dtype=dtype, rngs=rngs)
+            self.hidden[f"linear_{index}"] = Linear(width_in, width, dtype=dtype, rngs=rngs)
             norm = normalization.make_norm(settings.predictor_hidden_norm, width, dtype)
             if norm is not None:
                 self.hidden[f"norm_{index}"] = norm
-        self.out = nnx.Linear(widths[-1], width_out, use_bias=False, dtype=dtype, rngs=rngs)
+        self.out = Linear(widths[-1], width_out, use_bias=False, dtype=dtype, rngs=rngs)
         self.output_norm = normalization.make_norm(settings.predictor_norm, width_out, dtype)
         self.code_names = tuple(codes)
         code_widths = code_split(settings.width, len(codes))
@@ -64,3 +67,11 @@ def code_split(width: int, num_codes: int) -> tuple[int, ...]:
     if num_codes == 2:
         return (width * 2 // 3, width - width * 2 // 3)
     return (width,) * num_codes
+
+
+def make_projector(settings: PatchSettings, width_out: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> Predictor:
+    """Return the projector of the siamese method: the MLP of `settings`' level, without codes and output norm.
+
+    Without the norm, because BatchNorm would set the deviation that VICReg's variance term looks at.
+    """
+    return Predictor(dataclasses.replace(settings, predictor_norm="none"), width_out, {}, dtype=dtype, rngs=rngs)

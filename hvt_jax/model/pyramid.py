@@ -120,4 +120,11 @@ def model_geometry(settings: ModelSettings, *, num_frames: int, height: int, wid
         raise ValueError(f"model.num_clips = {clips}, but the level `sequence` needs at least 2 clips")
     if num_frames % clips or num_frames < clips:
         raise ValueError(f"data.num_frames = {num_frames} cannot be cut into model.num_clips = {clips} equal clips")
-    return Geometry(settings.levels, clips, num_frames // clips, (height // scale) * (width // scale))
+    geometry = Geometry(settings.levels, clips, num_frames // clips, (height // scale) * (width // scale))
+    for level in settings.causal_levels:
+        if geometry.num_members(level) < 2:
+            raise ValueError(
+                f"model.{level}.causal = True, but a {level} has only 1 {level_below(level)} here, so nothing follows "
+                f"it that could be predicted; use more of them or causal = False"
+            )
+    return geometry

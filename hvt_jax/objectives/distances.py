@@ -33,7 +33,7 @@ def distance(
     """
     prediction, target = (x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (prediction, target))
     if settings.distance == "vicreg":
-        return _vicreg(settings, prediction, target, valid, regularize_target)
+        return vicreg(settings, prediction, target, valid, regularize_target=regularize_target)
     rows = {
         "mse": lambda: jnp.square(prediction - target).mean(-1),
         "smooth_l1": lambda: _huber(prediction - target).mean(-1),
@@ -71,9 +71,20 @@ def _cross_entropy(settings: ObjectiveSettings, prediction: jax.Array, target: j
     return -(wanted * jnp.log(given + CROSS_ENTROPY_EPSILON)).sum(-1)
 
 
-def _vicreg(settings, prediction, target, valid, regularize_target):
-    # VICReg (Bardes et al. 2022, eq. 6) on the pair; the target keeps its own rows (not repeated for
-    # the predictions that share it), so its statistics are those of what it really is.
+def vicreg(
+    settings: ObjectiveSettings,
+    prediction: jax.Array,
+    target: jax.Array,
+    valid: jax.Array | None,
+    *,
+    regularize_target: bool = True,
+) -> jax.Array:
+    """Return VICReg's three terms on a pair (Bardes et al. 2022, eq. 6); arguments as in `distance`.
+
+    A shared target [B, 1, D] keeps its own rows, not repeated for the predictions that share it, so its
+    statistics are those of what it really is.
+    """
+    prediction, target = (x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (prediction, target))
     invariance = masked_mean(jnp.square(prediction - target).mean(-1), valid)
     variance, covariance = regularizers.variance_covariance(prediction, valid)
     if regularize_target:

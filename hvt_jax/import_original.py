@@ -1,0 +1,43 @@
+"""Import a checkpoint of the original PyTorch project, with the config it was trained by.
+
+Example:
+  python -m hvt_jax.import_original --checkpoint=epoch_20.pt --config=config.yaml --output=imported
+
+Writes `model.safetensors` and `config.json` (our fields) into the output folder. A `.pt` file needs torch
+(pip install -r requirements-extras.txt); nothing in it is run. `.npz` and `.safetensors` with the original's names
+need none. Feed an imported model values in 0-1 (`data.mean` 0, `data.std` 1), as the original did.
+"""
+
+from absl import app, flags
+
+from hvt_jax import cli
+
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The original's .pt, .pth, .npz or .safetensors file.")
+_CONFIG = flags.DEFINE_string("config", None, "Its merged config, .json or .yaml.")
+_OUTPUT = flags.DEFINE_string("output", None, "Folder to write; files of the same names in it are replaced.")
+
+
+def main(argv: list[str]) -> int:
+    """Check the flags, make one call, return its exit code."""
+    if len(argv) > 1:
+        return cli.fail(f"unknown argument {argv[1]!r}; options begin with --")
+    for flag in (_CHECKPOINT, _CONFIG, _OUTPUT):
+        if not flag.value:
+            return cli.fail(f"--{flag.name} is missing; e.g. --checkpoint=model.pt --config=config.yaml --output=out")
+    return cli.run(_import)
+
+
+def _import() -> int:
+    from hvt_jax.interop import convert
+
+    done = convert.import_checkpoint(_CHECKPOINT.value, _CONFIG.value, _OUTPUT.value)
+    print(f"imported {done.arrays} arrays; {_OUTPUT.value}/{convert.VARIABLES_FILE} holds {done.values} values")
+    for title, names in (("not used", done.unused), ("missing, left as initialised", done.missing)):
+        print(f"{title}: {len(names)}")
+        for name in names:
+            print(f"  {name}")
+    return 0
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=cli.parse_flags)

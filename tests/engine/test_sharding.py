@@ -1,0 +1,122 @@
+"""One device and four, data parallel and FSDP: the same numbers from the same compiled step."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+
+from hvt_jax.engine import sharding
+from hvt_jax.engine.compilation import compile_functions
+from hvt_jax.settings import SettingsError
+from tests import small
+
+STEPS = 3
+# Global statistics everywhere: BatchNorm in levels and predictors, VICReg as distance and regulariser. SGD, because
+# adaptive optimizers blow up the rounding noise of gradients that are zero.
+FIELDS = {
+    "model.hierarchy": "frame-clip",
+    "model.frame.predictor_norm": "batch",
+    "model.frame.dropout": 0.1,
+    "objective.distance": "vicreg",
+    "objective.regularizer": "vicreg",
+    "optimizer.name": "sgd",
+    "optimizer.learning_rate": 1e-2,
+    "augmentation.resized_crop_scale": (0.5, 0.9),
+    "augmentation.flip_probability": 0.5,
+    "train.batch_size": 8,
+    "train.fsdp_min_size": 64,
+    "logging.interval_steps": 2,
+}
+
+
+def _batches(definition):
+    batches = [small.batch_of(definition, seed, 8) for seed in range(STEPS)]
+    batches[1]["valid"][[2, 5]] = False  # unevenly over the devices
+    return batches
+
+
+def _run(monkeypatch, devices: int, fsdp: bool):
+    """Return metrics of every step, state, features and how often the step was compiled."""
+    definition = small.define(**FIELDS, **{"train.fsdp": fsdp})
+    mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+    monkeypatch.setattr(sharding, "make_mesh", lambda settings: mesh)
+    compiled = compile_functions(definition, small.optimizer(definition), num_steps=8)
+    state, key, metrics = compiled.initialise(), compiled.key(), []
+    for batch in _batches(definition):
+        state, scalars = compiled.train_step(state, compiled.to_devices(batch), key)
+        metrics.append(jax.device_get(scalars))
+    batch = small.batch_of(definition, 9, 8)
+    batch["index"] = np.arange(8, dtype=np.int32)
+    features = jax.device_get(compiled.encode(state.params, state.stats, compiled.to_devices(batch)))
+    return metrics, state, features, compiled
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    with pytest.MonkeyPatch.context() as patch:
+        return _run(patch, 1, False)
+
+
+@pytest.mark.parametrize("fsdp", [False, True], ids=["data_parallel", "fsdp"])
+def test_four_devices_do_what_one_does(monkeypatch, one_device, fsdp):
+    expected, state_of_one, features_of_one, _ = one_device
+    metrics, state, features, compiled = _run(monkeypatch, 4, fsdp)
+    assert compiled.train_step._cache_size() == 1
+    for one, four in zip(expected, metrics, strict=True):
+        assert one.keys() == four.keys()
+        # The rank takes the entropy of eigenvalues; in a tiny batch the smallest of them are rounding noise.
+        for name in one:
+            np.testing.assert_allclose(four[name], one[name], rtol=2e-5, atol=2e-6, err_msg=name)
+        for name in (name for name in one if name.startswith("train/")):
+            np.testing.assert_allclose(four[name], one[name], rtol=3e-6, err_msg=name)
+    assert small.largest_difference(state_of_one.params, state.params) < 1e-6
+    assert small.largest_difference(state_of_one.stats, state.stats) < 1e-5
+    assert features.keys() == {"frame", "clip", "index", "valid"}
+    assert small.largest_difference(features_of_one, features) < 1e-5
+
+
+def test_fsdp_cuts_large_arrays_and_their_moments_alike(monkeypatch):
+    definition = small.define(**FIELDS | {"optimizer.name": "adamw"}, **{"train.fsdp": True})
+    mesh = sharding.make_mesh(definition.settings.train)
+    compiled = compile_functions(definition, small.optimizer(definition), num_steps=8)
+    assert compiled.mesh.size == mesh.size == 4
+    leaves = jax.tree_util.tree_flatten_with_path(compiled.abstract_state)[0]
+    cut = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    kernel = cut["params/stem/embedding/kernel"]
+    assert kernel.shape == (192, 6) and kernel.sharding.spec == PartitionSpec("data", None)
+    moments = [leaf for name, leaf in cut.items() if name.startswith("opt_state") and "stem/embedding/kernel" in name]
+    assert len(moments) == 2 and all(leaf.sharding == kernel.sharding for leaf in moments)
+    for name, leaf in cut.items():
+        divisible = leaf.size >= 64 and any(size % 4 == 0 for size in leaf.shape)
+        assert leaf.sharding.is_fully_replicated != divisible, name
+    held = {
+        shard.data.shape for shard in compiled.initialise().params["stem"]["embedding"]["kernel"].addressable_shards
+    }
+    assert held == {(48, 6)}
+
+
+def test_the_largest_axis_that_divides_is_cut():
+    settings = small.small_settings(**{"train.fsdp": True, "train.fsdp_min_size": 8, "train.batch_size": 4}).train
+    mesh = sharding.make_mesh(settings)
+
+    def spec(*shape):
+        return sharding.state_sharding(jax.ShapeDtypeStruct(shape, "float32"), mesh, settings).spec
+
+    assert spec(8, 16, 3) == PartitionSpec(None, "data", None)
+    assert spec(8, 18, 3) == PartitionSpec("data", None, None)
+    assert spec(7, 9) == spec(4) == spec() == PartitionSpec()
+
+
+def test_a_batch_that_devices_cannot_share_is_refused_with_a_better_one():
+    with pytest.raises(SettingsError, match="train.batch_size = 6 cannot be shared by 4 devices; use .* e.g. 4"):
+        sharding.make_mesh(small.small_settings(**{"train.batch_size": 6}).train)
+    with pytest.raises(SettingsError, match="e.g. 4"):
+        sharding.make_mesh(small.small_settings(**{"train.batch_size": 2}).train)
+
+
+def test_a_batch_is_cut_along_its_videos():
+    mesh = sharding.make_mesh(small.small_settings(**{"train.batch_size": 8}).train)
+    video = np.arange(8 * 2).reshape(8, 2)
+    placed = sharding.to_devices({"video": video}, mesh)["video"]
+    np.testing.assert_array_equal(placed, video)
+    assert [np.asarray(shard.data)[0, 0] for shard in placed.addressable_shards] == [0, 4, 8, 12]

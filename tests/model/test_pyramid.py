@@ -1,0 +1,232 @@
+"""Order of levels and of time, who sees whom, and what a predictor can tell apart."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from hvt_jax.engine import state as state_lib
+from hvt_jax.engine import steps
+from hvt_jax.hierarchy import HIERARCHIES, LEVELS, Edge, Geometry, hierarchy_edges
+from hvt_jax.model.level import Level
+from hvt_jax.model.predictor import Predictor, code_split
+from hvt_jax.model.pyramid import edge_codes, model_geometry
+from hvt_jax.model.stem import cut_patches
+from hvt_jax.settings import read_settings
+from tests import small
+
+FULL = "patch-frame-clip-sequence"
+EQUAL_WIDTHS = {f"model.{level}.width": 8 for level in LEVELS}
+NO_NORM = {f"model.{level}.output_norm": "none" for level in LEVELS}
+
+
+def _video(definition, seed=0, batch=2):
+    data = definition.settings.data
+    shape = (batch, data.num_frames, data.height, data.width, 3)
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def _pyramid(definition):
+    settings = definition.settings
+    return state_lib.new_pyramid(settings.model, definition.geometry, side=settings.objective.side, key=0)
+
+
+def test_levels_keep_their_order_through_jit():
+    # 2 patches, 2 frames, 2 clips and equal widths: no shape would tell that levels were run in alphabetical order.
+    definition = small.define(**{"model.hierarchy": FULL, "data.width": 8}, **EQUAL_WIDTHS, **NO_NORM)
+    graphdef, params, stats = state_lib.split(_pyramid(definition))
+    video = _video(definition)
+    assert sorted(LEVELS) != list(LEVELS)
+
+    @jax.jit
+    def encode(params, stats, video):
+        outputs = state_lib.merge(graphdef, params, stats)(video, train=False)
+        return {level: output.tokens for level, output in outputs.items()}
+
+    found = encode(params, stats, video)
+    assert {level: tokens.shape for level, tokens in found.items()} == {
+        "patch": (2, 8, 8),
+        "frame": (2, 4, 8),
+        "clip": (2, 2, 8),
+        "sequence": (2, 1, 8),
+    }
+    pyramid = state_lib.merge(graphdef, params, stats)
+    tokens = pyramid.stem(video, train=False)[0]
+    for level in LEVELS:
+        if level != "patch":
+            tokens = pyramid.levels[level](tokens, train=False).tokens
+        np.testing.assert_allclose(found[level], tokens, rtol=1e-5, atol=1e-6)
+
+
+def test_tokens_are_in_time_order_and_see_their_own_frames_only():
+    definition = small.define(**{"model.hierarchy": FULL}, **EQUAL_WIDTHS, **NO_NORM)
+    pyramid, video = _pyramid(definition), _video(definition, batch=1)
+
+    def sums(video):
+        outputs = pyramid(video, train=False, isolated=False)
+        # Squares, because the plain sum of a layer-normed token does not depend on anything.
+        return {level: jnp.square(output.tokens[0]) @ jnp.arange(8.0) for level, output in outputs.items()}
+
+    # [N, T, Y, X]: which pixels a token depends on.
+    seen = {level: np.abs(jac).sum((1, -1)) for level, jac in jax.jit(jax.jacrev(sums))(video).items()}
+    patches, height, width = 6, 8, 8
+    for token, pixels in enumerate(seen["patch"]):
+        time, (row, column) = token // patches, divmod(token % patches, 3)
+        own = np.zeros(pixels.shape, bool)
+        own[time, row * height : (row + 1) * height, column * width : (column + 1) * width] = True
+        assert (pixels[own] > 0).all() and (pixels[~own] == 0).all()
+    frames = {level: array.sum((-1, -2)) > 0 for level, array in seen.items() if level != "patch"}
+    np.testing.assert_array_equal(frames["frame"], np.eye(4, dtype=bool))
+    np.testing.assert_array_equal(frames["clip"], np.kron(np.eye(2, dtype=bool), np.ones((1, 2), bool)))
+    np.testing.assert_array_equal(frames["sequence"], np.ones((1, 4), bool))
+
+
+def _level(causal, *, members=3, width=4):
+    config = small.small_config(**{"model.frame.width": width, "model.frame.output_norm": "layer"}, causal=causal)
+    settings = read_settings(config).model.frame
+    return Level(settings, width, members, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(params=0))
+
+
+def test_causal_states_see_earlier_members_of_their_group_only():
+    level = _level(causal=True)
+    members = jax.random.normal(jax.random.key(0), (1, 6, 4))
+    jacobian = jax.jit(jax.jacrev(lambda x: jnp.square(level(x, train=False).states[0]) @ jnp.arange(4.0)))(members)
+    sees = np.abs(np.asarray(jacobian)).sum((1, -1))
+    expected = np.kron(np.eye(2), np.tri(3)) > 0
+    assert (sees[~expected] == 0).all()
+    assert (sees[expected] > 1e-4).all()
+
+
+def test_other_levels_see_their_whole_group():
+    level = _level(causal=False)
+    members = jax.random.normal(jax.random.key(0), (1, 6, 4))
+    jacobian = jax.jit(jax.jacrev(lambda x: jnp.square(level(x, train=False).tokens[0]) @ jnp.arange(4.0)))(members)
+    sees = np.abs(np.asarray(jacobian)).sum((1, -1))
+    np.testing.assert_array_equal(sees > 0, np.kron(np.eye(2), np.ones((1, 3))) > 0)
+    assert level(members, train=False).states is None
+
+
+@pytest.mark.parametrize(("last_state", "positions"), [(-2, (2, 4)), (-1, (2, 5))])
+def test_the_token_of_a_causal_level_is_the_last_state_that_is_supervised(last_state, positions):
+    level = _level(causal=True)
+    level.output_norm = level.state_norm = None
+    output = level(jax.random.normal(jax.random.key(0), (2, 6, 4)), train=False, last_state=last_state)
+    np.testing.assert_array_equal(output.tokens, output.states[:, positions])
+    np.testing.assert_array_equal(output.tokens, output.raw)
+
+
+def test_patches_are_cut_row_by_row():
+    picture = np.arange(4 * 6).reshape(1, 1, 4, 6, 1)
+    patches = np.asarray(cut_patches(picture, 2))[0, 0]
+    assert patches[:3].tolist() == [[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11]]
+    assert patches[3:].tolist() == [[12, 13, 18, 19], [14, 15, 20, 21], [16, 17, 22, 23]]
+
+
+def test_conv_stem_keeps_time_and_quarters_space():
+    definition = small.define(
+        **{"model.hierarchy": "patch-frame", "model.stem.kind": "conv", "model.stem.patch_size": 2}
+    )
+    assert definition.geometry.patches_per_frame == (16 // 8) * (24 // 8)
+    tokens, raw = _pyramid(definition).stem(_video(definition), train=False)
+    assert tokens.shape == raw.shape == (2, 4 * 6, 6)
+
+
+EDGES = {
+    "patch-frame": "patch->frame/up patch->patch/side frame->patch/down frame->frame/side",
+    "frame-clip": "frame->clip/up frame->frame/side clip->frame/down",
+    "frame-clip-sequence": "frame->clip/up frame->frame/side clip->sequence/up clip->frame/down clip->clip/side "
+    "sequence->clip/down",
+    "patch-frame-clip": "patch->frame/up patch->patch/side frame->clip/up frame->patch/down frame->frame/side "
+    "clip->frame/down",
+    "patch-frame-clip-sequence": "patch->frame/up patch->patch/side frame->clip/up frame->patch/down frame->frame/side "
+    "clip->sequence/up clip->frame/down clip->clip/side sequence->clip/down",
+}
+
+
+@pytest.mark.parametrize("levels", HIERARCHIES, ids="-".join)
+def test_edges(levels):
+    geometry = Geometry(levels, 2 if "sequence" in levels else 1, 2, 6)
+    edges = " ".join(map(str, hierarchy_edges(geometry, (), side=True)))
+    assert edges == EDGES["-".join(levels)]
+    without = " ".join(map(str, hierarchy_edges(geometry, (), side=False)))
+    assert without.split() == [edge for edge in edges.split() if not edge.endswith("/side")]
+    causal = hierarchy_edges(geometry, ("frame", "clip", "sequence"), side=True)
+    side = [str(edge) for edge in causal if edge.relation == "side"]
+    assert side == ["patch->patch/side"] * ("patch" in levels)
+
+
+def test_a_still_picture_has_no_neighbour_in_time():
+    edges = hierarchy_edges(Geometry(("patch", "frame"), 1, 1, 6), (), side=True)
+    assert [str(edge) for edge in edges] == ["patch->frame/up", "frame->patch/down"]
+
+
+def test_codes_by_hand():
+    geometry = Geometry(LEVELS, 2, 3, 6)
+    down, side = Edge("clip", "frame", "down"), Edge("frame", "frame", "side")
+    assert edge_codes(down, geometry, (), side=True) == {"member": 3}
+    assert edge_codes(down, geometry, (), side=False) == {"member": 3, "group": 2}
+    assert edge_codes(down, geometry, ("clip",), side=False) == {}
+    assert edge_codes(side, geometry, (), side=True) == {"distance": 2 * 6 - 2}
+    assert edge_codes(Edge("sequence", "clip", "down"), geometry, (), side=False) == {"member": 2}
+    assert (code_split(12, 2), code_split(10, 2), code_split(10, 1), code_split(10, 0)) == ((8, 4), (6, 4), (10,), ())
+
+
+def _code_gradient(shared: bool, hidden=()):
+    """Gradient in the codes of a predictor with BatchNorm, asked by one token a video."""
+    norms = {"model.clip.predictor_norm": "batch", "model.clip.predictor_hidden_norm": "batch"}
+    config = small.small_config(**norms, **{"model.clip.predictor_hidden": hidden})
+    settings = read_settings(config).model.clip
+    predictor = Predictor(settings, 6, {"member": 4}, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(params=0))
+    graphdef, params, stats = nnx.split(predictor, nnx.Param, nnx.BatchStat)
+    tokens, target = (jax.random.normal(jax.random.key(n), (8, 1, size)) for n, size in ((1, settings.width), (2, 6)))
+    asked = jnp.full((8, 1), 2) if shared else jnp.arange(8)[:, None] % 4
+
+    def loss(params):
+        predicted = nnx.merge(graphdef, params, stats, copy=True)(tokens, {"member": asked}, train=True)
+        return jnp.square(predicted - target).mean()
+
+    gradient = jax.grad(loss)(params)["codes"]["member"]["table"][...]
+    return float(jnp.abs(gradient).max())
+
+
+@pytest.mark.parametrize("hidden", [(), (8,)])
+def test_codes_are_heard_although_the_level_has_one_token_a_video(hidden):
+    # The original asks the same of all videos; BatchNorm takes a constant away and its code table never learns.
+    assert _code_gradient(shared=True, hidden=hidden) < 1e-6
+    assert _code_gradient(shared=False, hidden=hidden) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"data.height": 20}, "data.height = 20 is no multiple of 8 .* use 16 or 24"),
+        ({"data.width": 4}, "data.width = 4 is no multiple of 8 .* use 8"),
+        ({"model.stem.kind": "conv"}, "data.height = 16 is no multiple of 32"),
+        ({"model.num_clips": 1}, "model.num_clips = 1, but the level `sequence` needs at least 2"),
+        ({"model.num_clips": 3}, "data.num_frames = 4 cannot be cut into model.num_clips = 3"),
+        ({"model.num_clips": 8}, "data.num_frames = 4 cannot be cut into model.num_clips = 8"),
+        ({"model.hierarchy": "frame-clip", "model.num_clips": 2}, "needs the level `sequence`"),
+        ({"model.hierarchy": "frame-patch"}, "is no hierarchy; choose one of patch-frame, frame-clip"),
+    ],
+)
+def test_impossible_geometry_is_named_with_its_numbers(change, words):
+    with pytest.raises(steps.SettingsError, match=words):
+        small.define(**{"model.hierarchy": FULL} | change)
+
+
+@pytest.mark.parametrize(
+    ("hierarchy", "frames", "size", "level"),
+    [("patch-frame", 2, 8, "frame"), ("frame-clip", 1, 16, "clip"), ("frame-clip-sequence", 2, 16, "clip")],
+)
+def test_a_causal_level_needs_two_members(hierarchy, frames, size, level):
+    fields = {"data.num_frames": frames, "data.height": size, "data.width": size, f"model.{level}.causal": True}
+    with pytest.raises(steps.SettingsError, match=f"model.{level}.causal"):
+        small.define(**{"model.hierarchy": hierarchy}, **fields)
+
+
+def test_geometry_of_the_default():
+    settings = small.small_settings(**{"model.hierarchy": FULL})
+    geometry = model_geometry(settings.model, num_frames=4, height=16, width=24)
+    assert [geometry.num_tokens(level) for level in LEVELS] == [24, 4, 2, 1]
+    assert [geometry.num_members(level) for level in LEVELS[1:]] == [6, 2, 2]

@@ -1,0 +1,139 @@
+"""Norms with masks by hand, attention, and the transformer's ways of running the same layers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from hvt_jax.nn import normalization
+from hvt_jax.nn.attention import attend
+from hvt_jax.nn.convolution import halve_space
+from hvt_jax.nn.positions import LearnedTable
+from hvt_jax.nn.transformer import Transformer
+from tests import small
+
+ROWS = np.array([[1.0, -2.0], [3.0, 0.0], [8.0, -1.0]])
+
+
+@pytest.mark.parametrize("one_pass", [False, True])
+def test_batch_norm_by_hand(one_pass):
+    norm = normalization.BatchNorm(2, momentum=0.75, epsilon=0.0, one_pass=one_pass)
+    # Means 4, -1; biased variances 26/3, 2/3; unbiased 13, 1.
+    out = norm(jnp.asarray(ROWS), train=True)
+    np.testing.assert_allclose(out, (ROWS - [4, -1]) / np.sqrt([26 / 3, 2 / 3]), rtol=1e-5)
+    np.testing.assert_allclose(norm.mean[...], [1.0, -0.25], rtol=1e-6)
+    np.testing.assert_allclose(norm.var[...], [0.75 + 0.25 * 13, 1.0], rtol=1e-6)
+    norm.scale[...], norm.bias[...] = jnp.array([2.0, 1.0]), jnp.array([0.0, 5.0])
+    out = norm(jnp.zeros((1, 2)), train=False)
+    np.testing.assert_allclose(out, [[2 * (0 - 1) / 2, 5 + 0.25]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("one_pass", [False, True])
+def test_batch_norm_does_not_see_masked_rows(one_pass):
+    junk = np.array([[1e5, -1e5]])
+    alone, masked = (normalization.BatchNorm(2, one_pass=one_pass) for _ in range(2))
+    expected = alone(jnp.asarray(ROWS), train=True)
+    rows = jnp.asarray(np.concatenate([ROWS[:1], junk, ROWS[1:]]))
+    found = masked(rows, train=True, valid=jnp.array([True, False, True, True])[:, None])
+    np.testing.assert_allclose(np.asarray(found)[[0, 2, 3]], expected, rtol=1e-5, atol=1e-6)
+    for name in ("mean", "var"):
+        np.testing.assert_allclose(getattr(masked, name)[...], getattr(alone, name)[...], rtol=1e-6)
+
+
+@pytest.mark.parametrize("valid", [None, [True, False, False], [False, False, False]])
+@pytest.mark.parametrize("one_pass", [False, True])
+def test_batch_norm_is_finite_on_constant_rows(one_pass, valid):
+    norm = normalization.BatchNorm(2, one_pass=one_pass)
+    mask = None if valid is None else jnp.array(valid)[:, None]
+
+    def loss(x):
+        copy = nnx.clone(norm)
+        return jnp.square(copy(x, train=True, valid=mask)).sum(), (copy.mean[...], copy.var[...])
+
+    for rows in (jnp.zeros((3, 2)), jnp.full((3, 2), 1e4)):
+        gradient, statistics = jax.grad(loss, has_aux=True)(rows)
+        assert np.isfinite(gradient).all() and np.isfinite(statistics).all()
+
+
+def test_batch_norm_keeps_digits_of_a_small_spread_around_a_large_mean():
+    rows = 1e4 + np.array([[0.0], [1.0], [2.0]])
+    out = normalization.BatchNorm(1, epsilon=0.0)(jnp.asarray(rows), train=True)
+    np.testing.assert_allclose(out, [[-np.sqrt(1.5)], [0], [np.sqrt(1.5)]], atol=1e-3)
+
+
+def test_norms_by_name():
+    assert isinstance(normalization.make_norm("batch", 3, jnp.float32), normalization.BatchNorm)
+    layer = normalization.make_norm("layer", 3, jnp.float32)
+    np.testing.assert_allclose(layer(jnp.array([[0.0, 1, 2]])), [[-np.sqrt(1.5), 0, np.sqrt(1.5)]], rtol=1e-4)
+    assert normalization.make_norm("none", 3, jnp.float32) is None
+    x = jnp.ones((2, 3))
+    assert normalization.apply_norm(None, x, train=True, valid=None) is x
+
+
+def test_attention_is_that_of_jax_and_causal_rows_see_no_later_one():
+    query, key, value = jax.random.normal(jax.random.key(0), (3, 2, 5, 3, 4))
+    for causal in (False, True):
+        expected = jax.nn.dot_product_attention(query, key, value, is_causal=causal)
+        np.testing.assert_allclose(attend(query, key, value, causal=causal), expected, atol=1e-6)
+    first = attend(query, key, value, causal=True)[:, 0]
+    np.testing.assert_allclose(first, value[:, 0], rtol=1e-6)
+
+
+def test_learned_table_by_hand():
+    table = LearnedTable(3, 2, rngs=nnx.Rngs(params=0))
+    rows = np.asarray(table.table[...])
+    np.testing.assert_array_equal(table.look_up(jnp.array([[2, 0]]), jnp.float32), rows[[2, 0]][None])
+    np.testing.assert_array_equal(table(jnp.bfloat16), rows.astype(jnp.bfloat16))
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 6), (5, 3), (1, 2)])
+def test_halving_is_a_max_pool_of_3_with_stride_2(height, width):
+    x = jax.random.normal(jax.random.key(0), (2, 3, height, width, 2))
+    pad = ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0))
+    expected = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 1, 3, 3, 1), (1, 1, 2, 2, 1), pad)
+    np.testing.assert_array_equal(halve_space(x), expected)
+
+
+def _transformer(**changes):
+    options = {"depth": 3, "causal": False, "dropout": 0.0, "remat": False, "scan": False, **changes}
+    sizes = {"num_heads": 2, "head_width": 4, "mlp_width": 12}
+    return Transformer(8, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(params=0), **options, **sizes)
+
+
+def _loss_and_gradients(transformer, key):
+    graphdef, params = nnx.split(transformer, nnx.Param)
+    tokens = jax.random.normal(jax.random.key(5), (2, 4, 8))
+
+    @jax.jit
+    def run(params):
+        return jnp.square(nnx.merge(graphdef, params)(tokens, key) @ jnp.arange(8.0)).mean()
+
+    return jax.device_get(jax.value_and_grad(run)(nnx.to_pure_dict(params)))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_scan_and_remat_change_nothing_but_cost(dropout):
+    key = jax.random.key(1)
+    plain, gradients = _loss_and_gradients(_transformer(dropout=dropout), key)
+    for changes in ({"scan": True}, {"remat": True}, {"scan": True, "remat": True}):
+        loss, found = _loss_and_gradients(_transformer(dropout=dropout, **changes), key)
+        assert float(loss) == pytest.approx(float(plain), rel=1e-6)
+        assert jax.tree.structure(found) == jax.tree.structure(gradients)
+        assert small.largest_difference(gradients, found) < 1e-6
+
+
+def test_dropout_follows_its_key_and_differs_between_layers_and_places():
+    transformer = _transformer(dropout=0.5)
+    tokens = jnp.broadcast_to(jax.random.normal(jax.random.key(9), (8,)), (1, 4, 8))
+    one, again, other = (transformer(tokens, jax.random.key(n)) for n in (0, 0, 1))
+    np.testing.assert_array_equal(one, again)
+    assert (np.asarray(one) != np.asarray(other)).mean() > 0.9
+    np.testing.assert_array_equal(transformer(tokens, None), _transformer()(tokens, jax.random.key(0)))
+    # Equal rows come out different: no draw is shared along the sequence.
+    assert len(np.unique(np.asarray(one)[0], axis=0)) == 4
+
+
+def test_layers_are_stored_in_their_order_by_name():
+    params = nnx.to_pure_dict(nnx.state(_transformer(depth=11), nnx.Param))
+    assert sorted(params["layers"]) == [f"layer_{index:02d}" for index in range(11)]

@@ -1,0 +1,150 @@
+"""Distances and regularisers by hand, on degenerate input and with masked videos."""
+
+import dataclasses
+import math
+import typing
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hvt_jax.objectives import distances, regularizers
+from hvt_jax.settings import Distance
+from tests import small
+
+NAMES = typing.get_args(Distance)
+OBJECTIVE = small.small_settings().objective
+
+
+def _distance(name, prediction, target, valid=None, **changes):
+    settings = dataclasses.replace(OBJECTIVE, distance=name, **changes)
+    valid = None if valid is None else jnp.asarray(valid)
+    return distances.distance(settings, jnp.asarray(prediction, float), jnp.asarray(target, float), valid)
+
+
+def _softmax(x):
+    exp = [math.exp(value) for value in x]
+    return [value / sum(exp) for value in exp]
+
+
+def test_mse_by_hand():
+    # (1 + 0) / 2 and (9 + 16) / 2, and their mean.
+    assert float(_distance("mse", [[[1, 2]], [[3, 4]]], [[[0, 2]], [[0, 0]]])) == 6.5
+
+
+def test_smooth_l1_by_hand():
+    # Errors 0.5, -1, 3: 0.125, 0.5 and 3 - 0.5.
+    assert float(_distance("smooth_l1", [[[0.5, -1.0, 3.0]]], [[[0.0, 0.0, 0.0]]])) == pytest.approx(3.125 / 3)
+
+
+def test_cosine_by_hand():
+    found = _distance("cosine", [[[3, 4]], [[1, 0]]], [[[4, 3]], [[0, 2]]], cosine_scale=1.5)
+    assert float(found) == pytest.approx(1.5 * ((1 - 24 / 25) + 1) / 2)
+
+
+def test_cross_entropy_by_hand():
+    wanted, given = _softmax([0.2 / 0.5, 1.0 / 0.5]), _softmax([1.0 / 2, -1.0 / 2])
+    expected = -sum(w * math.log(g + 1e-6) for w, g in zip(wanted, given, strict=True))
+    found = _distance("cross_entropy", [[[1, -1]]], [[[0.2, 1]]], target_temperature=0.5, prediction_temperature=2.0)
+    assert float(found) == pytest.approx(expected, rel=1e-6)
+
+
+def test_variance_and_covariance_by_hand():
+    # Rows (0, 0), (1, 2), (2, 1): means 1, unbiased variances 1, covariance ((-1)(-1) + 0 + 0 + ... ) / 2 = 1/2.
+    variance, covariance = regularizers.variance_covariance(jnp.array([[[0.0, 0], [1, 2]], [[2, 1], [1, 1]]]), None)
+    # Four rows: column sums of squares 2 and 2 around mean 1, cross sum 1; divided by 3.
+    assert float(variance) == pytest.approx(1 - math.sqrt(2 / 3 + 1e-4), rel=1e-5)
+    assert float(covariance) == pytest.approx(2 * (1 / 3) ** 2 / 2, rel=1e-5)
+
+
+def test_vicreg_by_hand():
+    weights = {"invariance_weight": 2.0, "variance_weight": 3.0, "covariance_weight": 5.0}
+    prediction, target = [[[0, 0], [1, 2]], [[2, 1], [1, 1]]], [[[0, 0]], [[0, 4]]]
+    # A shared target keeps its own two rows: variances 0 and 8, covariance 0.
+    own, shared = 1 - math.sqrt(2 / 3 + 1e-4), (1 - math.sqrt(1e-4)) / 2
+    invariance = ((0 + 0) + (1 + 4) + (4 + 9) + (1 + 9)) / 8
+    covariance = 1 / 9
+    found = float(_distance("vicreg", prediction, target, **weights))
+    assert found == pytest.approx(2 * invariance + 3 * (own + shared) / 2 + 5 * covariance, rel=1e-5)
+    settings = dataclasses.replace(OBJECTIVE, distance="vicreg", **weights)
+    arrays = jnp.asarray(prediction, float), jnp.asarray(target, float)
+    found = float(distances.distance(settings, *arrays, None, regularize_target=False))
+    assert found == pytest.approx(2 * invariance + 3 * own + 5 * covariance, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shared_target_is_a_repeated_one_but_for_its_own_statistics(name):
+    prediction = np.random.default_rng(0).normal(size=(3, 4, 5))
+    shared = np.random.default_rng(1).normal(size=(3, 1, 5))
+    changes = {"variance_weight": 0.0, "covariance_weight": 0.0}
+    found = _distance(name, prediction, shared, **changes)
+    repeated = _distance(name, prediction, np.repeat(shared, 4, 1), **changes)
+    np.testing.assert_allclose(found, repeated, rtol=1e-6)
+
+
+DEGENERATE = {
+    "zeros": np.zeros((3, 2, 4)),
+    "constant": np.full((3, 2, 4), 7.0),
+    "one_row": np.arange(4.0).reshape(1, 1, 4),
+    "huge": np.full((3, 2, 4), 1e15) * np.array([1, -1, 1, -1]),
+    "tiny": np.full((3, 2, 4), 1e-30),
+}
+
+
+@pytest.mark.parametrize("case", DEGENERATE)
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_are_finite_on_degenerate_input(name, case):
+    values = DEGENERATE[case]
+    for target in (values, np.zeros_like(values)):
+        loss, gradients = jax.value_and_grad(lambda p, t: _distance(name, p, t), argnums=(0, 1))(values, target)
+        assert np.isfinite(loss)
+        assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("valid", [(True, False, False), (False, False, False)])
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_are_finite_with_one_video_or_none(name, valid):
+    values = np.random.default_rng(0).normal(size=(3, 1, 4))
+    values[1:] = [1e6, -1e6, 255, 0]  # videos are uint8: what is masked is never NaN
+    target = np.random.default_rng(1).normal(size=(3, 1, 4))
+    loss, gradient = jax.value_and_grad(lambda p: _distance(name, p, target, valid))(values)
+    assert np.isfinite(loss) and np.isfinite(gradient).all()
+    assert (np.asarray(gradient)[~np.array(valid)] == 0).all()
+    if not any(valid) and name != "vicreg":
+        assert float(loss) == 0.0
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4), (2, 1, 4)])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_masked_video_is_not_there(name, shape):
+    rng = np.random.default_rng(0)
+    prediction, target = rng.normal(size=(2, 3, 4)), rng.normal(size=shape)
+    junk, junk_target = rng.normal(size=(1, 3, 4)) * 1e6, rng.normal(size=(1, *shape[1:])) * 1e6
+    value_and_grad = jax.value_and_grad(lambda p, t, v: _distance(name, p, t, v))
+    alone = value_and_grad(prediction, target, None)
+    padded = [np.concatenate(parts)[[0, 2, 1]] for parts in ((prediction, junk), (target, junk_target))]
+    loss, gradient = jax.device_get(value_and_grad(*padded, np.array([True, False, True])))
+    np.testing.assert_allclose(loss, alone[0], rtol=1e-6)
+    np.testing.assert_allclose(gradient[[0, 2]], alone[1], rtol=1e-5, atol=1e-7)
+    assert (gradient[1] == 0).all()
+
+
+def test_computed_in_float32_whatever_comes_in():
+    values = jnp.full((2, 2, 4), 300.0, jnp.bfloat16)
+    for name in NAMES:
+        settings = dataclasses.replace(OBJECTIVE, distance=name)
+        loss = distances.distance(settings, values, jnp.zeros_like(values), None)
+        assert loss.dtype == jnp.float32 and jnp.isfinite(loss)
+
+
+def test_cosine_similarity_of_zero_is_zero():
+    zero, one = jnp.zeros((1, 1, 3)), jnp.ones((1, 1, 3))
+    assert float(distances.cosine_similarity(zero, one)[0, 0]) == 0.0
+    assert float(distances.cosine_similarity(one, 5 * one)[0, 0]) == pytest.approx(1.0)
+
+
+def test_masked_mean_by_hand():
+    rows = jnp.array([[1.0, 2.0], [np.nan, np.inf], [3.0, 6.0]])
+    assert float(distances.masked_mean(rows, jnp.array([True, False, True]))) == 3.0
+    assert float(distances.masked_mean(rows, jnp.zeros(3, bool))) == 0.0

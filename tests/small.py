@@ -1,0 +1,114 @@
+"""Small settings, batches and runs that the tests share: seconds on a CPU, every width different."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from configs import default
+from hvt_jax.engine import optim, steps
+from hvt_jax.engine.steps import Definition
+from hvt_jax.settings import Settings, read_settings
+
+BATCH = 4
+NO_AUGMENTATION = {
+    "augmentation.resized_crop_scale": (1.0, 1.0),
+    "augmentation.flip_probability": 0.0,
+    "augmentation.color_jitter_probability": 0.0,
+    "augmentation.greyscale_probability": 0.0,
+    "augmentation.blur_probability": 0.0,
+}
+_SIZES = {
+    "data.num_frames": 4,
+    "data.height": 16,
+    "data.width": 24,
+    "model.stem.patch_size": 8,
+    "model.stem.width": 4,
+    "model.stem.channels": 4,
+    "model.patch.width": 6,
+    "model.frame.width": 8,
+    "model.clip.width": 10,
+    "model.sequence.width": 12,
+    "evaluation.monitor_tokens": 16,
+    "train.batch_size": BATCH,
+    "optimizer.warmup_epochs": 0.0,
+}
+_LEVEL = {"depth": 1, "num_heads": 2, "head_width": 4, "mlp_width": 12}
+STEPS = {"steps_per_epoch": 4, "num_steps": 8}
+
+
+def small_config(base: ConfigDict | None = None, **overrides) -> ConfigDict:
+    """Return a small locked config; `**{"model.hierarchy": "frame-clip"}` overrides a field by its dotted name.
+
+    Frames of 16x24 make 2x3 patches; a hierarchy that reaches `sequence` gets 2 clips of 2 frames.
+    `causal=True` stands for all levels.
+    """
+    config = (default.get_config() if base is None else base).copy_and_resolve_references()
+    causal = overrides.pop("causal", False)
+    fields = {**_SIZES, **(NO_AUGMENTATION if base is None else {})}
+    for level in ("frame", "clip", "sequence"):
+        fields |= {f"model.{level}.{name}": value for name, value in _LEVEL.items()}
+        fields[f"model.{level}.causal"] = causal or config.model[level].causal
+    for level in ("patch", "frame", "clip", "sequence"):
+        fields[f"model.{level}.predictor_hidden"] = (8,)
+    fields |= overrides
+    if "sequence" in fields.get("model.hierarchy", config.model.hierarchy):
+        fields.setdefault("model.num_clips", 2)
+    config.update_from_flattened_dict(fields)
+    return config.lock()
+
+
+def small_settings(**overrides) -> Settings:
+    return read_settings(small_config(**overrides))
+
+
+def define(**overrides) -> Definition:
+    return steps.define(small_settings(**overrides))
+
+
+def batch_of(definition: Definition, seed: int = 0, size: int = BATCH) -> dict[str, np.ndarray]:
+    """Return `size` valid random videos, uint8 [B, T, Y, X, 3]."""
+    data = definition.settings.data
+    shape = (size, data.num_frames, data.height, data.width, 3)
+    video = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+    return {"video": video, "valid": np.ones(size, bool)}
+
+
+def optimizer(definition: Definition):
+    return optim.build_optimizer(definition.settings.optimizer, definition.hierarchy, **STEPS)
+
+
+def new_state(definition: Definition, seed: int = 0):
+    return steps.build_initialise(definition, optimizer(definition))(jax.random.key(seed))
+
+
+def train_step(definition: Definition):
+    """Return the compiled step; its state is not donated, so that a test can compare before and after."""
+    return jax.jit(steps.build_train_step(definition, optimizer(definition), num_steps=STEPS["num_steps"]))
+
+
+def loss_and_gradients(definition: Definition):
+    """Return compiled `f(params, stats, batch, key)`: ((total, (losses, ..., statistics)), gradients)."""
+
+    def run(params, stats, batch, key):
+        video = steps.prepare_training(definition, key, batch["video"])
+        questions = steps.draw_questions(definition, key, video.shape[0])
+        weights = steps.edge_weights(definition, jnp.zeros((), jnp.int32), STEPS["num_steps"])
+        loss = steps.build_loss(definition, video, batch["valid"], questions, weights)
+        return jax.value_and_grad(loss, has_aux=True)(params, stats, key)
+
+    return jax.jit(run)
+
+
+def named_leaves(tree) -> dict[str, np.ndarray]:
+    """Return {path: numpy array}."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in leaves}
+
+
+def largest_difference(one, other) -> float:
+    """Return the largest difference of two trees of the same paths, over the largest value of `one`."""
+    one, other = named_leaves(one), named_leaves(other)
+    assert one.keys() == other.keys()
+    scale = max(np.abs(leaf).max(initial=0) for leaf in one.values())
+    return float(max(np.abs(one[name] - other[name]).max(initial=0) for name in one) / scale)

@@ -1,0 +1,90 @@
+"""Every config builds, describes itself and takes a step; the reader answers each mistake with one line."""
+
+import importlib.util
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs import default
+from hvt_jax.engine import describe, steps
+from hvt_jax.settings import SettingsError, read_settings
+from tests import small
+
+FOLDER = pathlib.Path(__file__).parent.parent / "configs"
+CONFIGS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
+
+
+def _module(name):
+    spec = importlib.util.spec_from_file_location(f"configs.{name}", FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_is_a_locked_document_that_can_be_read(name):
+    module = _module(name)
+    assert len(module.__doc__.strip().splitlines()) > 2
+    config = module.get_config()
+    assert isinstance(config, ConfigDict) and config.is_locked
+    definition = steps.define(read_settings(config))
+    assert len(definition.edges) >= 2
+    with pytest.raises(AttributeError):
+        config.train.bacth_size = 3
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_takes_a_step_in_small(name):
+    config = small.small_config(_module(name).get_config(), **small.NO_AUGMENTATION)
+    definition = steps.define(read_settings(config))
+    assert all(str(edge) in describe.describe(definition) for edge in definition.edges)
+    state = small.new_state(definition)
+    after, metrics = small.train_step(definition)(state, small.batch_of(definition), jax.random.key(0))
+    assert all(np.isfinite(value) for value in metrics.values())
+    assert small.largest_difference(state.params, after.params) > 0
+
+
+def _changed(name, value):
+    """The default as a plain dict, as it comes from JSON, with one field set to anything."""
+    config = here = default.get_config().to_dict()
+    *groups, field = name.split(".")
+    for group in groups:
+        here = here[group]
+    here[field] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("train.bacth_size", 4, "config.train.bacth_size is unknown; did you mean config.train.batch_size?"),
+        ("nonsense", 4, "config.nonsense is unknown; known: seed, method, data"),
+        ("train.batch_size", "4", "config.train.batch_size = '4' is a str, but must be int"),
+        ("train.batch_size", 4.0, "config.train.batch_size = 4.0 is a float, but must be int"),
+        ("train.batch_size", True, "config.train.batch_size = True is a bool, but must be int"),
+        ("train.fsdp", 1, "config.train.fsdp = 1 is a int, but must be bool"),
+        ("objective.distance", "mes", "config.objective.distance = 'mes', but must be one of .*did you mean 'mse'"),
+        ("data.mean", 0.5, "config.data.mean = 0.5, but must be a tuple"),
+        ("data.mean", (0.5, "x", 0.5), r"config.data.mean\[1\] = 'x' is a str, but must be float"),
+        ("model.frame", 3, "config.model.frame = 3, but must be a group of fields"),
+        ("optimizer.frozen", "clip", "config.optimizer.frozen = 'clip', but must be a tuple"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(name, value, words):
+    with pytest.raises(SettingsError, match=words) as caught:
+        read_settings(_changed(name, value))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_field_is_named():
+    config = default.get_config().to_dict()
+    del config["train"]["fsdp"]
+    with pytest.raises(SettingsError, match="config.train.fsdp is missing; start from configs/default.py"):
+        read_settings(config)
+
+
+def test_whole_numbers_serve_as_floats():
+    assert read_settings(_changed("optimizer.learning_rate", 1)).optimizer.learning_rate == 1.0

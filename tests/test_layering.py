@@ -1,0 +1,170 @@
+"""DESIGN.md's house, read from the source: who imports whom, which library lives where, how long things are."""
+
+import ast
+import pathlib
+import re
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+LIBRARY = ROOT / "hvt_jax"
+FILES = sorted(LIBRARY.rglob("*.py"))
+COMMANDS = {path.stem for path in FILES if path.parent == LIBRARY and "app.run(" in path.read_text()}
+
+# A file imports only from rows above it; within a row, its own room (data and nn do not know each other).
+ROWS = {
+    "settings": 0,
+    "config_reader": 0,
+    "hierarchy": 0,
+    "shapes": 0,
+    "data": 1,
+    "nn": 1,
+    "model": 2,
+    "objectives": 3,
+    "engine": 4,
+    "evaluation": 5,
+    "train": 6,
+    "run_log": 6,
+    "interop": 6,
+    "cli": 7,
+} | dict.fromkeys(COMMANDS, 7)
+NUMPY_ONLY = {"numpy"}
+JAX = {"jax", "numpy"}
+MAY_USE = {
+    "hierarchy": NUMPY_ONLY,
+    "shapes": NUMPY_ONLY,
+    "settings": NUMPY_ONLY | {"ml_collections"},
+    "config_reader": NUMPY_ONLY | {"ml_collections"},
+    "data": NUMPY_ONLY | {"grain", "av", "h5py", "array_record", "tensorflow_datasets", "sklearn"},
+    "nn": JAX | {"flax"},
+    "model": JAX | {"flax"},
+    "objectives": JAX,
+    "engine": JAX | {"optax", "dm_pix", "rich", "tensorboardX", "wandb"},
+    "evaluation": JAX | {"sklearn", "matplotlib"},
+    "train": JAX | {"optax", "ml_collections"},
+    "run_log": JAX,
+    "interop": JAX,
+    "cli": {"absl"},
+} | dict.fromkeys(COMMANDS, {"absl", "ml_collections", "rich", "jax"})
+# Single files with a licence of their own, each with its reason.
+EXTRA = {
+    "engine/state.py": {"flax"},  # the one place where modules are split and merged
+    "engine/checkpoint.py": {"orbax"},
+    "engine/leaves.py": {"orbax"},
+    "data/pipeline.py": {"absl"},  # Grain's processes want parsed flags, in notebooks too
+}
+LONGEST_FILE, LONGEST_FUNCTION, LONGEST_LOOP, MOST_POSITIONAL = 250, 50, 120, 6
+LAZY = {"sklearn", "matplotlib", "wandb", "torch"}  # inside functions only: slow or optional
+
+
+def _name(path: pathlib.Path) -> str:
+    return path.relative_to(LIBRARY).as_posix()
+
+
+def _room(name: str) -> str:
+    return name.split("/")[0].removesuffix(".py")
+
+
+def _imports(tree: ast.AST) -> list[str]:
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
+
+
+def forbidden_imports(name: str, source: str) -> list[str]:
+    """Return what the file `name` of the library imports against the table."""
+    room, bad = _room(name), []
+    if room == "__init__":
+        return _imports(ast.parse(source))
+    for module in _imports(ast.parse(source)):
+        package, _, rest = module.partition(".")
+        if package == "hvt_jax":
+            other = rest.split(".")[0]
+            if other == "__version__" or other == room:
+                continue
+            rows = ROWS[room], ROWS[other]
+            if rows[1] > rows[0] or (rows[0] == rows[1] == 1):
+                bad.append(module)
+        elif package not in sys.stdlib_module_names | MAY_USE[room] | EXTRA.get(name, set()):
+            bad.append(module)
+    return bad
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_imports(path):
+    assert _room(_name(path)) in ROWS.keys() | {"__init__"}, "a new room needs its row here and in DESIGN.md"
+    assert forbidden_imports(_name(path), path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("nn/attention.py", "from hvt_jax.model import level"),
+        ("nn/attention.py", "from hvt_jax.data import sampling"),
+        ("data/sampling.py", "import jax.numpy as jnp"),
+        ("objectives/local.py", "from flax import nnx"),
+        ("engine/optim.py", "import orbax.checkpoint"),
+        ("engine/optim.py", "from absl import flags"),
+        ("engine/steps.py", "import hvt_jax.evaluation.knn"),
+        ("evaluation/knn.py", "import grain"),
+        ("train.py", "from configs import default"),
+        ("hierarchy.py", "def f():\n  from hvt_jax import settings, train"),
+    ],
+)
+def test_the_table_forbids(name, source):
+    assert forbidden_imports(name, source)
+
+
+def test_only_objectives_stop_targets_and_only_the_model_stops_borders():
+    """Elsewhere a `stop_gradient` could hide a leak; running statistics and monitors are its other users."""
+    users = {_name(path) for path in FILES if "lax.stop_gradient(" in path.read_text()}
+    others = {"nn/normalization.py", "engine/monitors.py", "engine/steps.py"}
+    assert users - others == {"objectives/local.py", "model/pyramid.py"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_slow_and_optional_libraries_are_imported_late(path):
+    top = [node for node in ast.parse(path.read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    packages = {module.split(".")[0] for node in top for module in _imports(ast.Module([node], []))}
+    assert not packages & LAZY
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_sizes(path):
+    source = path.read_text()
+    assert len(source.splitlines()) < LONGEST_FILE
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        lines = node.end_lineno - node.lineno + 1
+        limit = LONGEST_LOOP if (_name(path), node.name) == ("train.py", "loop") else LONGEST_FUNCTION
+        assert lines < limit, f"{node.name} has {lines} lines"
+        positional = len(node.args.posonlyargs) + len(node.args.args)
+        positional -= bool(node.args.args) and node.args.args[0].arg in ("self", "cls")
+        assert positional <= MOST_POSITIONAL, f"{node.name} has {positional} positional arguments"
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_nothing_that_runs_what_it_reads(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in ("eval", "exec", "compile", "__import__", "yaml.load", "os.system", "os.popen"), called
+            for keyword in node.keywords:
+                value = ast.unparse(keyword.value)
+                assert (keyword.arg, value) not in (("allow_pickle", "True"), ("shell", "True"))
+                assert (keyword.arg, value) != ("weights_only", "False")
+    assert not {"pickle", "dill", "cloudpickle", "marshal", "shelve"} & {
+        module.split(".")[0] for module in _imports(ast.parse(path.read_text()))
+    }
+
+
+def test_no_path_of_a_machine_and_no_secret():
+    pattern = re.compile(r"/home/|/Users/|/work/|WANDB_API_KEY\s*=")
+    assert [_name(path) for path in FILES if pattern.search(path.read_text())] == []
