@@ -120,7 +120,7 @@ def _objective() -> ConfigDict:
     objective.variance_weight = 25.0  # vicreg distance and regulariser
     objective.covariance_weight = 1.0  # vicreg distance and regulariser
     objective.regularizer = "vicreg"  # of each level's own token before its norm: vicreg | none
-    objective.regularizer_weight = 0.2  # multiplies the regulariser
+    objective.regularizer_weight = 0.5  # multiplies the regulariser
     objective.edge_weights = ConfigDict()  # loss weight by source level and relation
     for level in ("patch", "frame", "clip", "sequence"):
         objective.edge_weights[level] = ConfigDict({"up": 1.0, "down": 1.0, "side": 1.0})

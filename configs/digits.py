@@ -26,7 +26,8 @@ def get_config(argument: str = "") -> ConfigDict:
     config.data.update(num_workers=0, read_threads=2)
     config.model.hierarchy = "patch-frame-clip"
     config.model.stem.patch_size = 16
-    config.train.num_epochs = 25.0
+    config.optimizer.learning_rate = 2e-3
+    config.train.num_epochs = 40.0
     if argument == "smoke":
         config.train.num_epochs = 2.0
         config.train.max_steps = 20
