@@ -62,7 +62,7 @@ def our_settings(case: str, dtype: str):
     config = get_config()
     config.model.hierarchy, config.model.num_clips, config.model.compute_dtype = hierarchy, clips, dtype
     config.model.stem.kind, config.model.stem.patch_size, config.model.stem.channels = stem, patch, 64
-    config.model.patch.update(width=patch_width, output_norm="batch", predictor_hidden=())
+    config.model.patch.update(width=patch_width, output_norm="batch", predictor_hidden=(), predictor_norm="batch")
     for name, (level_width, depth, heads) in levels.items():
         config.model[name].update(
             width=level_width,
@@ -71,6 +71,7 @@ def our_settings(case: str, dtype: str):
             head_width=level_width // heads,
             mlp_width=4 * level_width,
             predictor_hidden=(),
+            predictor_norm="batch",
         )
     config.data.update(num_frames=frames, height=height, width=width, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     config.objective.update(distance="mse", side=False, regularizer="none")
@@ -100,7 +101,7 @@ class Ours:
         settings = our_settings(case, dtype)
         definition = steps.define(settings)
         optimizer = optim.build_optimizer(settings.optimizer, definition.hierarchy, steps_per_epoch=100, num_steps=1000)
-        self._jax = jax
+        self._jax, self._dtype = jax, jnp.dtype(dtype)
         self._state = jax.jit(steps.build_initialise(definition, optimizer))(jax.random.key(0))
         data, batch = settings.data, settings.train.batch_size
         shape = (batch, data.num_frames, data.height, data.width, 3)
@@ -122,6 +123,7 @@ class Ours:
         self.compile_seconds = time.perf_counter() - start
         self._forward = jax.jit(forward).lower(self._state.params, self._state.stats, self._batch, self._key).compile()
         self.device = jax.devices()[0].device_kind
+        self.parameters = sum(x.size for x in jax.tree.leaves(self._state.params))
         self.batch = batch
 
     def forward(self) -> None:
@@ -137,10 +139,16 @@ class Ours:
         """Return the matrix products' FLOP/s of this machine as this library reaches it."""
         import jax.numpy as jnp
 
-        size = 2048
-        a = jnp.ones((size, size))
-        product = self._jax.jit(lambda x: x @ x)
-        return _best_rate(lambda: self._jax.block_until_ready(product(a)), 2 * size**3)
+        on_cpu = self._jax.default_backend() == "cpu"
+        size, chain = (2048, 1) if on_cpu else (8192, 10)
+        a = jnp.ones((size, size), self._dtype) / size
+        product = self._jax.jit(lambda x: self._jax.lax.fori_loop(0, chain, lambda _, y: y @ x, x))
+        return _best_rate(lambda: self._jax.block_until_ready(product(a)), 2 * chain * size**3)
+
+    def peak_memory(self) -> float:
+        """Return the most bytes taken: on the device where it tells, else of the whole process."""
+        statistics_ = self._jax.devices()[0].memory_stats() or {}
+        return statistics_.get("peak_bytes_in_use", _process_memory())
 
 
 class Twin:
@@ -165,6 +173,8 @@ class Twin:
         draws = torch_twin.draw_tokens(config, 0)
         self._draws = {name: torch.as_tensor(value, dtype=torch.long) for name, value in draws.items()}
         self.compile_seconds, self.flops, self.device = 0.0, 0.0, f"torch {torch.__version__}"
+        names = [name for name, _ in self._model.named_parameters() if not name.startswith("mlp_head")]
+        self.parameters = sum(self._model.get_parameter(name).numel() for name in names)
 
     def _losses(self):
         video = self._pixels.float() / 255
@@ -187,6 +197,10 @@ class Twin:
         size = 2048
         a = self._torch.ones(size, size)
         return _best_rate(lambda: a @ a, 2 * size**3)
+
+    def peak_memory(self) -> float:
+        """Return the most bytes that the process took."""
+        return _process_memory()
 
 
 def twin_config(case: str):
@@ -224,6 +238,10 @@ def twin_config(case: str):
     )
 
 
+def _process_memory() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+
+
 def _best_rate(run, flops: float) -> float:
     seconds = []
     for _ in range(4):
@@ -239,12 +257,12 @@ def serve(kind: str, case: str, dtype: str) -> None:
     side.forward()
     side.step()
     facts = {"compile_seconds": side.compile_seconds, "flops": side.flops, "device": side.device, "batch": side.batch}
+    facts["parameters"] = side.parameters
     print(json.dumps(facts), flush=True)
     for line in sys.stdin:
         command = line.strip()
         if command == "end":
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-            print(json.dumps({"peak_memory": peak, "peak_flops": side.peak()}), flush=True)
+            print(json.dumps({"peak_memory": side.peak_memory(), "peak_flops": side.peak()}), flush=True)
             return
         start = time.perf_counter()
         getattr(side, command)()
@@ -279,6 +297,9 @@ class Side:
 def measure(case: str, dtype: str, rounds: int, ours_only: bool) -> dict:
     """Return the figures of one case."""
     sides = {kind: Side(kind, case, dtype) for kind in (["ours"] if ours_only else ["ours", "twin"])}
+    if len({side.facts["parameters"] for side in sides.values()}) > 1:
+        counts = {kind: side.facts["parameters"] for kind, side in sides.items()}
+        raise SystemExit(f"the two sides are not the same model: parameters {counts}")
     seconds: dict = {kind: {"forward": [], "step": []} for kind in sides}
     for _ in range(rounds):
         for command in ("forward", "step"):
@@ -311,7 +332,8 @@ def table(results: dict[str, dict]) -> str:
             flops = found["facts"]["ours"]["flops"]
             lines.append(
                 f"| {case} | {kind} | {forward:.3f} | {step:.3f} | {ratios[0]} | {ratios[1]} "
-                f"| {facts['batch'] / step:.1f} | {flops / 1e9:.0f} | {flops / step / facts['peak_flops']:.2f} | {facts['compile_seconds']:.1f} "
+                f"| {facts['batch'] / step:.1f} "
+                f"| {flops / 1e9:.0f} | {flops / step / facts['peak_flops']:.2f} | {facts['compile_seconds']:.1f} "
                 f"| {facts['peak_memory'] / 1e9:.2f} |"
             )
     return "\n".join(lines)

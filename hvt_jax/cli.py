@@ -37,6 +37,7 @@ def _plain(error: BaseException) -> str:
 def run(command: Callable[[], int]) -> int:
     """Return `command`'s exit code, or 2 with one line if what the user gave cannot be used."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", force=True)
+    logging.getLogger("hvt_jax").setLevel(logging.INFO)
     # Imported late: decoding processes import the main module again and must not pay for jax.
     from hvt_jax.engine.checkpoint import CheckpointError
     from hvt_jax.engine.metrics import MetricsError

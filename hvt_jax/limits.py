@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from hvt_jax.config_reader import SettingsError
+from hvt_jax.hierarchy import LEVELS, RELATIONS
 
 _ANY = math.inf
 
@@ -18,6 +19,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "data.height": (1, 8192),
     "data.width": (1, 8192),
     "data.resize_margin": (1, 4),
+    "data.mean": (0, 1),
     "data.std": (1e-6, _ANY),
     "data.num_workers": (-1, 1024),
     "data.read_threads": (1, 1024),
@@ -37,11 +39,18 @@ RANGES: dict[str, tuple[float, float]] = {
     "objective.prediction_temperature": (1e-6, _ANY),
     "objective.target_temperature": (1e-6, _ANY),
     "objective.regularizer_weight": (0, _ANY),
+    "objective.cosine_scale": (0, _ANY),
+    "objective.invariance_weight": (0, _ANY),
+    "objective.variance_weight": (0, _ANY),
+    "objective.covariance_weight": (0, _ANY),
     "optimizer.learning_rate": (0, _ANY),
     "optimizer.weight_decay": (0, _ANY),
     "optimizer.momentum": (0, 1),
-    "optimizer.b1": (0, 1),
-    "optimizer.b2": (0, 1),
+    "optimizer.b1": (0, 0.99999),
+    "optimizer.b2": (0, 0.99999999),
+    "optimizer.predictor_rate_multiplier": (0, _ANY),
+    "optimizer.final_rate": (0, _ANY),
+    "optimizer.step_decay": (0, 1),
     "optimizer.clip_norm": (0, _ANY),
     "optimizer.warmup_epochs": (0, _ANY),
     "optimizer.step_epochs": (1e-6, _ANY),
@@ -51,6 +60,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "train.batch_size": (1, _ANY),
     "train.num_epochs": (1e-9, _ANY),
     "train.max_steps": (0, _ANY),
+    "train.fsdp_min_size": (1, _ANY),
     "evaluation.interval": (0, _ANY),
     "evaluation.batch_size": (1, _ANY),
     "evaluation.neighbours": (1, _ANY),
@@ -85,6 +95,10 @@ RANGES |= {
         "dropout": (0, 0.99),
     }.items()
 }
+for _level in LEVELS:
+    RANGES[f"model.{_level}.predictor_hidden"] = (1, _ANY)
+    RANGES[f"optimizer.start_epochs.{_level}"] = (0, _ANY)
+    RANGES |= {f"objective.edge_weights.{_level}.{relation}": (0, _ANY) for relation in RELATIONS}
 # Colour statistics hold one value a channel, ranges a lowest and a highest one.
 LENGTHS = {
     "data.mean": 3,

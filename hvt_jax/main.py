@@ -36,7 +36,11 @@ def _train() -> int:
     from hvt_jax import train
 
     if DISTRIBUTED.value:  # must precede every other call of jax
-        jax.distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+        try:
+            jax.distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+        except (ValueError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            return cli.fail(f"--distributed: {reason}; give --coordinator, --num_processes and --process_id")
     return train.train(CONFIG.value, WORKDIR.value)
 
 

@@ -39,7 +39,8 @@ class RunLog:
         self._settings, self._folder, self._writer = settings, folder, writer
         self._steps_per_epoch, self._num_steps = steps_per_epoch, num_steps
         self._bad_videos_path = os.path.join(folder.path, "bad_videos.json")
-        self._bad_videos = set(_read_list(self._bad_videos_path))
+        # A fresh start forgets them, as it forgets the metrics; the videos may have been repaired.
+        self._bad_videos = set(_read_list(self._bad_videos_path)) if self.records() else set()
         self._started = time.monotonic()
         self._seconds_before = max((record.get("time/seconds", 0.0) for record in self.records()), default=0.0)
         self._pending: tuple[int, Scalars] | None = None
@@ -97,6 +98,9 @@ class RunLog:
     def write_scores(self, step: int, scores: judge.Scores) -> dict[str, float]:
         """Write the kNN accuracies of `step`, unless a session before this one did; return them flat."""
         flat = judge.flatten_scores(scores)
+        if not flat:
+            self.note(f"step {step}: not judged, no video of the training or of the test split can be read")
+            return flat
         if self.judged(step) is None:
             self._writer.write(step, {"epoch": step / self._steps_per_epoch, **flat})
         tops = [(name[4:-5], value) for name, value in flat.items() if name.endswith("top1")]
@@ -124,7 +128,7 @@ class RunLog:
             "knn": judge.with_untrained(scores, self.judged(0)),
             "steps": step,
             "seconds": self._seconds(),
-            "clips_per_second": self.speed.clips_per_second,
+            "clips_per_second": self.speed.clips_per_second or last.get("speed/clips_per_second"),
             "parameter_digest": parameter_digest(state.params),
             "state_digest": parameter_digest(state),  # optimizer and statistics too
             "bad_videos": sorted(self._bad_videos),

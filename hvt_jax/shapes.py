@@ -22,8 +22,13 @@ LETTERS = {
 }
 
 
-def check_video(shape: tuple[int, ...], num_frames: int, height: int, width: int) -> None:
-    """Raise ValueError unless `shape` is [B, num_frames, height, width, 3]."""
-    expected = (num_frames, height, width, 3)
-    if len(shape) != 5 or tuple(shape[1:]) != expected:
-        raise ValueError(f"video has shape {tuple(shape)}; this model takes [batch, {', '.join(map(str, expected))}]")
+def check_video(shape: tuple[int, ...], num_frames: int) -> None:
+    """Raise ValueError unless `shape` is [B, num_frames, Y, X, 3]."""
+    if len(shape) != 5 or shape[1] != num_frames or shape[-1] != 3:
+        raise ValueError(f"video has shape {tuple(shape)}; this model takes [batch, {num_frames}, rows, columns, 3]")
+
+
+def check_patches(found: int, expected: int) -> None:
+    """Raise ValueError unless a video gave as many patches as the model was built for."""
+    if found != expected:
+        raise ValueError(f"the video gave {found} patches, this model takes {expected}; give it the size of its config")

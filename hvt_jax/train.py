@@ -56,6 +56,7 @@ def train(config: ConfigDict, workdir: str) -> int:
     plan = plan_run(settings, train_set)
     compiled = compile_functions(definition, build_optimizer(definition, plan), num_steps=plan.num_steps)
     best = settings.checkpoint.best_metric or f"knn/{definition.hierarchy[-1]}/top1"
+    check_best_metric(best, definition.hierarchy, test_set)
     warn = _LOG.warning
     with (
         RunFolder(workdir, warn=warn) as folder,
@@ -65,6 +66,11 @@ def train(config: ConfigDict, workdir: str) -> int:
         for line in folder.changed_fields(config):
             warn("%s", line)
         state, restored_step = restore_or_initialise(compiled, saved)
+        if restored_step is not None and restored_step > plan.num_steps:
+            raise SettingsError(
+                f"{folder.path} is at step {restored_step}, but this config ends at {plan.num_steps}; "
+                "raise train.num_epochs or train.max_steps, or give another --workdir"
+            )
         folder.write_config(config)
         folder.write_environment(settings.seed)
         as_json = json.loads(config.to_json_best_effort())
@@ -87,6 +93,14 @@ def plan_run(settings: Settings, train_set: Dataset) -> Plan:
     epochs = schedules.validation_epochs(evaluation.schedule, evaluation.interval, math.ceil(settings.train.num_epochs))
     due = {min(epoch * steps_per_epoch, num_steps) for epoch in epochs}
     return Plan(steps_per_epoch, num_steps, frozenset(due | {0, num_steps}))
+
+
+def check_best_metric(name: str, hierarchy: tuple[str, ...], dataset: Dataset) -> None:
+    """Raise SettingsError unless `name` is a metric that an evaluation writes."""
+    sets = ["", *(f"/{label}" for label in list(dataset.label_names)[1:])]
+    known = [f"knn/{level}{middle}/{top}" for level in hierarchy for middle in sets for top in ("top1", "top5")]
+    if name not in known:
+        raise SettingsError(f"checkpoint.best_metric = {name!r}, but must be one of {', '.join(known)}")
 
 
 def build_optimizer(definition: Definition, plan: Plan) -> optax.GradientTransformation:
@@ -142,30 +156,32 @@ class Run:
     def loop(self, state: TrainState, restored_step: int | None, preempted: preemption.Preemption) -> int:
         """Train to the end, a preemption or divergence; return the exit code.
 
-        Order of a step, which resuming relies on: write the metrics of the step before, evaluate,
-        checkpoint, take the next batch, dispatch it.
+        Order of a step, which resuming relies on: write the metrics of the step before, checkpoint,
+        evaluate, take the next batch, dispatch it.
         """
         settings, plan, compiled, log = self.definition.settings, self.plan, self.compiled, self.log
         key = compiled.key()
         start, scores = restored_step or 0, {}
         batches = self._training_batches(start)
-        log.speed.tick(start)
         for step in range(start, plan.num_steps + 1):
             stop, is_last = preempted.requested(step), step == plan.num_steps
-            is_evaluated = step in plan.evaluations
+            # Only the restored step can have been judged before; a stop must not wait for a judgement.
+            known = log.judged(step) if step == restored_step else None
+            is_evaluated = step in plan.evaluations and (is_last or not (stop or known))
             if is_evaluated or stop or (step and step % settings.checkpoint.interval_steps == 0):
                 if log.keep(step, None):
                     return self._end_diverged(state, step)
                 with log.speed.paused():
-                    found = None
-                    if is_evaluated and (is_last or log.judged(step) is None):
-                        scores = self._judge(state)
-                        found = log.write_scores(step, scores)
                     if step and step != restored_step:
-                        self.saved.save(step, state, found)
+                        self.saved.save(step, state)
+                    if is_evaluated:
+                        scores = self._judge(state)
+                        known = log.write_scores(step, scores)
+                    if step and known:  # adds the metrics to the checkpoint
+                        self.saved.save(step, state, known)
             if stop and not is_last:
                 self.saved.wait()
-                log.note(f"preempted: saved step {step}; run the same command again to go on")
+                log.note(f"preempted at step {step}, which is saved; run the same command again to go on")
                 return PREEMPTED
             if is_last:
                 break
@@ -173,7 +189,7 @@ class Run:
             log.note_problems(self.train_set, batch)
             placed = compiled.to_devices({name: batch[name] for name in ("video", "valid")})
             state, scalars = compiled.train_step(state, placed, key)
-            is_logged = step == 0 or (step + 1) % settings.logging.interval_steps == 0
+            is_logged = schedules.is_logged(step + 1, settings.logging.interval_steps, plan.num_steps)
             if log.keep(step + 1, scalars if is_logged else None):
                 return self._end_diverged(state, step + 1)
             self.saved.poll()
@@ -219,6 +235,7 @@ class Run:
         return judge.Split(dataset.labels, num_classes, batches, lambda batch: self.log.note_problems(dataset, batch))
 
     def _end_diverged(self, state: TrainState, step: int) -> int:
+        self.log.keep(step, None)
         self.saved.wait()
         checkpoint_lib.save_diverged(self.folder.diverged, step, state)
         limit = self.definition.settings.optimizer.max_bad_updates

@@ -21,7 +21,7 @@ class Compiled:
       key: returns the run's random key, on all devices.
       initialise: returns a fresh state, born sharded.
       train_step: see `steps.build_train_step`; its state argument is donated.
-      encode: (params, stats, batch) -> features by level, `index` and `valid`, whole on every process.
+      encode: (params, stats, batch) -> features by level and the batch's other fields, whole on every process.
       abstract_state: shapes, dtypes and shardings of the state.
     """
 
@@ -41,6 +41,7 @@ def compile_functions(definition: Definition, optimizer: optax.GradientTransform
     """Return the run's functions, compiled for the mesh of all devices."""
     settings = definition.settings
     mesh = sharding.make_mesh(settings.train)
+    sharding.check_shared("evaluation.batch_size", settings.evaluation.batch_size)
     whole, cut = sharding.replicated(mesh), sharding.by_batch(mesh)
     initialise = steps.build_initialise(definition, optimizer)
     abstract = jax.eval_shape(initialise, jax.random.key(0))
@@ -55,7 +56,8 @@ def compile_functions(definition: Definition, optimizer: optax.GradientTransform
     encode_videos = steps.build_encode(definition)
 
     def encode(params, stats, batch):
-        return {**encode_videos(params, stats, batch["video"]), "index": batch["index"], "valid": batch["valid"]}
+        rest = {name: value for name, value in batch.items() if name != "video"}
+        return {**encode_videos(params, stats, batch["video"]), **rest}
 
     compiled_encode = jax.jit(encode, in_shardings=(placed.params, placed.stats, cut), out_shardings=whole)
     # Made by compiled functions: a plain array cannot be put on the devices of other processes.

@@ -22,10 +22,10 @@ def describe(definition: Definition) -> str:
     side = settings.objective.side
     params, stats = jax.eval_shape(lambda: state_lib.initial_variables(settings.model, geometry, side=side, key=0))
     counts = _parameter_counts(params, definition.hierarchy)
-    forward, training = _flops(_without_scan(definition), params, stats)
+    forward, training = _flops(_written_out(definition), params, stats)
     data = settings.data
     lines = [
-        f"video     [B, {data.num_frames}, {data.height}, {data.width}, 3], every {data.frame_stride}th frame",
+        f"video     [B, {data.num_frames}, {data.height}, {data.width}, 3], 1 frame in {data.frame_stride}",
         f"stem      {settings.model.stem.kind}, patches of {settings.model.stem.patch_size}, "
         f"{geometry.patches_per_frame} a frame, width {settings.model.patch.width}",
         "",
@@ -56,11 +56,12 @@ def _parameter_counts(params: dict, hierarchy: tuple[str, ...]) -> dict[str, int
     return counts
 
 
-def _without_scan(definition: Definition) -> Definition:
-    # The compiler counts the body of a loop once, so the layers are counted written out.
+def _written_out(definition: Definition) -> Definition:
+    # The compiler counts the body of a loop once, and what is recomputed twice.
     model = definition.settings.model
     levels = {
-        level: dataclasses.replace(getattr(model, level), scan=False) for level in encoded_levels(definition.hierarchy)
+        level: dataclasses.replace(getattr(model, level), scan=False, remat=False)
+        for level in encoded_levels(definition.hierarchy)
     }
     return steps.define(dataclasses.replace(definition.settings, model=dataclasses.replace(model, **levels)))
 

@@ -1,23 +1,23 @@
 """Where the numbers of a run go: console, `metrics.jsonl`, TensorBoard, and Weights & Biases if asked."""
 
-import collections
-import contextlib
 import datetime
 import json
 import math
 import os
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, TextIO
 
 import jax
+import numpy as np
 import rich.console
 import rich.live
 import rich.text
 import tensorboardX
+from jax.experimental import multihost_utils
 
 from hvt_jax.engine.run_folder import json_safe, write_json
+from hvt_jax.engine.throughput import Throughput as Throughput
 from hvt_jax.settings import LoggingSettings
 
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
@@ -56,10 +56,21 @@ class MetricWriter:
         Raises:
           MetricsError: if W&B is asked for and cannot be used.
         """
-        self._is_writer, self._tensorboard, self._wandb = jax.process_index() == 0, None, None
+        self._is_writer = jax.process_index() == 0
+        self._tensorboard = self._wandb = self._jsonl = None
         self._progress = Progress(console or rich.console.Console(highlight=False))
-        if not self._is_writer:
-            return
+        error = None
+        if self._is_writer:
+            try:
+                self._open(folder, settings, restored_step, config)
+            except MetricsError as caught:
+                error = caught
+        # Everybody learns of a failure, or the others would wait for process 0 until a heartbeat is missed.
+        if multihost_utils.broadcast_one_to_all(np.int32(error is not None)):
+            self.close()
+            raise error or MetricsError("process 0 could not open the logs; its own message says why")
+
+    def _open(self, folder, settings: LoggingSettings, restored_step: int | None, config) -> None:
         first_step = 0 if restored_step is None else restored_step + 1
         self._jsonl = _open_jsonl(os.path.join(folder, "metrics.jsonl"), first_step)
         if settings.tensorboard:
@@ -150,43 +161,6 @@ class Progress:
         if self._live is not None:
             self._live.stop()
             self._live = None
-
-
-class Throughput:
-    """Clips per second over the latest steps, and the time left; pauses such as evaluations do not count."""
-
-    def __init__(self, clips_per_step: int, total_steps: int, *, window: int = 50, clock: Callable = time.monotonic):
-        """Measure over the latest `window` calls of `tick`; `clock` returns seconds."""
-        self._clips_per_step, self._total_steps, self._clock = clips_per_step, total_steps, clock
-        self._ticks: collections.deque[tuple[int, float]] = collections.deque(maxlen=window + 1)
-        self._paused_seconds = 0.0
-
-    def tick(self, step: int) -> None:
-        """Note that `step` is done now; steps may be skipped, but go up."""
-        self._ticks.append((step, self._clock() - self._paused_seconds))
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leave the time spent inside out of the speed and of the time left."""
-        start = self._clock()
-        try:
-            yield
-        finally:
-            self._paused_seconds += self._clock() - start
-
-    @property
-    def clips_per_second(self) -> float | None:
-        """Speed over the window, or None before the second `tick`."""
-        if len(self._ticks) < 2:
-            return None
-        (first, start), (last, now) = self._ticks[0], self._ticks[-1]
-        return (last - first) * self._clips_per_step / max(now - start, 1e-9)
-
-    @property
-    def eta_seconds(self) -> float | None:
-        """Seconds of training left at this speed, or None before the second `tick`."""
-        speed = self.clips_per_second
-        return (self._total_steps - self._ticks[-1][0]) * self._clips_per_step / speed if speed else None
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:

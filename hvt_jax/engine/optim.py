@@ -17,8 +17,8 @@ from hvt_jax.engine.labels import label_names, label_norms, parameter_labels
 from hvt_jax.engine.schedules import Number, learning_rates, moving_labels
 from hvt_jax.settings import OptimizerSettings
 
-# Parts of a path whose parameters adamw, lars and lamb do not decay. Named, because a level with
-# `scan` stacks its layers: there biases and norms have two axes.
+# Parts of a path whose parameters adamw, lars and lamb do not decay. Named, because positions, class
+# tokens and codes are tables with two axes, as matrices are.
 UNDECAYED = frozenset({"bias", "scale", "positions", "class_token", "codes"})
 
 

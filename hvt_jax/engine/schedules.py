@@ -141,6 +141,11 @@ def edge_weight_at(weight: Number, step: Number, num_steps: int) -> Number:
     return weight + (1.0 - weight) * step / num_steps
 
 
+def is_logged(updates_done: Number, interval: int, num_steps: int) -> bool | jax.Array:
+    """Tell whether the step that made the count `updates_done` is logged: the first, every n-th, the last."""
+    return (updates_done == 1) | (updates_done % interval == 0) | (updates_done == num_steps)
+
+
 def validation_epochs(kind: str, interval: float, num_epochs: int) -> tuple[int, ...]:
     """Return the epochs, counted from 1, after which the levels are judged; the original's rule.
 
@@ -158,8 +163,8 @@ def validation_epochs(kind: str, interval: float, num_epochs: int) -> tuple[int,
     if interval == 0 or num_epochs < 1:
         return ()
     if kind == "linear":
-        # Below 1 every epoch comes up more than once.
-        return tuple(sorted({math.floor(n * interval) for n in range(1, int(num_epochs / interval) + 1)} - {0}))
+        interval = max(interval, 1.0)  # below 1 every epoch is due
+        return tuple(math.floor(n * interval) for n in range(1, int(num_epochs / interval) + 1))
     epochs, power = {1, num_epochs}, interval
     while interval > 1 and power < num_epochs:
         epochs.add(math.floor(power))

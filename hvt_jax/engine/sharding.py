@@ -20,14 +20,17 @@ def make_mesh(settings: TrainSettings) -> Mesh:
       SettingsError: if the batch cannot be shared evenly by the devices.
     """
     devices = jax.device_count()
-    if settings.batch_size % devices:
-        near = max(settings.batch_size // devices, 1) * devices
-        raise SettingsError(
-            f"train.batch_size = {settings.batch_size} cannot be shared by {devices} devices; "
-            f"use a multiple, e.g. {near}"
-        )
+    check_shared("train.batch_size", settings.batch_size)
     # Auto axes: with explicit ones, indexing and concatenation along a sharded axis raise.
     return jax.make_mesh((devices,), (settings.data_axis,), axis_types=(AxisType.Auto,))
+
+
+def check_shared(field: str, size: int) -> None:
+    """Raise SettingsError unless all devices of all processes can share a batch of `size` evenly."""
+    devices = jax.device_count()
+    if size % devices:
+        near = max(size // devices, 1) * devices
+        raise SettingsError(f"{field} = {size} cannot be shared by {devices} devices; use a multiple, e.g. {near}")
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

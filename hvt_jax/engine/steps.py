@@ -50,6 +50,8 @@ def define(settings: Settings) -> Definition:
       SettingsError: for a geometry that is impossible.
     """
     data, model, side = settings.data, settings.model, settings.objective.side
+    if model.compute_dtype == "float64" and not jax.config.jax_enable_x64:
+        raise SettingsError("model.compute_dtype = float64 needs the environment variable JAX_ENABLE_X64=1")
     try:
         geometry = model_geometry(model, num_frames=data.num_frames, height=data.height, width=data.width)
     except ValueError as error:
@@ -78,9 +80,9 @@ def build_train_step(
     """Return `train_step(state, batch, key) -> (state, metrics)`.
 
     All randomness is a function of `key` and `state.step`. `batch` holds `video` uint8
-    [B, T, Y', X', 3] and `valid` bool [B]; videos that are not valid change nothing. Metrics are device
-    scalars; `monitor/...` are computed in steps that are logged (the first and every
-    `logging.interval_steps`-th) and 0 in the others.
+    [B, T, Y', X', 3] and `valid` bool [B]; videos that are not valid count in no loss and no statistics.
+    Metrics are device scalars; `monitor/...` are computed in steps that are logged
+    (`schedules.is_logged`) and 0 in the others.
     """
 
     def train_step(state: TrainState, batch: dict, key: jax.Array):
@@ -98,7 +100,7 @@ def build_train_step(
         metrics = _loss_metrics(definition, losses)
         metrics["data/valid_share"] = batch["valid"].mean()
         metrics |= _optimizer_metrics(definition, gradients, updates, opt_state)
-        metrics |= _monitors(definition, state.step, outputs, predictions, batch["valid"])
+        metrics |= _monitors(definition, state.step, num_steps, outputs, predictions, batch["valid"])
         return TrainState(state.step + 1, params, stats, opt_state), metrics
 
     return train_step
@@ -192,7 +194,7 @@ def _optimizer_metrics(definition, gradients, updates, opt_state) -> dict[str, j
     return metrics
 
 
-def _monitors(definition, step, outputs, predictions, valid) -> dict[str, jax.Array]:
+def _monitors(definition, step, num_steps, outputs, predictions, valid) -> dict[str, jax.Array]:
     settings = definition.settings
     outputs, predictions = jax.lax.stop_gradient((outputs, predictions))
 
@@ -208,6 +210,5 @@ def _monitors(definition, step, outputs, predictions, valid) -> dict[str, jax.Ar
         return jax.tree.map(lambda x: x.astype(jnp.float32), found)
 
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(measure))
-    updates_done = step + 1
-    is_due = (step == 0) | (updates_done % settings.logging.interval_steps == 0)
+    is_due = schedules.is_logged(step + 1, settings.logging.interval_steps, num_steps)
     return jax.lax.cond(is_due, measure, lambda: zeros)

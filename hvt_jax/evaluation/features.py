@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable
 import jax
 import numpy as np
 
+FIELDS = ("index", "valid", "problem", "frames")  # of a batch, beside its video
+
 
 def extract_features(
     encode: Callable[[dict[str, jax.Array]], dict[str, jax.Array]],
@@ -16,30 +18,32 @@ def extract_features(
     """Return features of all readable videos and which videos they are.
 
     Args:
-      encode: maps global arrays `video`, `index`, `valid` to `{level: [B, D], "index": [B], "valid": [B]}`,
-        whole on every process.
+      encode: maps global arrays `video` and FIELDS to `{level: [B, D]}` and FIELDS, whole on every process.
       batches: this process's share of every batch, padded with `valid` False.
       to_devices: places a share.
-      on_batch: called with every share as it is read, e.g. to report damaged videos.
+      on_batch: called with FIELDS of every whole batch, e.g. to report damaged videos.
 
     Returns:
       ({level: float32 [videos, D]}, int32 [videos] numbers in the data set), in the order of the data set.
     """
     parts: list[dict[str, np.ndarray]] = []
+
+    def fetch(encoded: dict[str, jax.Array]) -> None:
+        part = jax.device_get(encoded)
+        on_batch({name: part[name] for name in FIELDS})
+        parts.append(part)
+
     previous = None
     for batch in batches:
-        on_batch(batch)
-        wanted = {name: batch[name] for name in ("video", "index", "valid")}
-        current = encode(to_devices(wanted))
+        current = encode(to_devices({name: batch[name] for name in ("video", *FIELDS)}))
         # Fetch one batch behind, so that the device works while the next batch is decoded.
         if previous is not None:
-            parts.append(jax.device_get(previous))
+            fetch(previous)
         previous = current
     if previous is not None:
-        parts.append(jax.device_get(previous))
+        fetch(previous)
     if not parts:
         return {}, np.zeros(0, np.int32)
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    keep = joined.pop("valid")
-    index = joined.pop("index")
-    return {level: values[keep] for level, values in joined.items()}, index[keep]
+    keep, index = joined["valid"], joined["index"]
+    return {level: values[keep] for level, values in joined.items() if level not in FIELDS}, index[keep]

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from hvt_jax.evaluation import features, knn
+from hvt_jax.hierarchy import LEVELS
 from hvt_jax.settings import EvaluationSettings
 
 Scores = dict[str, dict[str, dict[str, float]]]
@@ -38,15 +39,18 @@ def judge_levels(
 ) -> Scores:
     """Return {level: {label set: {"top1", "top5", "chance", "standard_error"}}}, in %.
 
-    The gallery is the training split, the queries are the test split; one central clip per video.
+    The gallery is the training split, the queries are the test split, with one central clip per video.
+    Empty if one of the splits has no video that can be read.
     """
     found = [
         features.extract_features(encode, split.batches(), to_devices, on_batch=split.on_batch)
         for split in (train, test)
     ]
     (train_features, train_index), (test_features, test_index) = found
+    if not len(train_index) or not len(test_index):
+        return {}
     scores = {}
-    for level in train_features:
+    for level in (name for name in LEVELS if name in train_features):
         scores[level] = knn.knn_label_sets(
             train_features[level],
             {name: labels[train_index] for name, labels in train.labels.items()},

@@ -150,9 +150,13 @@ def knn_label_sets(
 
 
 def standard_error(accuracy: float, num_test: int) -> float:
-    """Return the standard error, in points, of an accuracy in % on `num_test` examples: 100 sqrt(p (1 - p) / n)."""
-    share = accuracy / 100
-    return 100 * math.sqrt(share * (1 - share) / num_test)
+    """Return the standard error, in points, of an accuracy in % on `num_test` examples.
+
+    Two successes and two failures are added (Agresti and Coull 1998): the plain formula says 0 for an
+    accuracy of 0 or 100 %, however few the examples.
+    """
+    share = (accuracy / 100 * num_test + 2) / (num_test + 4)
+    return 100 * math.sqrt(share * (1 - share) / (num_test + 4))
 
 
 def _unit_rows(features: jax.Array) -> jax.Array:

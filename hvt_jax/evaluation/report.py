@@ -27,7 +27,7 @@ def write_report(folder: Path | str, metrics: Sequence[Mapping], results: Mappin
 
     Args:
       folder: the run folder.
-      metrics: records of metrics.jsonl; the names are listed in DESIGN.md section 6.
+      metrics: records of metrics.jsonl; the names are listed in docs/running.md.
       results: the final numbers, every field optional: `knn` {level: {label set: {"top1",
         "untrained_top1", "chance", "standard_error", in %}}}, whose first label set is the one of
         `knn/<level>/top1`; `steps`, `seconds`, `clips_per_second`, `parameter_digest`, `bad_videos` [name],

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from hvt_jax import shapes
 from hvt_jax.hierarchy import LEVELS, Edge, Geometry, encoded_levels, hierarchy_edges, level_below
 from hvt_jax.model.level import Level, LevelOutput
 from hvt_jax.model.predictor import Predictor
@@ -69,7 +70,9 @@ class Pyramid(nnx.Module):
         Returns:
           An output per trained level, keyed by level; iterate over `hierarchy`, dicts lose order in jit.
         """
+        shapes.check_video(video.shape, self.geometry.num_frames)
         tokens, raw = self.stem(video, train=train, valid=valid)
+        shapes.check_patches(tokens.shape[1], self.geometry.num_tokens("patch"))
         outputs = {}
         if "patch" in self.geometry.hierarchy:
             outputs["patch"] = LevelOutput(tokens, raw, None)

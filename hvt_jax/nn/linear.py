@@ -9,8 +9,8 @@ class Linear(nnx.Module):
     """y = x W + b over the last axis, as one product of two matrices.
 
     All leading axes become rows first. `nnx.Linear` contracts over every leading axis instead, whose
-    weight gradient XLA:CPU does not recognise as a matrix product: it ran 3 to 4 times slower here
-    (`benchmarks/linear.py`). On other backends the two are alike.
+    weight gradient XLA:CPU does not recognise as a matrix product: `python -m
+    benchmarks.linear` shows by how much. On other backends the two are alike.
     """
 
     def __init__(self, width_in: int, width_out: int, *, use_bias: bool = True, dtype: jnp.dtype, rngs: nnx.Rngs):

@@ -54,7 +54,7 @@ def predict(
       draws: the questions of this step.
       train: use batch statistics in the predictors and update the running ones.
       valid: bool [B].
-      attached: let gradients through targets of encoded levels, as the original did (fault 4).
+      attached: let gradients through targets of encoded levels, as the original did (docs/faults.md).
     """
     predictions = {}
     for edge in pyramid.edges:

@@ -98,9 +98,8 @@ def test_several_label_sets_are_judged_from_one_search(monkeypatch):
 
 
 def test_standard_error_by_hand():
-    assert knn.standard_error(50.0, 100) == pytest.approx(5.0)
-    assert knn.standard_error(20.0, 400) == pytest.approx(2.0)
-    assert knn.standard_error(100.0, 10) == 0
+    assert knn.standard_error(50.0, 96) == pytest.approx(5.0)  # (48 + 2) of 100
+    assert knn.standard_error(100.0, 12) == pytest.approx(100 * (0.875 * 0.125 / 16) ** 0.5)  # 14 of 16, not 0
 
 
 @pytest.mark.parametrize(
