@@ -15,7 +15,9 @@ COMMANDS = {path.stem for path in FILES if path.parent == LIBRARY and "app.run("
 # A file imports only from rows above it; within a row, its own room (data and nn do not know each other).
 ROWS = {
     "settings": 0,
+    "model_settings": 0,
     "config_reader": 0,
+    "limits": 0,
     "hierarchy": 0,
     "shapes": 0,
     "data": 1,
@@ -35,7 +37,9 @@ MAY_USE = {
     "hierarchy": NUMPY_ONLY,
     "shapes": NUMPY_ONLY,
     "settings": NUMPY_ONLY | {"ml_collections"},
+    "model_settings": NUMPY_ONLY,
     "config_reader": NUMPY_ONLY | {"ml_collections"},
+    "limits": NUMPY_ONLY,
     "data": NUMPY_ONLY | {"grain", "av", "h5py", "array_record", "tensorflow_datasets", "sklearn"},
     "nn": JAX | {"flax"},
     "model": JAX | {"flax"},
@@ -44,7 +48,7 @@ MAY_USE = {
     "evaluation": JAX | {"sklearn", "matplotlib"},
     "train": JAX | {"optax", "ml_collections"},
     "run_log": JAX,
-    "interop": JAX,
+    "interop": JAX | {"safetensors", "torch", "yaml"},
     "cli": {"absl"},
 } | dict.fromkeys(COMMANDS, {"absl", "ml_collections", "rich", "jax"})
 # Single files with a licence of their own, each with its reason.
@@ -55,7 +59,7 @@ EXTRA = {
     "data/pipeline.py": {"absl"},  # Grain's processes want parsed flags, in notebooks too
 }
 LONGEST_FILE, LONGEST_FUNCTION, LONGEST_LOOP, MOST_POSITIONAL = 250, 50, 120, 6
-LAZY = {"sklearn", "matplotlib", "wandb", "torch"}  # inside functions only: slow or optional
+LAZY = {"sklearn", "matplotlib", "wandb", "torch", "safetensors", "yaml"}  # inside functions only: slow or optional
 
 
 def _name(path: pathlib.Path) -> str:

@@ -89,10 +89,9 @@ class Level(nnx.Module):
             states = encoded.reshape(batch, members_total, -1)
         else:
             raw_BGD, states = encoded[:, :, 0], None
-        mask = None if valid is None else valid[:, None, None]
         if states is not None:
-            states = normalization.apply_norm(self.state_norm, states, train=train, valid=mask)
-        tokens = normalization.apply_norm(self.output_norm, raw_BGD, train=train, valid=mask)
+            states = normalization.apply_norm(self.state_norm, states, train=train, valid=valid)
+        tokens = normalization.apply_norm(self.output_norm, raw_BGD, train=train, valid=valid)
         return LevelOutput(tokens, raw_BGD, states)
 
     def _encode(self, tokens: jax.Array, key: jax.Array | None) -> jax.Array:

@@ -53,13 +53,12 @@ class Predictor(nnx.Module):
         if self.code_names:
             parts = [self.codes[name].look_up(code_indices[name], tokens.dtype) for name in self.code_names]
             tokens = tokens + jnp.concatenate(parts, axis=-1)
-        mask = None if valid is None else valid[:, None, None]
         for index in range(self.num_hidden):
             tokens = self.hidden[f"linear_{index}"](tokens)
             norm = self.hidden[f"norm_{index}"] if f"norm_{index}" in self.hidden else None
-            tokens = normalization.apply_norm(norm, tokens, train=train, valid=mask)
+            tokens = normalization.apply_norm(norm, tokens, train=train, valid=valid)
             tokens = jax.nn.gelu(tokens, approximate=False)
-        return normalization.apply_norm(self.output_norm, self.out(tokens), train=train, valid=mask)
+        return normalization.apply_norm(self.output_norm, self.out(tokens), train=train, valid=valid)
 
 
 def code_split(width: int, num_codes: int) -> tuple[int, ...]:

@@ -66,5 +66,4 @@ class Stem(nnx.Module):
             x = self.convolutions(x, train=train, valid=valid)
         raw_BTPD = self.embedding(cut_patches(x, self.patch_size))
         raw_BND = raw_BTPD.reshape(raw_BTPD.shape[0], -1, raw_BTPD.shape[-1])
-        mask = None if valid is None else valid[:, None, None]
-        return normalization.apply_norm(self.output_norm, raw_BND, train=train, valid=mask), raw_BND
+        return normalization.apply_norm(self.output_norm, raw_BND, train=train, valid=valid), raw_BND

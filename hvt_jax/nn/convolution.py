@@ -35,8 +35,7 @@ class ConvNormRelu(nnx.Module):
         else:
             x = convolve_time(x.reshape(*shape[:2], -1, shape[-1]), kernel)
         x = x.reshape(*shape[:-1], -1)
-        mask = None if valid is None else valid[:, None, None, None, None]
-        return jax.nn.relu(self.norm(x, train=train, valid=mask))
+        return jax.nn.relu(self.norm(x, train=train, valid=valid))
 
 
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:

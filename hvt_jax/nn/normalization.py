@@ -34,7 +34,7 @@ class BatchNorm(nnx.Module):
         Args:
           x: values.
           train: use the statistics of this batch rather than the running ones.
-          valid: bool, broadcastable to [..., 1]; rows that are False do not count.
+          valid: bool [B] for x [B, ..., D]; rows of videos that are False do not count.
         """
         mean, var = self.mean[...], self.var[...]
         if train:
@@ -45,23 +45,32 @@ class BatchNorm(nnx.Module):
 
     def _batch_statistics(self, x: jax.Array, valid: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        axes = tuple(range(x.ndim - 1))
-        count, weight = x.size // x.shape[-1], 1.0
+        count = x.size // x.shape[-1]
         if valid is not None:
-            weight = jnp.broadcast_to(valid, (*x.shape[:-1], 1)).astype(x.dtype)
-            count = jnp.maximum(weight.sum(), 1.0)
-        mean = (x * weight).sum(axes) / count
+            count = jnp.maximum(valid.sum() * (count // x.shape[0]), 1).astype(x.dtype)
+        mean = _sum_rows(x, valid) / count
         # Tokens of a level may vary little around a large mean, where E[x^2] - E[x]^2 loses all digits:
         # they take a second pass. The wide maps of the conv stem do not, and one pass is cheaper there.
         if self.one_pass:
-            var = jnp.maximum((jnp.square(x) * weight).sum(axes) / count - jnp.square(mean), 0.0)
+            var = jnp.maximum(_sum_rows(jnp.square(x), valid) / count - jnp.square(mean), 0.0)
         else:
-            var = (jnp.square(x - mean) * weight).sum(axes) / count
+            var = _sum_rows(jnp.square(x - mean), valid) / count
         unbiased = var * (count / jnp.maximum(count - 1.0, 1.0))
         keep = self.momentum
         self.mean[...] = keep * self.mean[...] + (1 - keep) * jax.lax.stop_gradient(mean)
         self.var[...] = keep * self.var[...] + (1 - keep) * jax.lax.stop_gradient(unbiased)
         return mean, var
+
+
+def _sum_rows(x: jax.Array, valid: jax.Array | None) -> jax.Array:
+    """Return the sum [D] of all rows of `x` [B, ..., D] whose video is valid [B].
+
+    Videos are summed first and masked then: a mask of the size of `x` would cost as much as `x`.
+    """
+    if valid is None:
+        return x.sum(tuple(range(x.ndim - 1)))
+    sums_BD = x.sum(tuple(range(1, x.ndim - 1)))
+    return jnp.where(valid[:, None], sums_BD, 0).sum(0)
 
 
 class LayerNorm(nnx.Module):

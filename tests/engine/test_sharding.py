@@ -64,7 +64,7 @@ def test_four_devices_do_what_one_does(monkeypatch, one_device, fsdp):
     assert compiled.train_step._cache_size() == 1
     for one, four in zip(expected, metrics, strict=True):
         assert one.keys() == four.keys()
-        # The rank takes the entropy of eigenvalues; in a tiny batch the smallest of them are rounding noise.
+
         for name in one:
             np.testing.assert_allclose(four[name], one[name], rtol=2e-5, atol=2e-6, err_msg=name)
         for name in (name for name in one if name.startswith("train/")):

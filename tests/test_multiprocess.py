@@ -1,0 +1,94 @@
+"""Two real processes on the CPU that train together, as on two hosts, against one process with two devices."""
+
+import signal
+import socket
+
+import numpy as np
+import pytest
+
+from hvt_jax.engine import manifest
+from tests import runs
+
+# 12 steps; the largest parameters cut over the processes, and BatchNorm and VICReg over the whole batch.
+FIELDS = {
+    **runs.FIELDS,
+    "train.num_epochs": 3.0,
+    "train.fsdp": True,
+    "train.fsdp_min_size": 1024,
+    "evaluation.schedule": "linear",
+    "evaluation.interval": 3.0,
+}
+
+
+def _start_pair(world, **fields) -> list[runs.Run]:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    options = ["--distributed", f"--coordinator={address}", "--num_processes=2"]
+    arguments = runs.command(world / "two", {"data.root": world / "digits", **FIELDS, **fields}, *options)
+    variables = runs.environment(world / "cache")
+    return [runs.Run(world / "two", [*arguments, f"--process_id={number}"], variables) for number in range(2)]
+
+
+def _wait(pair: list[runs.Run]) -> list[int]:
+    """Return the exit codes; a survivor of the other's failure is killed."""
+    try:
+        return [run.wait(120).code for run in pair]
+    finally:
+        for run in pair:
+            run.kill()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder with `one`, a run of one process, and `two`, a run of two that were stopped and resumed."""
+    folder = tmp_path_factory.mktemp("world")
+    runs.make_data(folder / "digits")
+    fields = {"data.root": folder / "digits", **FIELDS}
+    reference = runs.Run(folder / "one", runs.command(folder / "one", fields), runs.environment(devices=2)).wait()
+    assert reference.code == 0, reference.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stopped(world):
+    """The pair after SIGTERM to one of them, and the step they saved."""
+    pair = _start_pair(world)
+    assert pair[0].wait_for_step(1), pair[0].wait().stderr
+    pair[1].process.send_signal(signal.SIGTERM)
+    assert _wait(pair) == [143, 143], [run.stderr[-3000:] for run in pair]
+    return pair, int(pair[0].stdout.split("preempted: saved step ")[1].split(";")[0])
+
+
+@pytest.fixture(scope="module")
+def resumed(world, stopped):
+    pair = _start_pair(world)
+    assert _wait(pair) == [0, 0], [run.stderr[-3000:] for run in pair]
+    return pair
+
+
+def test_sigterm_to_one_stops_both_at_the_same_saved_step(world, stopped):
+    pair, saved = stopped
+    assert 1 <= saved < 12
+    checkpoints = str(world / "two" / "checkpoints")
+    assert saved in manifest.steps_in(checkpoints) and manifest.distrust(checkpoints, saved) is None
+
+
+def test_resumed_where_they_stopped(stopped, resumed):
+    assert resumed[0].resumed_at == stopped[1]
+
+
+def test_two_processes_are_one_with_two_devices(world, resumed):
+    one, two = (runs.numbers(world / name) for name in ("one", "two"))
+    assert [record["step"] for record in one] == [record["step"] for record in two]
+    for expected, found in zip(one, two, strict=True):
+        assert expected.keys() == found.keys()
+        for name in expected:
+            message = f"step {expected['step']}: {name}"
+            np.testing.assert_allclose(found[name], expected[name], rtol=2e-5, atol=1e-5, err_msg=message)
+    assert runs.results(world / "one")["knn"] == runs.results(world / "two")["knn"]
+
+
+def test_the_second_process_takes_part_and_is_silent(resumed):
+    assert "in 2 process(es), fsdp" in resumed[0].stdout
+    assert [line for line in resumed[1].stdout.splitlines() if not line.startswith("[Gloo]")] == []

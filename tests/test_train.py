@@ -1,0 +1,242 @@
+"""The command a user types, in processes of its own: what it leaves, how it resumes, how it refuses."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+
+import pytest
+
+from tests import kill_and_resume, runs
+
+NUM_STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder with the data (two of 24 videos damaged) and the compiled functions that runs share."""
+    folder = tmp_path_factory.mktemp("world")
+    data = runs.make_data(folder / "digits")
+    lists = [(data / "annotations" / f"{split}list01.txt").read_text() for split in ("train", "test")]
+    broken = [data / "videos" / rows.splitlines()[2].split()[0] for rows in lists]
+    broken[0].write_bytes(b"")
+    broken[1].write_bytes(broken[1].read_bytes()[: broken[1].stat().st_size // 2])
+    (folder / "broken.json").write_text(json.dumps([path.name for path in broken]))
+    return folder
+
+
+def _start(world, workdir, **fields) -> runs.Run:
+    fields = {"data.root": world / "digits", **runs.FIELDS, **fields}
+    return runs.Run(workdir, runs.command(workdir, fields), runs.environment(world / "cache"))
+
+
+@pytest.fixture(scope="module")
+def finished(world):
+    """The folder of a run of 8 steps that nothing disturbed."""
+    run = _start(world, world / "finished").wait()
+    assert run.code == 0, run.stderr
+    (world / "finished.txt").write_text(run.stdout)
+    return world / "finished"
+
+
+def _copy(folder: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    return pathlib.Path(shutil.copytree(folder, tmp_path / "run"))
+
+
+def test_what_a_run_leaves_behind(world, finished):
+    left = {path.name for path in finished.iterdir()}
+    assert {"config.json", "environment.json", "metrics.jsonl", "results.json", "report.md", "checkpoints"} <= left
+    assert not (finished / "diverged").exists()
+    config = json.loads((finished / "config.json").read_text())
+    assert config["model"]["frame"]["dropout"] == 0.1
+    assert {"versions", "devices", "git", "seed", "command"} <= json.loads(
+        (finished / "environment.json").read_text()
+    ).keys()
+    # The newest three, and what was judged best.
+    assert {"6", "8", "manifest-6.json", "manifest-8.json"} <= {
+        path.name for path in (finished / "checkpoints").iterdir()
+    }
+    records = runs.numbers(finished)
+    assert [record["step"] for record in records if "train/total" in record] == list(range(1, NUM_STEPS + 1))
+    assert [record["step"] for record in records if "knn/clip/top1" in record] == [0, 4, 8]
+    results = runs.results(finished)
+    assert results["outcome"] == "done" and results["steps"] == NUM_STEPS
+    assert len(results["parameter_digest"]) == 64
+    for level in ("frame", "clip"):
+        for label in ("motion", "digit"):
+            assert {"top1", "chance", "untrained_top1"} <= results["knn"][level][label].keys()
+    report = (finished / "report.md").read_text()
+    assert all(word in report for word in ("untrained", "chance", "| frame |", "| clip |")), report
+
+
+def test_what_a_run_prints(world, finished):
+    lines = (world / "finished.txt").read_text().splitlines()
+    assert any(line.startswith("edges     frame->clip/up") for line in lines)
+    assert any(
+        line.startswith("data      digits: 16 training, 8 test videos; batch 4, 4 steps an epoch") for line in lines
+    )
+    assert any(line.startswith("step 8/8  loss ") and " clips/s  ETA " in line for line in lines)
+    assert any(line.startswith("step 0: kNN top-1") for line in lines)
+    assert lines[-1].startswith("results   ")
+
+
+def test_damaged_videos_are_masked_and_named_once(world, finished):
+    zero_bytes, truncated = json.loads((world / "broken.json").read_text())
+    named = [line for line in (world / "finished.txt").read_text().splitlines() if line.startswith("bad video ")]
+    assert len(named) == 2 and all(line.endswith("its samples are masked") for line in named)
+    assert sum(zero_bytes in line for line in named) == sum(truncated in line for line in named) == 1
+    assert runs.results(finished)["bad_videos"] == json.loads((finished / "bad_videos.json").read_text())
+    shares = [record["data/valid_share"] for record in runs.numbers(finished) if "data/valid_share" in record]
+    assert min(shares) < 1.0 == max(shares)
+    assert runs.numbers(finished)[-2]["data/bad_videos"] == 2.0
+
+
+def test_a_finished_run_is_only_reported_again(world, finished, tmp_path):
+    copy = _copy(finished, tmp_path)
+    run = _start(world, copy).wait()
+    assert run.code == 0, run.stderr
+    assert run.resumed_at == NUM_STEPS and "step 8/8" not in run.stdout
+    assert kill_and_resume.differences(finished, copy) == []
+    assert runs.results(copy)["steps"] == NUM_STEPS
+
+
+def test_killed_runs_resume_bit_for_bit(world, finished):
+    workdir, said = world / "killed", []
+    last = kill_and_resume.kill_and_resume(lambda: _start(world, workdir), NUM_STEPS, 3, 1, said.append)
+    assert last.code == 0, last.stderr
+    assert len([line for line in said if "too late" not in line]) == 4, said  # header and three kills
+    assert kill_and_resume.differences(finished, workdir) == []
+
+
+def test_sigterm_saves_and_exits_143_and_a_second_run_is_refused(world, finished):
+    workdir = world / "preempted"
+    run = _start(world, workdir)
+    assert run.wait_for_step(1), run.wait().stderr
+    os.kill(run.process.pid, signal.SIGSTOP)  # or it would be over before the second run has started
+    second = _start(world, workdir).wait()
+    assert second.code == 2
+    assert second.stderr.count("\n") == 1 and f"pid {run.process.pid}" in second.stderr
+    os.kill(run.process.pid, signal.SIGTERM)
+    os.kill(run.process.pid, signal.SIGCONT)
+    run.wait()
+    assert run.code == 143, run.stderr
+    saved = int(run.stdout.split("preempted: saved step ")[1].split(";")[0])
+    assert 1 <= saved < NUM_STEPS and (workdir / "checkpoints" / f"manifest-{saved}.json").exists()
+    assert not (workdir / "results.json").exists()
+    resumed = _start(world, workdir).wait()
+    assert (resumed.code, resumed.resumed_at) == (0, saved), resumed.stderr
+    assert kill_and_resume.differences(finished, workdir) == []
+
+
+def test_a_flipped_bit_falls_back_with_one_warning(world, finished, tmp_path):
+    copy = _copy(finished, tmp_path)
+    largest = max((copy / "checkpoints" / "8").rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    run = _start(world, copy).wait()
+    assert run.code == 0, run.stderr
+    warnings = [line for line in run.stderr.splitlines() if line]
+    assert len(warnings) == 1 and "checkpoint 8 rejected" in warnings[0] and "going on with step 6" in warnings[0]
+    assert run.resumed_at == 6
+    assert kill_and_resume.differences(finished, copy) == []
+
+
+def test_a_changed_architecture_is_refused_with_the_paths(world, finished, tmp_path):
+    copy = _copy(finished, tmp_path)
+    before = (copy / "config.json").read_text()
+    run = _start(world, copy, **{"model.clip.mlp_width": 16}).wait()
+    assert run.code == 2
+    assert "levels/clip/transformer/layers/layer_00/mlp_hidden/kernel" in run.stderr
+    assert "model.clip.mlp_width 12 -> 16" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert (copy / "config.json").read_text() == before
+    assert kill_and_resume.differences(finished, copy) == []
+
+
+def test_a_run_that_diverges_ends_with_3_and_its_state_apart(world, tmp_path):
+    fields = {"optimizer.learning_rate": 1e30, "optimizer.name": "sgd", "optimizer.max_bad_updates": 2}
+    run = _start(world, tmp_path / "run", **fields, **{"optimizer.schedule": "constant"}).wait()
+    assert run.code == 3, run.stderr
+    assert runs.results(tmp_path / "run")["outcome"] == "diverged"
+    assert list((tmp_path / "run" / "diverged").glob("manifest-*.json"))
+    assert "diverged: 2 updates" in run.stdout and "lower optimizer.learning_rate" in run.stdout
+
+
+def _layout(world, tmp_path, name, text) -> pathlib.Path:
+    """A copy of the data without its videos but with annotation file `name` replaced."""
+    root = tmp_path / "data"
+    shutil.copytree(world / "digits" / "annotations", root / "annotations")
+    shutil.copy(world / "digits" / "factors.csv", root)
+    (root / "videos").symlink_to(world / "digits" / "videos")
+    (root / "annotations" / name).write_text(text)
+    return root
+
+
+def test_bad_input_gets_one_line_and_code_2(world, tmp_path):
+    """All at once, because each is mostly the start of Python."""
+    climbing = _layout(world, tmp_path / "a", "trainlist01.txt", "../../../etc/passwd 1\n")
+    empty = _layout(world, tmp_path / "b", "testlist01.txt", "")
+    cases = {
+        "misspelt key": ({"train.bacth_size": 4}, "batch_size"),
+        "wrong type": ({"train.batch_size": "many"}, "train.batch_size"),
+        "wrong choice": ({"objective.distance": "mes"}, "did you mean 'mse'?"),
+        "geometry": ({"data.height": 40}, "data.height = 40 is no multiple of 16 .* use 32 or 48"),
+        "no data": ({"data.root": tmp_path / "none"}, "make it with: python -m hvt_jax.make_digits --root="),
+        "no ucf101": ({"data.root": tmp_path / "none", "data.name": "ucf101"}, "get UCF101.rar"),
+        "empty list": ({"data.root": empty}, "testlist01.txt: is empty"),
+        "climbing": ({"data.root": climbing}, "trainlist01.txt, row 1: '../../../etc/passwd' leads out of"),
+        "frozen": ({"optimizer.frozen": "('clop',)"}, "optimizer.frozen names clop; the labels are frame, "),
+        "schedule": ({"train.num_epochs": 0.0}, "train.num_epochs = 0.0"),
+    }
+    started = {
+        name: _start(world, tmp_path / "runs" / name.replace(" ", "_"), **fields) for name, (fields, _) in cases.items()
+    }
+    for name, run in started.items():
+        run.wait()
+        _is_one_line(name, run, cases[name][1])
+        assert not run.workdir.exists()
+
+
+def test_bad_command_lines_get_one_line_and_code_2(world, tmp_path):
+    cases = {
+        "no workdir": (["--config=configs/digits.py"], "--workdir is missing"),
+        "no config": ([f"--workdir={tmp_path / 'x'}"], "--config is missing"),
+        "no such config": (["--config=configs/nothing.py", f"--workdir={tmp_path / 'x'}"], "configs/nothing.py"),
+        "bad argument": (
+            ["--config=configs/digits.py:fast", f"--workdir={tmp_path / 'x'}"],
+            "digits.py:fast is unknown",
+        ),
+        "stray word": (
+            ["--config=configs/digits.py", f"--workdir={tmp_path / 'x'}", "fast"],
+            "unknown argument 'fast'",
+        ),
+        "unknown flag": (["--confg=configs/digits.py"], "confg"),
+    }
+    program = runs.command(tmp_path, {})[:3]
+    started = {
+        name: runs.Run(tmp_path / "x", [*program, *arguments], runs.environment())
+        for name, (arguments, _) in cases.items()
+    }
+    for name, run in started.items():
+        _is_one_line(name, run.wait(), cases[name][1])
+
+
+def _is_one_line(name, run, words):
+    assert run.code == 2, (name, run.code, run.stderr[-2000:])
+    lines = [line for line in run.stderr.splitlines() if line]
+    assert len(lines) == 1 and re.search(words, lines[0]), (name, run.stderr[-2000:])
+
+
+def test_describe_prints_and_leaves_nothing(world, tmp_path):
+    fields = {name: value for name, value in runs.FIELDS.items()}
+    arguments = [
+        argument for argument in runs.command(tmp_path / "x", fields, "--describe") if "workdir" not in argument
+    ]
+    run = runs.Run(tmp_path / "x", arguments, runs.environment()).wait()
+    assert run.code == 0, run.stderr
+    edges = [line for line in run.stdout.splitlines() if line.startswith("edges")]
+    assert edges == ["edges     frame->clip/up (weight 1), frame->frame/side (weight 1), clip->frame/down (weight 1)"]
+    assert list(tmp_path.iterdir()) == []
