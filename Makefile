@@ -10,7 +10,7 @@ REQUIREMENTS := $(REQUIREMENTS)
 
 IN_VENV := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed-$(basename $(REQUIREMENTS))
-# Large temporaries from huge pages, and kept: 10-30 % faster steps on CPU (glibc only, ignored elsewhere).
+# Large temporaries from huge pages, and kept: fewer page faults on CPU (glibc only, ignored elsewhere).
 MALLOC := GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=100000000000
 
 .PHONY: help setup demo test lint clean

@@ -1,6 +1,6 @@
 """PyTorch twin of one training step of the original's local hierarchy.
 
-Written from the method (DESIGN.md section 3 and the reference numbers), never from anyone's code,
+Written from the method (docs/method.md and the reference numbers), never from anyone's code,
 so that our step is timed against the same arithmetic. torch is an optional dependency. Names are
 the original's, so reference parameters load as they are: backbone = patch, space = frame,
 time = clip, clip = sequence. The twin keeps the original's faults: leaking targets, misordered

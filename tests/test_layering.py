@@ -1,4 +1,4 @@
-"""DESIGN.md's house, read from the source: who imports whom, which library lives where, how long things are."""
+"""The house (CONTRIBUTING.md), read from the source: who imports whom, which library lives where, how long things are."""
 
 import ast
 import pathlib
@@ -55,7 +55,6 @@ MAY_USE = {
 EXTRA = {
     "engine/state.py": {"flax"},  # the one place where modules are split and merged
     "engine/checkpoint.py": {"orbax"},
-    "engine/leaves.py": {"orbax"},
     "data/pipeline.py": {"absl"},  # Grain's processes want parsed flags, in notebooks too
 }
 LONGEST_FILE, LONGEST_FUNCTION, LONGEST_LOOP, MOST_POSITIONAL = 250, 50, 120, 6
@@ -102,7 +101,7 @@ def forbidden_imports(name: str, source: str) -> list[str]:
 
 @pytest.mark.parametrize("path", FILES, ids=_name)
 def test_imports(path):
-    assert _room(_name(path)) in ROWS.keys() | {"__init__"}, "a new room needs its row here and in DESIGN.md"
+    assert _room(_name(path)) in ROWS.keys() | {"__init__"}, "a new room needs its row here and in CONTRIBUTING.md"
     assert forbidden_imports(_name(path), path.read_text()) == []
 
 

@@ -2,9 +2,8 @@
 
 Pure functions for use inside `jax.jit`. Colours and mirroring are dm-pix's. Crop, resize and blur are
 linear along rows and along columns, so they are written as one small matrix per axis and video and
-cost two matrix products together: on a CPU half the time of gathering pixels at 64x64, the same at
-120x160. dm-pix has no resized crop, and its blur takes ten times as long under `vmap` (a grouped
-convolution) and pads with black, which darkens the border.
+cost two matrix products together. dm-pix has no resized crop; its blur becomes a grouped convolution
+under `vmap`, which is slow on CPU, and pads with black, which darkens the border.
 """
 
 import math
