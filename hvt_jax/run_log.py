@@ -10,10 +10,11 @@ import numpy as np
 
 from hvt_jax.data import pipeline
 from hvt_jax.data.sources import Dataset
-from hvt_jax.engine import metrics, monitors, schedules
+from hvt_jax.engine import describe, metrics, monitors, schedules
 from hvt_jax.engine.checkpoint import parameter_digest
 from hvt_jax.engine.run_folder import RunFolder, write_json
 from hvt_jax.engine.state import TrainState
+from hvt_jax.engine.steps import Definition
 from hvt_jax.evaluation import judge, report
 from hvt_jax.settings import Settings
 
@@ -46,6 +47,21 @@ class RunLog:
         self._pending: tuple[int, Scalars] | None = None
         self.speed = metrics.Throughput(settings.train.batch_size, num_steps)
         self.note = writer.note
+
+    def announce(self, definition: Definition, sizes: tuple[int, int], restored_step: int | None) -> None:
+        """Print what is about to be trained, on what and where; `sizes` are videos to train and to test on."""
+        settings, devices = self._settings, jax.devices()
+        self.note(describe.describe(definition))
+        self.note(
+            f"devices   {len(devices)} x {devices[0].device_kind} in {jax.process_count()} process(es), "
+            f"{'fsdp' if settings.train.fsdp else 'data parallel'}, {settings.model.compute_dtype}"
+        )
+        self.note(
+            f"data      {settings.data.name}: {sizes[0]} training, {sizes[1]} test videos; batch "
+            f"{settings.train.batch_size}, {self._steps_per_epoch} steps an epoch, {self._num_steps} in all"
+        )
+        resumed = "" if restored_step is None else f", resumed at step {restored_step}"
+        self.note(f"run       {self._folder.path}{resumed}")
 
     def records(self) -> list[dict[str, Any]]:
         """Return all records of metrics.jsonl so far."""

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from hvt_jax.data import catalog, pipeline
 from hvt_jax.data.sources import Dataset
 from hvt_jax.engine import checkpoint as checkpoint_lib
-from hvt_jax.engine import describe, metrics, optim, preemption, schedules, steps
+from hvt_jax.engine import metrics, optim, preemption, schedules, steps
 from hvt_jax.engine.compilation import Compiled, compile_functions
 from hvt_jax.engine.run_folder import RunFolder
 from hvt_jax.engine.state import TrainState
@@ -76,7 +76,7 @@ def train(config: ConfigDict, workdir: str) -> int:
         as_json = json.loads(config.to_json_best_effort())
         with metrics.MetricWriter(folder.path, settings.logging, restored_step=restored_step, config=as_json) as writer:
             log = RunLog(settings, folder, writer, steps_per_epoch=plan.steps_per_epoch, num_steps=plan.num_steps)
-            announce(log, definition, plan, train_set, test_set, folder.path, restored_step)
+            log.announce(definition, (len(train_set), len(test_set)), restored_step)
             run = Run(definition, plan, compiled, log, saved, folder, train_set, test_set)
             return run.loop(state, restored_step, preempted)
 
@@ -123,21 +123,6 @@ def restore_or_initialise(compiled: Compiled, saved: checkpoint_lib.Checkpoints)
         return compiled.initialise(), None
     step, state, _ = restored
     return state, step
-
-
-def announce(log: RunLog, definition, plan: Plan, train_set, test_set, path: str, restored_step: int | None) -> None:
-    """Print what is about to be trained, on what and where."""
-    settings, devices = definition.settings, jax.devices()
-    log.note(describe.describe(definition))
-    log.note(
-        f"devices   {len(devices)} x {devices[0].device_kind} in {jax.process_count()} process(es), "
-        f"{'fsdp' if settings.train.fsdp else 'data parallel'}, {settings.model.compute_dtype}"
-    )
-    log.note(
-        f"data      {settings.data.name}: {len(train_set)} training, {len(test_set)} test videos; "
-        f"batch {settings.train.batch_size}, {plan.steps_per_epoch} steps an epoch, {plan.num_steps} in all"
-    )
-    log.note(f"run       {path}" + ("" if restored_step is None else f", resumed at step {restored_step}"))
 
 
 @dataclasses.dataclass

@@ -107,6 +107,11 @@ class Run:
         found = re.search(r"^run .*?(?:resumed at step (\d+))?$", self.stdout, re.MULTILINE)
         return int(found[1] or 0) if found else -1
 
+    @property
+    def preempted_at(self) -> int:
+        """Step that this run says it saved when it was told to stop."""
+        return int(re.search(r"^preempted at step (\d+)", self.stdout, re.MULTILINE)[1])
+
 
 def last_step(workdir: pathlib.Path) -> int:
     """Return the last step with losses in metrics.jsonl, -1 if there is none."""

@@ -1,4 +1,4 @@
-"""The house (CONTRIBUTING.md), read from the source: who imports whom, which library lives where, how long things are."""
+"""The house (CONTRIBUTING.md), read from the source: who imports whom, what lives where, how long things are."""
 
 import ast
 import pathlib

@@ -57,7 +57,7 @@ def stopped(world):
     assert pair[0].wait_for_step(1), pair[0].wait().stderr
     pair[1].process.send_signal(signal.SIGTERM)
     assert _wait(pair) == [143, 143], [run.stderr[-3000:] for run in pair]
-    return pair, int(pair[0].stdout.split("preempted: saved step ")[1].split(";")[0])
+    return pair, pair[0].preempted_at
 
 
 @pytest.fixture(scope="module")

@@ -122,7 +122,7 @@ def test_sigterm_saves_and_exits_143_and_a_second_run_is_refused(world, finished
     os.kill(run.process.pid, signal.SIGCONT)
     run.wait()
     assert run.code == 143, run.stderr
-    saved = int(run.stdout.split("preempted: saved step ")[1].split(";")[0])
+    saved = run.preempted_at
     assert 1 <= saved < NUM_STEPS and (workdir / "checkpoints" / f"manifest-{saved}.json").exists()
     assert not (workdir / "results.json").exists()
     resumed = _start(world, workdir).wait()

@@ -164,7 +164,7 @@ def test_objects_other_than_tensors_are_named(tmp_path, config_path):
 
 def test_without_torch_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setattr(torch_file.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(torch_file.TorchFileError, match=r"hvt-jax\[convert\]"):
+    with pytest.raises(torch_file.TorchFileError, match=r"requirements-extras"):
         torch_file.torch_to_safetensors("model.pt", "out.safetensors")
 
 
