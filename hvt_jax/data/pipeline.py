@@ -72,7 +72,7 @@ def train_batches(
     videos, numbers = counts.training_samples(dataset, settings)
     cut = _RandomClip(dataset, settings, seed, videos, numbers)
     samples = grain.MapDataset.range(len(videos)).seed(seed).shuffle().repeat(None)
-    samples = samples.map_with_index(cut)[host::hosts]
+    samples = _HostShare(samples.map_with_index(cut), share, batch_size, host)
     batches = samples.batch(share, drop_remainder=True)[start_step:]
     return _start(batches, settings, parallel.count_workers(settings.num_workers), settings.read_threads)
 
@@ -89,7 +89,8 @@ def evaluation_batches(
     """
     share = _host_share(batch_size, hosts)
     padded = -(-len(dataset) // batch_size) * batch_size
-    samples = grain.MapDataset.range(padded).map(_CenterClip(dataset, settings))[host::hosts]
+    samples = grain.MapDataset.range(padded).map(_CenterClip(dataset, settings))
+    samples = _HostShare(samples, share, batch_size, host)
     workers, threads = parallel.count_workers(settings.num_workers), settings.read_threads
     if workers and len(dataset) <= _WORKERS_PAY:
         workers, threads = 0, parallel.available_cores()
@@ -106,6 +107,25 @@ def describe_problems(dataset: Dataset, batch: Batch) -> list[str]:
             line += f" ({batch['frames'][position]} could be read)"
         lines.append(line)
     return lines
+
+
+class _HostShare(grain.MapDataset):
+    """This host's rows of every batch, neighbours in it.
+
+    A sample then has the same place in the global batch on any number of hosts, and with it the same augmentation,
+    questions and dropout. Every `hosts`-th sample would not do: a global array is put together host after host.
+    """
+
+    def __init__(self, samples: grain.MapDataset, share: int, batch_size: int, host: int):
+        super().__init__(samples)
+        self._share, self._batch_size, self._host = share, batch_size, host
+
+    def __len__(self) -> int:
+        return len(self._parent) // self._batch_size * self._share
+
+    def __getitem__(self, index):
+        batch, row = divmod(index, self._share)
+        return self._parent[batch * self._batch_size + self._host * self._share + row]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
