@@ -8,6 +8,7 @@ from flax import nnx
 
 from hvt_jax.model_settings import PatchSettings
 from hvt_jax.nn import normalization
+from hvt_jax.nn.activation import gelu
 from hvt_jax.nn.linear import Linear
 from hvt_jax.nn.positions import LearnedTable
 
@@ -57,7 +58,7 @@ class Predictor(nnx.Module):
             tokens = self.hidden[f"linear_{index}"](tokens)
             norm = self.hidden[f"norm_{index}"] if f"norm_{index}" in self.hidden else None
             tokens = normalization.apply_norm(norm, tokens, train=train, valid=valid)
-            tokens = jax.nn.gelu(tokens, approximate=False)
+            tokens = gelu(tokens)
         return normalization.apply_norm(self.output_norm, self.out(tokens), train=train, valid=valid)
 
 

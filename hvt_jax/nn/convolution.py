@@ -30,47 +30,50 @@ class ConvNormRelu(nnx.Module):
         x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
         if self.size == 1:
             x = x.reshape(-1, shape[-1]) @ kernel[0, 0]
-        elif self.spatial:
-            x = convolve(x.reshape(-1, *shape[2:]), kernel)
         else:
-            x = convolve_time(x.reshape(*shape[:2], -1, shape[-1]), kernel)
+            x = convolve(x.reshape((-1, *shape[2:]) if self.spatial else (*shape[:2], -1, shape[-1])), kernel)
         x = x.reshape(*shape[:-1], -1)
         return jax.nn.relu(self.norm(x, train=train, valid=valid))
 
 
+@jax.custom_vjp
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolve [B, Y, X, C] with a kernel [y, x, C, D] at stride 1, padded with zeros to the same size."""
+    """Convolve [B, Y, X, C] with a kernel [y, x, C, D] of odd sizes at stride 1, padded with zeros to the same size.
+
+    Its weight gradient is written as one matrix product per row of the kernel. Derived by jax it would
+    be a convolution whose window is the whole map, which is slow on CPU: `python -m
+    benchmarks.convolution` shows by how much.
+    """
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-@jax.custom_vjp
-def convolve_time(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolve [B, T, N, C] along T with a kernel [t, 1, C, D] of odd size; as `convolve`.
-
-    Its weight gradient is written as one matrix product per tap. Derived by jax it would be a
-    convolution whose window is the whole map, which is slow on CPU: `python -m
-    benchmarks.convolution` shows by how much.
-    """
-    return convolve(x, kernel)
-
-
-def _convolve_time_forward(x, kernel):
+def _convolve_forward(x, kernel):
     return convolve(x, kernel), (x, kernel)
 
 
-def _convolve_time_backward(kept, gradient):
+def _convolve_backward(kept, gradient):
     x, kernel = kept
-    (gradient_x,) = jax.linear_transpose(lambda x: convolve(x, kernel), x)(gradient)
-    length, taps = x.shape[1], kernel.shape[0]
+    plain = convolve.fun  # without this rule, so that jax can transpose it
+    (gradient_x,) = jax.linear_transpose(lambda x: plain(x, kernel), x)(gradient)
+    return gradient_x, _kernel_gradient(x, gradient, kernel.shape).astype(kernel.dtype)
+
+
+def _kernel_gradient(x: jax.Array, gradient: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    rows, columns, channels_in, channels = shape
+    height, width = x.shape[1:3]
+    half = columns // 2
+    # What each column of the kernel sees, side by side: [B, Y, X, x·C].
+    padded = jnp.pad(x, ((0, 0), (0, 0), (half, half), (0, 0)))
+    seen = jnp.concatenate([padded[:, :, shift : shift + width] for shift in range(columns)], axis=-1)
     parts = []
-    for shift in range(-(taps // 2), taps // 2 + 1):
-        first, last = max(0, -shift), min(length, length - shift)
-        seen = x[:, first + shift : last + shift].reshape(-1, x.shape[-1])
-        parts.append(seen.T @ gradient[:, first:last].reshape(-1, gradient.shape[-1]))
-    return gradient_x, jnp.stack(parts)[:, None].astype(kernel.dtype)
+    for shift in range(-(rows // 2), rows // 2 + 1):
+        first, last = max(0, -shift), max(0, -shift, min(height, height - shift))
+        left = seen[:, first + shift : last + shift].reshape(-1, columns * channels_in)
+        parts.append(left.T @ gradient[:, first:last].reshape(-1, channels))
+    return jnp.stack(parts).reshape(shape)
 
 
-convolve_time.defvjp(_convolve_time_forward, _convolve_time_backward)
+convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
 class SeparableConv(nnx.Module):

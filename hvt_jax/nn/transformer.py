@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from hvt_jax.nn.activation import gelu
 from hvt_jax.nn.attention import SelfAttention
 from hvt_jax.nn.linear import Linear
 from hvt_jax.nn.normalization import LayerNorm
@@ -29,7 +30,7 @@ class TransformerLayer(nnx.Module):
         keys = (None, None, None) if key is None else jax.random.split(key, 3)
         drop = lambda x, k: x if k is None else self.dropout(x, deterministic=False, rngs=k)  # noqa: E731
         tokens = tokens + drop(self.attention(self.attention_norm(tokens), causal=causal), keys[0])
-        hidden = drop(jax.nn.gelu(self.mlp_hidden(self.mlp_norm(tokens)), approximate=False), keys[1])
+        hidden = drop(gelu(self.mlp_hidden(self.mlp_norm(tokens))), keys[1])
         return tokens + drop(self.mlp_out(hidden), keys[2])
 
 

@@ -72,12 +72,14 @@ def test_norms_by_name():
 
 
 def test_attention_is_that_of_jax_and_causal_rows_see_no_later_one():
-    query, key, value = jax.random.normal(jax.random.key(0), (3, 2, 5, 3, 4))
+    query, key, value = jax.random.normal(jax.random.key(0), (3, 2, 3, 5, 4))
     for causal in (False, True):
-        expected = jax.nn.dot_product_attention(query, key, value, is_causal=causal)
+        expected = jax.nn.dot_product_attention(
+            *(x.swapaxes(1, 2) for x in (query, key, value)), is_causal=causal
+        ).swapaxes(1, 2)
         np.testing.assert_allclose(attend(query, key, value, causal=causal), expected, atol=1e-6)
-    first = attend(query, key, value, causal=True)[:, 0]
-    np.testing.assert_allclose(first, value[:, 0], rtol=1e-6)
+    first = attend(query, key, value, causal=True)[:, :, 0]
+    np.testing.assert_allclose(first, value[:, :, 0], rtol=1e-6)
 
 
 def test_learned_table_by_hand():
