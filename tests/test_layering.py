@@ -125,7 +125,7 @@ def test_the_table_forbids(name, source):
 
 
 def test_only_objectives_stop_targets_and_only_the_model_stops_borders():
-    """Elsewhere a `stop_gradient` could hide a leak; statistics, monitors and the shift of a softmax are its other users."""
+    """Elsewhere a `stop_gradient` could hide a leak; its other users: statistics, monitors, the softmax shift."""
     users = {_name(path) for path in FILES if "lax.stop_gradient(" in path.read_text()}
     others = {"nn/attention.py", "nn/normalization.py", "engine/monitors.py", "engine/steps.py"}
     assert users - others == {"objectives/local.py", "model/pyramid.py"}
