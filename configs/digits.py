@@ -26,8 +26,9 @@ def get_config(argument: str = "") -> ConfigDict:
     config.data.update(num_workers=0, read_threads=2)
     config.model.hierarchy = "patch-frame-clip"
     config.model.stem.patch_size = 16
-    config.optimizer.learning_rate = 2e-3
-    config.train.num_epochs = 40.0
+    # With the default 0.5 the clip level ended worse than untrained (880 steps); with this it does not.
+    config.objective.regularizer_weight = 0.2
+    config.train.num_epochs = 25.0
     if argument == "smoke":
         config.train.num_epochs = 2.0
         config.train.max_steps = 20
