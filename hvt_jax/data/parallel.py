@@ -1,9 +1,9 @@
 """How many processes and threads decode, and how they live and die with the trainer."""
 
+import multiprocessing
 import os
 import signal
 import threading
-import time
 
 _MAX_WORKERS = 8
 
@@ -30,11 +30,10 @@ def prepare_worker(worker: int, workers: int) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    parent = os.getppid()
+    threading.Thread(target=_end_with_trainer, daemon=True).start()
 
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+def _end_with_trainer() -> None:
+    # Its parent's id would not do: a trainer that dies while this process still imports is not its parent any more.
+    multiprocessing.parent_process().join()
+    os._exit(1)

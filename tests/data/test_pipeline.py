@@ -191,7 +191,8 @@ if __name__ == "__main__":
     data = settings.read_settings(default.get_config()).data
     data = dataclasses.replace(data, root=sys.argv[1], num_workers=2)
     batches = pipeline.train_batches(catalog.load_dataset(data, "train"), data, batch_size=8, seed=0, start_step=0)
-    next(batches)
+    for _ in range(int(sys.argv[2])):
+        next(batches)
     print(*(child.pid for child in multiprocessing.active_children()), flush=True)
     time.sleep(60)
 """
@@ -206,16 +207,17 @@ def _alive(pid):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_workers_die_with_a_killed_trainer(digits_root, tmp_path):
+@pytest.mark.parametrize(("batches", "seconds"), [(3, 10), (1, 60)], ids=["at work", "one still imports"])
+def test_workers_die_with_a_killed_trainer(digits_root, tmp_path, batches, seconds):
     script = tmp_path / "trainer.py"
     script.write_text(_TRAINER)
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
-    command = [sys.executable, str(script), str(digits_root)]
+    command = [sys.executable, str(script), str(digits_root), str(batches)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as trainer:
         workers = [int(pid) for pid in trainer.stdout.readline().split()]
         assert len(workers) == 2 and all(map(_alive, workers))
         os.kill(trainer.pid, signal.SIGKILL)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and any(map(_alive, workers)):
         time.sleep(0.2)
     assert not any(map(_alive, workers))
