@@ -15,6 +15,8 @@ import time
 import av
 import numpy as np
 
+from hvt_jax.data import images
+
 MAX_PIXELS = 8192 * 8192
 MAX_FRAMES = 1_000_000
 # Demuxers that read one self-contained video. Anything else (play lists, subtitles, pictures, text drawn as video) may
@@ -106,7 +108,14 @@ def open_file(path: str | os.PathLike, seconds: float) -> tuple[av.container.Inp
     if not path.stat().st_size:
         raise VideoError(Problem.EMPTY, "the file has 0 bytes")
     options = {"protocol_whitelist": "file", "format_whitelist": FORMATS, "max_pixels": str(MAX_PIXELS)}
-    container = av.open(f"file:{path}", options=options, timeout=max(seconds, 0.1), metadata_errors="replace")
+    # Named, because by itself FFmpeg would read a picture's name as a pattern of names.
+    picture = images.demuxer(path)
+    if picture:
+        options |= {"format_whitelist": picture}
+        if not images.is_whole(path):
+            raise VideoError(Problem.TOO_FEW_FRAMES, "truncated picture")
+    timeout = max(seconds, 0.1)
+    container = av.open(f"file:{path}", format=picture, options=options, timeout=timeout, metadata_errors="replace")
     try:
         return container, _video_stream(container)
     except Exception:

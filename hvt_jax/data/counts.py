@@ -6,9 +6,9 @@ import logging
 
 import numpy as np
 
-from hvt_jax.data import decode, parallel, sampling
+from hvt_jax.data import decode, parallel, sampling, segments
 from hvt_jax.data.containers import VideoError
-from hvt_jax.data.sources import DataError, Dataset
+from hvt_jax.data.sources import DataError, Dataset, Video
 from hvt_jax.settings import DataSettings
 
 _LOG = logging.getLogger(__name__)
@@ -53,17 +53,16 @@ def count_frames(dataset: Dataset, timeout_seconds: float) -> list[int]:
     _LOG.info("counting the frames of %d videos in %s", len(dataset), dataset.root)
     counts, bad = [], []
 
-    def count(path: str) -> int | VideoError:
+    def count(video: Video) -> int | VideoError:
         try:
-            return decode.probe(dataset.root / path, timeout_seconds).num_frames
+            return len(segments.frame_range(decode.probe(dataset.root / video.path, timeout_seconds), video))
         except VideoError as error:
             return error
 
     with concurrent.futures.ThreadPoolExecutor(_THREADS_PER_CORE * parallel.available_cores()) as pool:
-        paths = [video.path for video in dataset.videos]
-        for path, result in zip(paths, pool.map(count, paths), strict=True):
+        for video, result in zip(dataset.videos, pool.map(count, dataset.videos), strict=True):
             if isinstance(result, VideoError):
-                bad.append(f"{path}: {result}")
+                bad.append(f"{video.path}: {result}")
                 result = 0
             counts.append(result)
             if len(counts) % 10_000 == 0:

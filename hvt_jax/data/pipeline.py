@@ -21,7 +21,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from hvt_jax.data import counts, parallel, sampling
+from hvt_jax.data import counts, parallel, sampling, segments
 from hvt_jax.data.containers import Problem, VideoError
 from hvt_jax.data.decode import VideoReader
 from hvt_jax.data.sources import Dataset
@@ -172,7 +172,7 @@ def _read_clip(dataset: Dataset, settings: DataSettings, number: int, choose_sta
     clip = _empty_clip(settings, index=number, label=video.labels[0])
     span = sampling.window_span(settings.num_frames, settings.frame_stride)
     try:
-        with VideoReader(dataset.root / video.path, settings.video_timeout_seconds) as reader:
+        with segments.restrict(VideoReader(dataset.root / video.path, settings.video_timeout_seconds), video) as reader:
             count = reader.info.num_frames
             if count < span and settings.short_videos == "drop":
                 raise VideoError(Problem.TOO_SHORT, f"{count} frames, a sample spans {span}", count)

@@ -22,12 +22,16 @@ class Video:
     Attributes:
       path: relative to the root of the data set, with `/` between folders.
       labels: class number in every label set, in the order of `Dataset.label_names`.
-      num_frames: frames in the file, None if nobody has counted them yet.
+      num_frames: frames in the file, or in the segment where there is one; None if nobody has counted them yet.
+      start_seconds: where the segment that counts begins.
+      end_seconds: where it ends; 0 = with the file. The same file may be there several times, with other segments.
     """
 
     path: str
     labels: tuple[int, ...]
     num_frames: int | None = None
+    start_seconds: float = 0.0
+    end_seconds: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -109,18 +113,26 @@ def read_rows(path: pathlib.Path) -> list[tuple[int, str]]:
     Raises:
       DataError: if there is no such file, it is no UTF-8 text or holds no row.
     """
+    rows = [(number, row.strip()) for number, row in enumerate(read_text(path).split("\n"), start=1)]
+    rows = [(number, row) for number, row in rows if row]
+    if not rows:
+        raise DataError(f"{path}: is empty; get the annotation files again")
+    return rows
+
+
+def read_text(path: pathlib.Path) -> str:
+    """Return an annotation file as text, without BOM.
+
+    Raises:
+      DataError: if there is no such file or it is no UTF-8 text.
+    """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         row = path.read_bytes()[: error.start].count(b"\n") + 1
         raise DataError(f"{path}, row {row}: is not UTF-8 text; save the file as UTF-8") from error
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; is data.root the right folder?") from error
-    rows = [(number, row.strip()) for number, row in enumerate(text.split("\n"), start=1)]
-    rows = [(number, row) for number, row in rows if row]
-    if not rows:
-        raise DataError(f"{path}: is empty; get the annotation files again")
-    return rows
 
 
 def check_found(root: pathlib.Path, videos: Sequence[Video], listing: pathlib.Path) -> None:

@@ -124,7 +124,7 @@ def test_missing_parts_say_what_to_do(ucf, tmp_path):
         assert word in message
     message = _refusal(dataclasses.replace(ucf, name="digits", root="nowhere"))
     assert "python -m hvt_jax.make_digits --root=nowhere" in message
-    assert "one of digits, folder, ucf101" in _refusal(dataclasses.replace(ucf, name="ucf"))
+    assert "one of csv, digits, folder" in _refusal(dataclasses.replace(ucf, name="ucf"))
 
 
 def test_digits_has_two_label_sets_and_either_may_be_first(data_settings, digits_root):

@@ -3,13 +3,22 @@
 from collections.abc import Callable
 from typing import Literal
 
-from hvt_jax.data.catalog import digits, folder, ucf101
+from hvt_jax.data.catalog import csv_lists, digits, folder, hmdb51, imagenet, kinetics400, ssv2, ucf101
 from hvt_jax.data.sources import DataError, Dataset
 from hvt_jax.settings import DataSettings
 
 Loader = Callable[[DataSettings, Literal["train", "test"]], Dataset]
 
-LOADERS: dict[str, Loader] = {"digits": digits.load, "folder": folder.load, "ucf101": ucf101.load}
+LOADERS: dict[str, Loader] = {
+    "csv": csv_lists.load,
+    "digits": digits.load,
+    "folder": folder.load,
+    "hmdb51": hmdb51.load,
+    "imagenet": imagenet.load,
+    "kinetics400": kinetics400.load,
+    "ssv2": ssv2.load,
+    "ucf101": ucf101.load,
+}
 
 
 def load_dataset(settings: DataSettings, split: Literal["train", "test"]) -> Dataset:

@@ -38,7 +38,7 @@ def load(settings: DataSettings, split: Literal["train", "test"]) -> Dataset:
         splits = {part: [path for path in paths if path.startswith(part + "/")] for part in ("train", "test")}
         class_of = {path: _class_name(path.split("/", 1)[1]) for part in splits.values() for path in part}
     else:
-        splits = _split_by_hash(paths)
+        splits = split_by_hash(paths)
         class_of = {path: _class_name(path) for path in paths}
     if not splits[split]:
         raise DataError(f"data.root = {settings.root!r}: {len(paths)} video(s) leave none for {split}; add some")
@@ -65,7 +65,8 @@ def _class_name(path: str) -> str:
     return folder if rest else "all"
 
 
-def _split_by_hash(paths: list[str]) -> dict[str, list[str]]:
+def split_by_hash(paths: list[str]) -> dict[str, list[str]]:
+    """Return the paths of `train` and `test`; a path stays in its split whatever comes or goes beside it."""
     hashes = {path: int(hashlib.sha256(os.fsencode(path)).hexdigest(), 16) for path in paths}
     test = {path for path in paths if hashes[path] % _TEST_SHARE == 0}
     if not test and len(paths) > 1:  # so few videos that the hash left one split empty
