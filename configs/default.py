@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
 
 def _data() -> ConfigDict:
     data = ConfigDict()
-    data.name = "digits"  # digits | ucf101 | folder
+    data.name = "digits"  # digits | folder | csv | ucf101 | hmdb51 | kinetics400 | ssv2 | imagenet
     data.root = "data/digits"  # folder that holds the videos and annotations
     data.split = 1  # official split number, where a data set has several
     data.label = ""  # label set judged first; "" = the data set's own first one
@@ -35,7 +35,9 @@ def _data() -> ConfigDict:
     data.frame_stride = 4  # frames of the video between two frames of a sample ("frequency")
     data.window_step = 4  # frames of the video between the starts of two training windows
     data.max_windows_per_video = 1  # training windows drawn from a video per epoch; 0 = all of them
-    data.short_videos = "loop"  # videos shorter than a sample: loop | drop
+    data.short_videos = "loop"  # videos shorter than a sample: loop | drop | pad: the last frame again, masked
+    data.test_views_temporal = 1  # windows of a video that multi-view tests look at, spread evenly over it
+    data.test_views_spatial = 1  # crops of each of them along the longer side; 1 = the centre
     data.height = 64  # Y, pixel rows the model sees
     data.width = 64  # X, pixel columns the model sees
     data.resize_margin = 1.0  # decoded frames are this many times larger than Y, X; random crops use the rest

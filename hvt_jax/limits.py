@@ -16,6 +16,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "data.frame_stride": (1, _ANY),
     "data.window_step": (1, _ANY),
     "data.max_windows_per_video": (0, _ANY),
+    "data.test_views_temporal": (1, 1000),
+    "data.test_views_spatial": (1, 100),
     "data.height": (1, 8192),
     "data.width": (1, 8192),
     "data.resize_margin": (1, 4),

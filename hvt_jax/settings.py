@@ -30,7 +30,9 @@ class DataSettings:
     frame_stride: int
     window_step: int
     max_windows_per_video: int
-    short_videos: Literal["loop", "drop"]
+    short_videos: Literal["loop", "drop", "pad"]
+    test_views_temporal: int
+    test_views_spatial: int
     height: int
     width: int
     resize_margin: float

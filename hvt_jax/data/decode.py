@@ -112,6 +112,19 @@ class VideoReader:
             raise VideoError(Problem.TOO_FEW_FRAMES, f"truncated: {found} of {len(wanted)} frames", found)
         return frames[positions]
 
+    def upright_size(self) -> tuple[int, int]:
+        """Return height and width in pixels of the first frame, turned upright as its metadata says.
+
+        Raises:
+          VideoError: if no frame can be decoded.
+        """
+        with _faults_named():
+            self._open()
+            for _, frame in self._decoded(timed=False):
+                turned = round(frame.rotation / 90) % 2
+                return (frame.width, frame.height) if turned else (frame.height, frame.width)
+        raise VideoError(Problem.TOO_FEW_FRAMES, "no frame can be decoded")
+
     def _open(self) -> None:
         self.close()
         seconds = self._deadline - time.monotonic()

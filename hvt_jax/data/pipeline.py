@@ -10,6 +10,7 @@ dict of numpy arrays, B samples of this host:
     index    int32 [B]                number of the video in the data set; -1 for padding
     start    int32 [B]                first frame of the window
     frames   int32 [B]                frames that could be decoded
+    frame_valid  bool [B, T]          False for frames repeated to fill a short video, and for all of no video
     valid    bool  [B]                False for damaged videos and for padding
     problem  int8  [B]                why not, a `Problem`
 """
@@ -97,6 +98,19 @@ def evaluation_batches(
     return _start(samples.batch(share, drop_remainder=True), settings, workers, threads)
 
 
+def shared_batches(
+    samples: grain.MapDataset, settings: DataSettings, *, batch_size: int, start_step: int, host: int, hosts: int
+) -> Iterator[Batch]:
+    """Return batches of this host's share of `samples`, decoded ahead, from step `start_step` on.
+
+    Raises:
+      ValueError: if the batch cannot be shared evenly.
+    """
+    share = _host_share(batch_size, hosts)
+    batches = _HostShare(samples, share, batch_size, host).batch(share, drop_remainder=True)[start_step:]
+    return _start(batches, settings, parallel.count_workers(settings.num_workers), settings.read_threads)
+
+
 def describe_problems(dataset: Dataset, batch: Batch) -> list[str]:
     """Return one line for each damaged video of a batch, such as "videos/X.avi: too few frames (12 could be read)"."""
     lines = []
@@ -177,18 +191,21 @@ def _read_clip(dataset: Dataset, settings: DataSettings, number: int, choose_sta
             if count < span and settings.short_videos == "drop":
                 raise VideoError(Problem.TOO_SHORT, f"{count} frames, a sample spans {span}", count)
             start = choose_start(count, span)
-            indices = sampling.frame_indices(start, settings.num_frames, settings.frame_stride, count)
+            indices, own = sampling.pick_frames(
+                start, settings.num_frames, settings.frame_stride, count, settings.short_videos
+            )
             pixels = reader.read(indices, *clip["video"].shape[1:3])
     except VideoError as error:
         return {**clip, "problem": np.int8(error.problem), "frames": np.int32(error.frames)}
     found = {"start": np.int32(start), "frames": np.int32(settings.num_frames), "valid": np.bool_(True)}
-    return {**clip, **found, "video": pixels}
+    return {**clip, **found, "video": pixels, "frame_valid": own}
 
 
 def _empty_clip(settings: DataSettings, *, index: int, label: int) -> Batch:
     height, width = (round(side * settings.resize_margin) for side in (settings.height, settings.width))
     return {
         "video": np.zeros((settings.num_frames, height, width, 3), np.uint8),
+        "frame_valid": np.zeros(settings.num_frames, bool),
         "label": np.int32(label),
         "index": np.int32(index),
         "start": np.int32(0),

@@ -60,6 +60,13 @@ def restrict(reader: _AnyReader, video: Video) -> "_AnyReader | SegmentReader":
     return reader if len(frames) == reader.info.num_frames else SegmentReader(reader, frames)
 
 
+def upright_size(reader: Reader) -> tuple[int, int]:
+    """Return height and width in pixels of the frames of `reader`, upright; storages that turn nothing say nothing."""
+    if hasattr(reader, "upright_size"):
+        return reader.upright_size()
+    return reader.info.height, reader.info.width
+
+
 class SegmentReader:
     """A reader whose frame 0 is the first one of a segment; its `info` is that of the segment."""
 
@@ -78,6 +85,10 @@ class SegmentReader:
     def close(self) -> None:
         """Close the reader underneath."""
         self._reader.close()
+
+    def upright_size(self) -> tuple[int, int]:
+        """Return height and width in pixels of the frames."""
+        return upright_size(self._reader)
 
     def read(self, indices: np.ndarray, height: int, width: int) -> np.ndarray:
         """Return frames `indices` of the segment, uint8 [T, height, width, 3], see `decode.VideoReader.read`.

@@ -46,6 +46,7 @@ def test_a_batch_is_what_it_says(train, data_settings):
         "valid": "bool",
         "problem": "int8",
     }
+    assert kinds.pop("frame_valid") == ((8, 4), "bool") and batch["frame_valid"].all()
     assert kinds == {"video": ((8, 4, 30, 50, 3), "uint8"), **{name: ((8,), kind) for name, kind in column.items()}}
     assert batch["valid"].all() and not batch["problem"].any() and (batch["frames"] == 4).all()
     for video, label, index, start in zip(*(batch[n] for n in ("video", "label", "index", "start")), strict=True):
@@ -118,6 +119,11 @@ def test_short_videos_are_looped_or_left_out(train, data_settings, tmp_path):
     assert batch["valid"].all() and batch["start"][place] == 0
     looped = decode.decode_frames(tmp_path / "short.mp4", [0, 2, 4, 1], 32, 32)
     np.testing.assert_array_equal(batch["video"][place], looped)
+    padding = dataclasses.replace(data_settings, short_videos="pad")
+    (batch,) = _take(1, dataset, padding, batch_size=2)
+    place = int(np.flatnonzero(batch["index"] == 0)[0])
+    assert batch["frame_valid"][place].tolist() == [True, True, True, False] and batch["frame_valid"][1 - place].all()
+    np.testing.assert_array_equal(batch["video"][place, 3], batch["video"][place, 2])
     dropping = dataclasses.replace(data_settings, short_videos="drop")
     assert pipeline.steps_per_epoch(dataset, dropping, 1) == 1
     assert all(set(batch["index"]) == {1} for batch in _take(4, dataset, dropping, batch_size=2))
