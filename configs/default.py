@@ -2,7 +2,7 @@
 
 Other configs start from `get_config()` and override; the dict is locked, so a misspelt field is an
 error with a suggestion. The sizes here are those of the digits demo; see `digits.py` for a run of it,
-`ucf.py` for UCF101 and `folder.py` for a folder of your own videos.
+`folder.py` for your own videos, and `ucf.py`, `hmdb.py`, `k400.py`, `ssv2.py`, `imagenet.py` for published sets.
 """
 
 from ml_collections import ConfigDict
@@ -35,7 +35,7 @@ def _data() -> ConfigDict:
     data.frame_stride = 4  # frames of the video between two frames of a sample ("frequency")
     data.window_step = 4  # frames of the video between the starts of two training windows
     data.max_windows_per_video = 1  # training windows drawn from a video per epoch; 0 = all of them
-    data.short_videos = "loop"  # videos shorter than a sample: loop | drop | pad: the last frame again, masked
+    data.short_videos = "loop"  # videos shorter than a sample: loop | drop | pad: repeat the last frame, marked
     data.test_views_temporal = 1  # windows of a video that multi-view tests look at, spread evenly over it
     data.test_views_spatial = 1  # crops of each of them along the longer side; 1 = the centre
     data.height = 64  # Y, pixel rows the model sees

@@ -1,0 +1,45 @@
+"""HMDB51, split 1: 3,570 training and 1,530 test videos of 51 actions.
+
+Trains patch-frame-clip at 112x112 with ViT-Ti-sized frames, from random weights; so few videos are a test of a method
+more than a pre-training set. Get `hmdb51_org.rar` and `test_train_splits.rar` from
+https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database and unpack them with `unrar`:
+
+    data/hmdb51/hmdb51_org/<class>/*.avi                      (or videos/...)
+    data/hmdb51/testTrainMulti_7030_splits/<class>_test_split1.txt
+
+    python -m hvt_jax.main --config=configs/hmdb.py --workdir=runs/hmdb
+
+`:smoke` takes 20 steps at 64x64. Published reference points of the protocol (frozen features, linear, split average):
+SVT ViT-B 57.8 %, BraVe TSM-50 69.2 % with flow and sound and 65.4 % with video alone, all pre-trained on larger sets;
+no number of a locally trained hierarchy has been published, and this config has not been run. Next:
+`--config.data.split=2`, and `k400.py` for a set that is large enough.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """Return the config; `argument` is empty or `smoke`."""
+    if argument not in ("", "smoke"):
+        raise ValueError(f"configs/hmdb.py:{argument} is unknown; use configs/hmdb.py or configs/hmdb.py:smoke")
+    config = default.get_config()
+    config.data.update(name="hmdb51", root="data/hmdb51", num_frames=16, frame_stride=4, window_step=4)
+    config.data.update(height=112, width=112, resize_margin=1.15)
+    config.model.hierarchy = "patch-frame-clip"
+    config.model.stem.patch_size = 16
+    config.model.patch.update(width=192, predictor_hidden=(384,))
+    config.model.frame.update(width=192, depth=12, num_heads=3, head_width=64, mlp_width=768)
+    config.model.frame.update(predictor_hidden=(384,), scan=True)
+    config.model.clip.update(width=256, depth=4, num_heads=4, head_width=64, mlp_width=1024, predictor_hidden=(512,))
+    config.model.compute_dtype = "bfloat16"
+    config.optimizer.update(learning_rate=5e-4, warmup_epochs=10.0)
+    config.train.update(batch_size=128, num_epochs=400.0)
+    config.evaluation.update(schedule="exponential", interval=2.0)
+    config.checkpoint.interval_steps = 1000
+    if argument == "smoke":
+        config.data.update(height=64, width=64, num_frames=8)
+        config.model.compute_dtype = "float32"
+        config.train.update(batch_size=8, num_epochs=2.0, max_steps=20)
+    return config
