@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import pathlib
+import posixpath
 from collections.abc import Collection, Mapping
 
 from hvt_jax.data.sources import DataError, SafeFolder, Video, read_text
@@ -72,6 +73,7 @@ class Listing:
         where = f"{self._path}, row {row}"
         if reason := self._safe.reason_against(name):
             raise DataError(f"{where}: {name!r} {reason}; remove the row, this list may be forged")
+        name = posixpath.normpath(name)  # the same file under two spellings is listed twice, too
         key = (name, start_seconds, end_seconds)
         before, other = self._rows.setdefault(key, (row, label))
         if before != row:
@@ -113,13 +115,19 @@ def first_present(root: pathlib.Path, names: Collection[str], how_to_get: str) -
 def list_files(folder: pathlib.Path, suffixes: Collection[str]) -> list[str]:
     """Return the sorted relative paths of all files with one of `suffixes`; links out of the folder are left out."""
     safe, found = SafeFolder(folder), []
-    for where, folders, files in os.walk(folder):
+    for where, folders, files in os.walk(folder, onerror=_refuse_unreadable):
         folders[:] = [name for name in folders if not name.startswith(".")]
         prefix = pathlib.Path(where).relative_to(folder).as_posix()
         prefix = "" if prefix == "." else prefix + "/"
         names = [name for name in files if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes]
-        found += [prefix + name for name in names if not safe.reason_against(prefix + name)]
+        # Folders that are links are not entered, so a file can lead out only if it is a link itself.
+        outside = {n for n in names if os.path.islink(os.path.join(where, n)) and safe.reason_against(prefix + n)}
+        found += [prefix + name for name in names if name not in outside]
     return sorted(found)
+
+
+def _refuse_unreadable(error: OSError) -> None:
+    raise DataError(f"{error.filename}: {error.strerror}; what is in it would be lost, make it readable") from error
 
 
 def files_by_stem(folder: pathlib.Path, suffixes: Collection[str]) -> dict[str, str]:

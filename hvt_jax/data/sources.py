@@ -15,7 +15,7 @@ class DataError(SettingsError):
     """Data that cannot be used as the config asks; the message names the file, the row and the remedy."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Video:
     """One video of a data set.
 

@@ -214,6 +214,9 @@ def test_imagenet_class_folders_and_flat_validation(make, tmp_path):
     settings = make("imagenet", {**files, "train/n01/notes.txt": None})
     assert _load(settings) == {"train/n01/x_train.JPEG": "n01", "train/n02/x_train.JPEG": "n02"}
     assert _load(settings, "test") == {"val/n01/x_val.JPEG": "n01", "val/n02/x_val.JPEG": "n02"}
+    os.symlink("/etc/passwd", tmp_path / "train" / "n01" / "way_out.JPEG")
+    os.symlink(tmp_path / "train" / "n02" / "x_train.JPEG", tmp_path / "train" / "n01" / "link.JPEG")
+    assert list(_load(settings)) == ["train/n01/link.JPEG", "train/n01/x_train.JPEG", "train/n02/x_train.JPEG"]
     make("imagenet", {"val/n03/y.JPEG": None})
     assert "class 'n03' is not in train" in _refusal(settings, "test")
     os.rename(tmp_path / "val", tmp_path / "old")
@@ -256,6 +259,7 @@ def test_own_list_without_a_split_keeps_segments_of_a_video_together(make):
         ("b\0.mp4,x,0,1", "NUL byte"),
         ("way_out.mp4,x,0,1", "leads out of"),
         ("a.mp4,x,0,1", "was listed in row 2 before; remove"),
+        (".//a.mp4,x,0,1", "'a.mp4' was listed in row 2 before; remove"),
         ("a.mp4,y,0,1", "was listed in row 2 before with another label"),
         ("b.mp4,,0,1", "has no label"),
         ("b.mp4,x", "has 2 columns, but needs 4"),
