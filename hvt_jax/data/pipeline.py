@@ -24,6 +24,7 @@ from absl import flags
 from hvt_jax.data import counts, parallel, sampling
 from hvt_jax.data.containers import Problem, VideoError
 from hvt_jax.data.decode import VideoReader
+from hvt_jax.data.quarantine import BadVideo
 from hvt_jax.data.sources import Dataset
 from hvt_jax.settings import DataSettings
 
@@ -97,18 +98,6 @@ def evaluation_batches(
     return _start(samples.batch(share, drop_remainder=True), settings, workers, threads)
 
 
-def describe_problems(dataset: Dataset, batch: Batch) -> list[str]:
-    """Return one line for each damaged video of a batch, such as "videos/X.avi: too few frames (12 could be read)"."""
-    lines = []
-    for position in np.flatnonzero(batch["problem"]):
-        problem = Problem(int(batch["problem"][position]))
-        line = f"{dataset.videos[int(batch['index'][position])].path}: {problem.name.lower().replace('_', ' ')}"
-        if problem is Problem.TOO_FEW_FRAMES:
-            line += f" ({batch['frames'][position]} could be read)"
-        lines.append(line)
-    return lines
-
-
 class _HostShare(grain.MapDataset):
     """This host's rows of every batch, neighbours in it.
 
@@ -167,20 +156,31 @@ class _CenterClip(grain.transforms.Map):
 
 
 def _read_clip(dataset: Dataset, settings: DataSettings, number: int, choose_start: Callable[[int, int], int]) -> Batch:
-    """Return one sample; a video that cannot be read gives an invalid one, never an exception."""
+    """Return one sample; a video that cannot be read gives an invalid one, never an exception.
+
+    One that cannot be opened at all, or that has taken too long, gets into the quarantine of the data set.
+    """
     video = dataset.videos[number]
     clip = _empty_clip(settings, index=number, label=video.labels[0])
     span = sampling.window_span(settings.num_frames, settings.frame_stride)
+    is_open = False
     try:
+        if video.path in dataset.quarantine:
+            problem, frames = dataset.quarantine[video.path]
+            raise VideoError(Problem(problem), "in quarantine", frames)
         with VideoReader(dataset.root / video.path, settings.video_timeout_seconds) as reader:
-            count = reader.info.num_frames
+            is_open, count = True, reader.info.num_frames
             if count < span and settings.short_videos == "drop":
                 raise VideoError(Problem.TOO_SHORT, f"{count} frames, a sample spans {span}", count)
             start = choose_start(count, span)
             indices = sampling.frame_indices(start, settings.num_frames, settings.frame_stride, count)
             pixels = reader.read(indices, *clip["video"].shape[1:3])
     except VideoError as error:
-        return {**clip, "problem": np.int8(error.problem), "frames": np.int32(error.frames)}
+        is_damaged = is_open and error.problem in (Problem.UNREADABLE, Problem.TOO_FEW_FRAMES)
+        problem = Problem.DAMAGED if is_damaged else error.problem
+        if BadVideo(video.path, problem, error.frames, 0).is_closed:
+            dataset.quarantine[video.path] = int(problem), error.frames
+        return {**clip, "problem": np.int8(problem), "frames": np.int32(error.frames)}
     found = {"start": np.int32(start), "frames": np.int32(settings.num_frames), "valid": np.bool_(True)}
     return {**clip, **found, "video": pixels}
 
