@@ -58,12 +58,7 @@ class BadVideos:
 
     def note(self, dataset: Dataset, batch: dict[str, np.ndarray], step: int) -> list[str]:
         """Take in the bad videos of a batch that is used at `step`; return a line for each new one."""
-        new = []
-        for place in np.flatnonzero(batch["problem"]):
-            number, problem, frames = (int(batch[name][place]) for name in ("index", "problem", "frames"))
-            video = BadVideo(dataset.videos[number].path, Problem(problem), frames, step)
-            if self._add(video):
-                new.append(str(video))
+        new = [str(video) for video in quarantine.find_bad(dataset, batch, step) if self._add(video)]
         if new:
             self._write()
             if jax.process_count() == 1:

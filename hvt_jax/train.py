@@ -46,7 +46,7 @@ def train(config: ConfigDict, workdir: str) -> int:
     """Train as `config` says, in the run folder `workdir`, resuming what is there; return the exit code.
 
     Raises:
-      SettingsError: the config or the data cannot be used (DataError is one); after a save where too many videos are bad.
+      SettingsError: the config or the data cannot be used (DataError is one, also for too many bad videos).
       RunFolderError: another run holds the folder.
       CheckpointError: the checkpoints do not fit the config, are all damaged, or cannot be written.
       MetricsError: W&B is asked for and cannot be used, or metrics.jsonl is damaged.

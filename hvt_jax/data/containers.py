@@ -68,6 +68,19 @@ class VideoError(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
+class VideoInfo:
+    """What a file says about its video; height and width in pixels as stored, before any rotation."""
+
+    num_frames: int
+    fps: float
+    height: int
+    width: int
+    duration_seconds: float
+    codec: str = ""
+    pixel_format: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class FrameIndex:
     """Where the frames of a stream are, in units of its time base.
 

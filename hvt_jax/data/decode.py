@@ -4,7 +4,6 @@ Decoding begins at the last keyframe before the first frame wanted and goes forw
 presentation times, never by counting from a seek. If they are not found there, everything is decoded from the start.
 """
 
-import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -13,24 +12,11 @@ import av
 import numpy as np
 
 from hvt_jax.data import containers, transforms
-from hvt_jax.data.containers import Problem, VideoError
+from hvt_jax.data.containers import Problem, VideoError, VideoInfo
 
 FRAMES_PER_TIMEOUT = 1000  # `read_all` may take the time limit for each so many, or no long film would pass
 
 Keep = Callable[[int, av.VideoFrame], None]  # takes the place of a frame among those wanted, and the frame
-
-
-@dataclasses.dataclass(frozen=True)
-class VideoInfo:
-    """What a file says about its video; height and width in pixels as stored, before any rotation."""
-
-    num_frames: int
-    fps: float
-    height: int
-    width: int
-    duration_seconds: float
-    codec: str = ""
-    pixel_format: str = ""
 
 
 def probe(path: str | os.PathLike, timeout_seconds: float = 30.0) -> VideoInfo:
@@ -180,6 +166,10 @@ class VideoReader:
             return found == len(wanted)
         except av.FFmpegError:  # some formats cannot seek; reading from the start decides whether the file is bad
             return False
+        except VideoError as error:  # damage, perhaps only because what came before is missing
+            if error.problem is not Problem.DAMAGED:
+                raise
+            return False
 
     def _decoded(self, timed: bool) -> Iterator[tuple[int | None, av.VideoFrame]]:
         """Yield decoded frames with their time, or with their number where times are of no use."""
@@ -196,25 +186,29 @@ class VideoReader:
         A frame is never replaced by one more than half a frame away.
         """
         spacing = self._index.half_spacing
-        found, before, frame_before = 0, None, None
+        found, before, frame_before, is_damaged = 0, None, None, False
         for when, frame in decoded:
             if when is None or (before is not None and when <= before):
                 return found, False
+            # Decoders paint over what they cannot decode, and the frames up to the next keyframe are made from it.
+            was_damaged, is_damaged = is_damaged, frame.is_corrupt or (is_damaged and not frame.key_frame)
             while found < len(goals) and when >= goals[found]:
-                goal = goals[found]
+                goal, is_bad = goals[found], is_damaged
                 nearest, error = frame, when - goal
                 if error and before is None:  # began too late to know what was shown at the goal
                     return found, True
                 if error and goal - before < error:
-                    nearest, error = frame_before, goal - before
+                    nearest, error, is_bad = frame_before, goal - before, was_damaged
                 if error > spacing:
                     return found, True
+                _check_whole(is_bad, found)
                 keep(found, nearest)
                 found += 1
             if found == len(goals):
                 return found, True
             before, frame_before = when, frame
         if found == len(goals) - 1 and before is not None and goals[found] - before <= spacing:
+            _check_whole(is_damaged, found)
             keep(found, frame_before)
             found += 1
         return found, True
@@ -223,6 +217,11 @@ class VideoReader:
 def _check_found(found: int, wanted: int) -> None:
     if found < wanted:
         raise VideoError(Problem.TOO_FEW_FRAMES, f"truncated: {found} of {wanted} frames", found)
+
+
+def _check_whole(is_damaged: bool, found: int) -> None:
+    if is_damaged:
+        raise VideoError(Problem.DAMAGED, f"a frame is damaged, {found} before it are whole", found)
 
 
 def fit_frame(frame: av.VideoFrame, height: int, width: int) -> np.ndarray:

@@ -21,7 +21,7 @@ _CONVERTED_SIZE = (16, 16)  # a frame of every kind is converted once, to see th
 Progress = Callable[[int, int], None]
 
 
-def scan(settings: DataSettings, path: pathlib.Path, on_progress: Progress = lambda done, total: None) -> list[Entry]:
+def scan(settings: DataSettings, path: pathlib.Path, on_progress: Progress) -> list[Entry]:
     """Look at every video of all splits, write the manifest and return its entries, in the order of the data set.
 
     Entries whose file has not changed are taken over from the manifest that is there and from a scan that was
