@@ -33,10 +33,8 @@ def main() -> int:
         outcomes = fuzz.run(pathlib.Path(folder), options.cases, options.seed, settings)
     print(f"{'damage':<28s}" + "".join(f"{name:>11s}" for name in _COLUMNS))
     for mutation in fuzz.MUTATIONS:
-        print(
-            f"{mutation:<28s}"
-            + "".join(f"{n:11d}" for n in fuzz.row_of([o for o in outcomes if o.mutation == mutation]))
-        )
+        row = fuzz.row_of([outcome for outcome in outcomes if outcome.mutation == mutation])
+        print(f"{mutation:<28s}" + "".join(f"{number:11d}" for number in row))
     total = fuzz.row_of(outcomes)
     print(f"{'all':<28s}" + "".join(f"{number:11d}" for number in total))
     print(f"{time.monotonic() - began:.0f} s, seed {options.seed}")
