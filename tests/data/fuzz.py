@@ -16,7 +16,7 @@ from hvt_jax.settings import DataSettings
 CLIPS = pathlib.Path(__file__).parents[1] / "clips"
 SECONDS_PER_BATCH = 120.0  # far beyond the limit of a video: what takes longer hangs
 _SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".gif", ".mpg", ".ts")
-_ODD_NAMES = ("-rf", "a b", "$(id)", ";id", "naïve 映画", "%d", "file:x", "pipe:0", "x" * 200, ".mp4", "~", "a\\b")
+_ODD_NAMES = ("-rf", "a b", "$(id)", ";id", "naïve 映画", "%d", "file:x", "pipe:0", "x" * 200, "~", "a\\b")
 
 Mutation = Callable[[bytes, np.random.Generator], bytes]
 
