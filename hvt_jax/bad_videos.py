@@ -51,6 +51,10 @@ class BadVideos:
     def __len__(self) -> int:
         return len(self._found)
 
+    def count(self, step: int) -> int:
+        """Return how many were met up to `step`; metrics are written late, when more may be known."""
+        return sum(video.step <= step for video in self._found.values())
+
     @property
     def lines(self) -> list[str]:
         """One line for each, sorted."""

@@ -94,7 +94,7 @@ class RunLog:
         )
         values |= {f"learning_rate/{label}": rate for label, rate in rates.items()}
         values |= {"epoch": step / self._steps_per_epoch, "time/seconds": self._seconds()}
-        values["data/bad_videos"] = len(self.bad_videos)
+        values["data/bad_videos"] = self.bad_videos.count(step)
         speed = self.speed.clips_per_second
         if speed is not None:
             values["speed/clips_per_second"] = speed

@@ -42,6 +42,7 @@ def test_videos_are_noted_once_and_written_down(tmp_path):
     assert bad.note(splits[0], batch, 7) == ["3.avi: empty", "5.avi: damaged (2 could be read)"]
     assert bad.note(splits[0], batch, 8) == [] and len(bad) == 2
     assert bad.note(splits[1], _batch(n0=Problem.TIMEOUT), 8) == ["15.avi: timeout"]
+    assert [bad.count(step) for step in (6, 7, 8)] == [0, 2, 3]
     rows = [json.loads(line) for line in (tmp_path / "quarantine.jsonl").read_text().splitlines()]
     assert rows[0] == {"path": "3.avi", "problem": "empty", "frames": 2, "step": 7} and len(rows) == 3
     # Damaged frames spoil their windows only; what cannot be opened is opened no more, in no split.

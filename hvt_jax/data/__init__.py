@@ -1,6 +1,6 @@
 """From files to batches: numpy, PyAV and Grain; nothing in here touches jax.
 
 Read in this order: `sampling` (which frames), `decode` (from a file to frames), `sources` (what a data set is),
-`catalog` (one file a data set), `pipeline` (batches for training and evaluation). Beside it: `scan` and `manifest` (which
-videos are bad, beforehand), `quarantine` (while training), `killable` (child processes that may hang or crash).
+`catalog` (one file a data set), `pipeline` (batches for training and evaluation). Beside it: `scan` and
+`manifest` (which videos are bad, beforehand), `quarantine` (while training), `killable` (children that may crash).
 """
