@@ -16,6 +16,7 @@ from hvt_jax.settings import DataSettings
 SPLITS = ("train", "test")
 MEMORY_BYTES = 4 * 2**30  # of address space for one video; a frame of the largest size allowed takes 0.2 GB in RGB
 
+_RETRIED = (str(Problem.TIMEOUT), str(Problem.CRASHED))  # it may have been the machine
 _CONVERTED_SIZE = (16, 16)  # a frame of every kind is converted once, to see that it can be
 
 Progress = Callable[[int, int], None]
@@ -69,7 +70,7 @@ def _known_entries(root: pathlib.Path, paths: list[str], *files: pathlib.Path) -
         else:
             found |= {entry.path: entry for entry in manifest.read_manifest(file)}
     wanted = set(paths)
-    found = {path: entry for path, entry in found.items() if path in wanted}
+    found = {path: entry for path, entry in found.items() if path in wanted and not entry.problem.startswith(_RETRIED)}
     current = manifest.are_current(root, list(found.values()))
     return {path: entry for path, entry in found.items() if current[path]}
 

@@ -63,6 +63,10 @@ def test_only_new_and_changed_files_are_looked_at_again(clips, tmp_path, monkeyp
     again = scan.scan(clips, path, _quiet)
     assert sorted(looked) == ["decord_rot90.mov", "new.mov"] and len(again) == 4
     assert {entry.mtime for entry in again if entry.path == "decord_rot90.mov"} == {1.0}
+    looked.clear()
+    hung = [dataclasses.replace(entry, problem="timeout: busy" if entry.path == "new.mov" else "") for entry in again]
+    manifest.write_manifest(path, hung)
+    assert not any(entry.problem for entry in scan.scan(clips, path, _quiet)) and looked == ["new.mov"]
 
 
 def test_an_interrupted_scan_goes_on_where_it_stopped(clips, tmp_path, monkeypatch):
