@@ -47,6 +47,8 @@ def _data() -> ConfigDict:
     data.read_threads = 1  # decoding threads per process
     data.prefetch_batches = 4  # batches decoded ahead of the step
     data.video_timeout_seconds = 30.0  # a video that takes longer to decode counts as bad
+    data.manifest = ""  # what hvt_jax.scan wrote: a file | "" = manifest.jsonl in data.root if it is there | none
+    data.max_bad_fraction = 0.01  # share of bad videos above which a run ends with code 2; 0 = at the first one
     return data
 
 

@@ -27,6 +27,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "data.read_threads": (1, 1024),
     "data.prefetch_batches": (1, _ANY),
     "data.video_timeout_seconds": (1e-3, _ANY),
+    "data.max_bad_fraction": (0, 1),
     "augmentation.resized_crop_scale": (1e-3, 1),
     "augmentation.resized_crop_ratio": (1e-3, 1e3),
     "augmentation.blur_sigma": (0, _ANY),

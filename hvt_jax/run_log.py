@@ -1,6 +1,5 @@
 """What a run says and leaves behind while it trains: metrics, bad videos, results, report."""
 
-import json
 import os
 import time
 from typing import Any
@@ -8,11 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from hvt_jax.data import pipeline
+from hvt_jax.bad_videos import BadVideos
 from hvt_jax.data.sources import Dataset
 from hvt_jax.engine import describe, metrics, monitors, schedules
 from hvt_jax.engine.checkpoint import parameter_digest
-from hvt_jax.engine.run_folder import RunFolder, write_json
+from hvt_jax.engine.run_folder import RunFolder
 from hvt_jax.engine.state import TrainState
 from hvt_jax.engine.steps import Definition
 from hvt_jax.evaluation import judge, report
@@ -34,14 +33,13 @@ class RunLog:
         folder: RunFolder,
         writer: metrics.MetricWriter,
         *,
+        bad_videos: BadVideos,
         steps_per_epoch: int,
         num_steps: int,
     ):
         self._settings, self._folder, self._writer = settings, folder, writer
         self._steps_per_epoch, self._num_steps = steps_per_epoch, num_steps
-        self._bad_videos_path = os.path.join(folder.path, "bad_videos.json")
-        # A fresh start forgets them, as it forgets the metrics; the videos may have been repaired.
-        self._bad_videos = set(_read_list(self._bad_videos_path)) if self.records() else set()
+        self.bad_videos = bad_videos
         self._started = time.monotonic()
         self._seconds_before = max((record.get("time/seconds", 0.0) for record in self.records()), default=0.0)
         self._pending: tuple[int, Scalars] | None = None
@@ -96,7 +94,7 @@ class RunLog:
         )
         values |= {f"learning_rate/{label}": rate for label, rate in rates.items()}
         values |= {"epoch": step / self._steps_per_epoch, "time/seconds": self._seconds()}
-        values["data/bad_videos"] = len(self._bad_videos)
+        values["data/bad_videos"] = self.bad_videos.count(step)
         speed = self.speed.clips_per_second
         if speed is not None:
             values["speed/clips_per_second"] = speed
@@ -123,16 +121,10 @@ class RunLog:
         self.note(f"step {step}: kNN top-1  " + "  ".join(f"{name} {value:.1f} %" for name, value in tops))
         return flat
 
-    def note_problems(self, dataset: Dataset, batch: dict[str, np.ndarray]) -> None:
-        """Name damaged videos, each once; their samples are masked."""
-        if not batch["problem"].any():
-            return
-        new = [line for line in pipeline.describe_problems(dataset, batch) if line not in self._bad_videos]
-        for line in new:
+    def note_problems(self, dataset: Dataset, batch: dict[str, np.ndarray], step: int) -> None:
+        """Name the damaged videos of a batch that is used at `step`, each once; their samples are masked."""
+        for line in self.bad_videos.note(dataset, batch, step):
             self.note(f"bad video {line}; its samples are masked")
-        self._bad_videos.update(new)
-        if new and jax.process_index() == 0:
-            write_json(self._bad_videos_path, sorted(self._bad_videos))
 
     def write_results(self, state: TrainState, step: int, scores: judge.Scores, *, outcome: str) -> None:
         """Write results.json and report.md, and print how every level did against the untrained network."""
@@ -147,7 +139,7 @@ class RunLog:
             "clips_per_second": self.speed.clips_per_second or last.get("speed/clips_per_second"),
             "parameter_digest": parameter_digest(state.params),
             "state_digest": parameter_digest(state),  # optimizer and statistics too
-            "bad_videos": sorted(self._bad_videos),
+            "bad_videos": self.bad_videos.lines,
             "skipped_updates": {n.removeprefix(prefix): int(v) for n, v in last.items() if n.startswith(prefix) and v},
         }
         self._folder.write_results(results)
@@ -160,10 +152,3 @@ class RunLog:
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._started
-
-
-def _read_list(path: str) -> list[str]:
-    if not os.path.exists(path):
-        return []
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)

@@ -42,6 +42,8 @@ class DataSettings:
     read_threads: int
     prefetch_batches: int
     video_timeout_seconds: float
+    manifest: str
+    max_bad_fraction: float
 
 
 @dataclasses.dataclass(frozen=True)

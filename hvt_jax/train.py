@@ -15,8 +15,9 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from hvt_jax.bad_videos import BadVideos
 from hvt_jax.data import catalog, pipeline
-from hvt_jax.data.sources import Dataset
+from hvt_jax.data.sources import DataError, Dataset
 from hvt_jax.engine import checkpoint as checkpoint_lib
 from hvt_jax.engine import metrics, optim, preemption, schedules, steps
 from hvt_jax.engine.compilation import Compiled, compile_functions
@@ -45,7 +46,7 @@ def train(config: ConfigDict, workdir: str) -> int:
     """Train as `config` says, in the run folder `workdir`, resuming what is there; return the exit code.
 
     Raises:
-      SettingsError: the config or the data cannot be used (DataError is one).
+      SettingsError: the config or the data cannot be used (DataError is one, also for too many bad videos).
       RunFolderError: another run holds the folder.
       CheckpointError: the checkpoints do not fit the config, are all damaged, or cannot be written.
       MetricsError: W&B is asked for and cannot be used, or metrics.jsonl is damaged.
@@ -71,11 +72,14 @@ def train(config: ConfigDict, workdir: str) -> int:
                 f"{folder.path} is at step {restored_step}, but this config ends at {plan.num_steps}; "
                 "raise train.num_epochs or train.max_steps, or give another --workdir"
             )
+        splits, most = (train_set, test_set), settings.data.max_bad_fraction
+        bad_videos = BadVideos(folder.path, splits, most, restored_step)
         folder.write_config(config)
         folder.write_environment(settings.seed)
         as_json = json.loads(config.to_json_best_effort())
         with metrics.MetricWriter(folder.path, settings.logging, restored_step=restored_step, config=as_json) as writer:
-            log = RunLog(settings, folder, writer, steps_per_epoch=plan.steps_per_epoch, num_steps=plan.num_steps)
+            length = {"steps_per_epoch": plan.steps_per_epoch, "num_steps": plan.num_steps}
+            log = RunLog(settings, folder, writer, bad_videos=bad_videos, **length)
             log.announce(definition, (len(train_set), len(test_set)), restored_step)
             run = Run(definition, plan, compiled, log, saved, folder, train_set, test_set)
             return run.loop(state, restored_step, preempted)
@@ -149,7 +153,7 @@ class Run:
         start, scores = restored_step or 0, {}
         batches = self._training_batches(start)
         for step in range(start, plan.num_steps + 1):
-            stop, is_last = preempted.requested(step), step == plan.num_steps
+            stop, is_last = preempted.requested(step) or bool(log.bad_videos.excess), step == plan.num_steps
             # Only the restored step can have been judged before; a stop must not wait for a judgement.
             known = log.judged(step) if step == restored_step else None
             is_evaluated = step in plan.evaluations and (is_last or not (stop or known))
@@ -160,10 +164,14 @@ class Run:
                     if step and step != restored_step:
                         self.saved.save(step, state)
                     if is_evaluated:
-                        scores = self._judge(state)
+                        scores = self._judge(state, step)
                         known = log.write_scores(step, scores)
                     if step and known:  # adds the metrics to the checkpoint
                         self.saved.save(step, state, known)
+                    log.bad_videos.share()
+            if log.bad_videos.excess:
+                self.saved.wait()
+                raise DataError(f"stopped at step {step}: {log.bad_videos.excess}")
             if stop and not is_last:
                 self.saved.wait()
                 log.note(f"preempted at step {step}, which is saved; run the same command again to go on")
@@ -171,7 +179,7 @@ class Run:
             if is_last:
                 break
             batch = next(batches)
-            log.note_problems(self.train_set, batch)
+            log.note_problems(self.train_set, batch, step + 1)
             placed = compiled.to_devices({name: batch[name] for name in ("video", "valid")})
             state, scalars = compiled.train_step(state, placed, key)
             is_logged = schedules.is_logged(step + 1, settings.logging.interval_steps, plan.num_steps)
@@ -194,17 +202,17 @@ class Run:
             hosts=jax.process_count(),
         )
 
-    def _judge(self, state: TrainState) -> judge.Scores:
+    def _judge(self, state: TrainState, step: int) -> judge.Scores:
         """Return the kNN accuracies of every level now."""
         return judge.judge_levels(
             lambda batch: self.compiled.encode(state.params, state.stats, batch),
             self.compiled.to_devices,
-            self._split(self.train_set),
-            self._split(self.test_set),
+            self._split(self.train_set, step),
+            self._split(self.test_set, step),
             self.definition.settings.evaluation,
         )
 
-    def _split(self, dataset: Dataset) -> judge.Split:
+    def _split(self, dataset: Dataset, step: int) -> judge.Split:
         settings = self.definition.settings
 
         def batches():
@@ -216,8 +224,11 @@ class Run:
                 hosts=jax.process_count(),
             )
 
+        def note(batch):
+            self.log.note_problems(dataset, batch, step)
+
         num_classes = {name: len(names) for name, names in dataset.label_names.items()}
-        return judge.Split(dataset.labels, num_classes, batches, lambda batch: self.log.note_problems(dataset, batch))
+        return judge.Split(dataset.labels, num_classes, batches, note)
 
     def _end_diverged(self, state: TrainState, step: int) -> int:
         self.log.keep(step, None)

@@ -28,6 +28,7 @@ ROWS = {
     "evaluation": 5,
     "train": 6,
     "run_log": 6,
+    "bad_videos": 6,
     "interop": 6,
     "cli": 7,
 } | dict.fromkeys(COMMANDS, 7)
@@ -48,6 +49,7 @@ MAY_USE = {
     "evaluation": JAX | {"sklearn", "matplotlib"},
     "train": JAX | {"optax", "ml_collections"},
     "run_log": JAX,
+    "bad_videos": JAX,
     "interop": JAX | {"safetensors", "torch", "yaml"},
     "cli": {"absl"},
 } | dict.fromkeys(COMMANDS, {"absl", "ml_collections", "rich", "jax"})

@@ -87,7 +87,11 @@ def test_damaged_videos_are_masked_and_named_once(world, finished):
     named = [line for line in (world / "finished.txt").read_text().splitlines() if line.startswith("bad video ")]
     assert len(named) == 2 and all(line.endswith("its samples are masked") for line in named)
     assert sum(zero_bytes in line for line in named) == sum(truncated in line for line in named) == 1
-    assert runs.results(finished)["bad_videos"] == json.loads((finished / "bad_videos.json").read_text())
+    rows = [json.loads(line) for line in (finished / "quarantine.jsonl").read_text().splitlines()]
+    assert [(row["problem"], row["step"]) for row in rows] == [("empty", 0), ("too few frames", 0)]
+    described = [f"{row['path']}: {row['problem']}" for row in rows]
+    for line, start in zip(runs.results(finished)["bad_videos"], sorted(described), strict=True):
+        assert line.startswith(start)
     shares = [record["data/valid_share"] for record in runs.numbers(finished) if "data/valid_share" in record]
     assert min(shares) < 1.0 == max(shares)
     assert runs.numbers(finished)[-2]["data/bad_videos"] == 2.0

@@ -2,5 +2,6 @@
 
 Read in this order: `sampling` (which frames), `decode` (from a file to frames), `sources` (what a data set is),
 `catalog` (one file a data set), `pipeline` (batches for training and evaluation), `views` and `view_batches` (several
-windows and crops of each video).
+windows and crops of each video). Beside it: `scan` and `manifest` (which videos are bad, beforehand), `quarantine`
+(while training), `killable` (children that may crash).
 """

@@ -5,12 +5,14 @@ Listing costs about a millisecond for a clip of ten seconds, and it is what make
 the frame rate were one frame off on 10 of 36 random reads of UCF101 files.
 """
 
+import contextlib
 import dataclasses
 import enum
 import functools
 import os
 import pathlib
 import time
+from collections.abc import Iterator
 
 import av
 import numpy as np
@@ -29,6 +31,7 @@ FORMATS = (
 # reads with full decodes. All other files are decoded from their start. .avi joins them where there are no B-frames: it
 # stores no presentation times, and what is guessed for B-frames is out of order.
 _TIMED_FORMATS = frozenset("mov mp4 matroska webm mpegts flv asf".split())
+_SEEK_GAIN = 4  # frames that must be saved before a seek is cheaper than decoding on
 _LOST_ALLOWED = 0.02  # recorders drop some frames and still count them in the header
 
 
@@ -44,6 +47,12 @@ class Problem(enum.IntEnum):
     TIMEOUT = 6
     TOO_LARGE = 7
     TOO_SHORT = 8
+    DAMAGED = 9
+    CRASHED = 10
+
+    def __str__(self) -> str:
+        """Return the name as it is written in logs and manifests."""
+        return self.name.lower().replace("_", " ")
 
 
 class VideoError(Exception):
@@ -58,6 +67,19 @@ class VideoError(Exception):
         super().__init__(reason)
         self.problem = problem
         self.frames = frames
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoInfo:
+    """What a file says about its video; height and width in pixels as stored, before any rotation."""
+
+    num_frames: int
+    fps: float
+    height: int
+    width: int
+    duration_seconds: float
+    codec: str = ""
+    pixel_format: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +116,14 @@ class FrameIndex:
         after = np.clip(np.searchsorted(self.times, grid), 1, count - 1)
         before_is_nearer = grid - self.times[after - 1] < self.times[after] - grid
         return after - before_is_nearer
+
+    def split_runs(self, wanted: np.ndarray) -> list[tuple[int, int]]:
+        """Cut `wanted`, rising frame numbers, into (first, last) ranges where a later keyframe saves decoding."""
+        keys = np.searchsorted(self.times, self.key_times)
+        key_of = keys[np.maximum(np.searchsorted(keys, wanted, side="right") - 1, 0)] if len(keys) else wanted * 0
+        cuts = 1 + np.flatnonzero(key_of[1:] - wanted[:-1] >= _SEEK_GAIN)
+        edges = [0, *cuts.tolist(), len(wanted)]
+        return list(zip(edges[:-1], edges[1:], strict=True))
 
 
 def open_file(path: str | os.PathLike, seconds: float) -> tuple[av.container.InputContainer, av.VideoStream]:
@@ -203,3 +233,17 @@ def check_deadline(deadline: float) -> None:
     """Raise a `VideoError` once `time.monotonic()` has passed `deadline`."""
     if time.monotonic() > deadline:
         raise VideoError(Problem.TIMEOUT, "took longer than data.video_timeout_seconds to read")
+
+
+@contextlib.contextmanager
+def faults_named() -> Iterator[None]:
+    """Turn whatever the decoder raises into a `VideoError`."""
+    try:
+        yield
+    except VideoError:
+        raise
+    except (TimeoutError, av.error.ExitError) as error:
+        raise VideoError(Problem.TIMEOUT, "took longer than data.video_timeout_seconds to read") from error
+    except Exception as error:  # five types were seen from damaged files, and nothing but the file can be at fault
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise VideoError(Problem.UNREADABLE, f"cannot be decoded ({reason})") from error

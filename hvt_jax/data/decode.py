@@ -4,30 +4,19 @@ Decoding begins at the last keyframe before the first frame wanted and goes forw
 presentation times, never by counting from a seek. If they are not found there, everything is decoded from the start.
 """
 
-import contextlib
-import dataclasses
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import av
 import numpy as np
 
 from hvt_jax.data import containers, transforms
-from hvt_jax.data.containers import Problem, VideoError
+from hvt_jax.data.containers import Problem, VideoError, VideoInfo
 
-_SEEK_GAIN = 4  # frames that must be saved before a seek is cheaper than decoding on
+FRAMES_PER_TIMEOUT = 1000  # `read_all` may take the time limit for each so many, or no long film would pass
 
-
-@dataclasses.dataclass(frozen=True)
-class VideoInfo:
-    """What a file says about its video; height and width in pixels as stored, before any rotation."""
-
-    num_frames: int
-    fps: float
-    height: int
-    width: int
-    duration_seconds: float
+Keep = Callable[[int, av.VideoFrame], None]  # takes the place of a frame among those wanted, and the frame
 
 
 def probe(path: str | os.PathLike, timeout_seconds: float = 30.0) -> VideoInfo:
@@ -61,10 +50,10 @@ class VideoReader:
         Raises:
           VideoError: if it is missing, damaged or without video.
         """
-        self._path = path
+        self._path, self._timeout_seconds = path, timeout_seconds
         self._deadline = time.monotonic() + timeout_seconds
         self._container = None
-        with _faults_named():
+        with containers.faults_named():
             self._open()
             try:
                 self._index = containers.index_frames(self._container, self._stream, self._deadline)
@@ -106,10 +95,12 @@ class VideoReader:
         numbers = self._index.frame_numbers(indices)
         wanted, positions = np.unique(numbers, return_inverse=True)
         frames = np.empty((len(wanted), height, width, 3), np.uint8)
-        with _faults_named():
-            found = self._read_wanted(wanted, frames)
-        if found < len(wanted):
-            raise VideoError(Problem.TOO_FEW_FRAMES, f"truncated: {found} of {len(wanted)} frames", found)
+
+        def keep(place: int, frame: av.VideoFrame) -> None:
+            frames[place] = fit_frame(frame, height, width)
+
+        with containers.faults_named():
+            _check_found(self._read_wanted(wanted, keep), len(wanted))
         return frames[positions]
 
     def upright_size(self) -> tuple[int, int]:
@@ -118,12 +109,31 @@ class VideoReader:
         Raises:
           VideoError: if no frame can be decoded.
         """
-        with _faults_named():
+        with containers.faults_named():
             self._open()
             for _, frame in self._decoded(timed=False):
                 turned = round(frame.rotation / 90) % 2
                 return (frame.width, frame.height) if turned else (frame.height, frame.width)
         raise VideoError(Problem.TOO_FEW_FRAMES, "no frame can be decoded")
+
+    def read_all(self, keep: Keep) -> None:
+        """Decode every frame that `read` can be asked for and call `keep(number, frame)` with each, as it is stored.
+
+        Numbers rise; they begin again at 0, once, where the times of the frames turn out to be of no use. The time
+        limit begins anew with every thousand frames.
+
+        Raises:
+          VideoError: if a frame is not found, the file is damaged, or the time is over.
+        """
+
+        def count(place: int, frame: av.VideoFrame) -> None:
+            if place % FRAMES_PER_TIMEOUT == 0:
+                self._deadline = time.monotonic() + self._timeout_seconds
+            keep(place, frame)
+
+        wanted = np.arange(self.info.num_frames)
+        with containers.faults_named():
+            _check_found(self._read_from_start(wanted, count), len(wanted))
 
     def _open(self) -> None:
         self.close()
@@ -135,31 +145,43 @@ class VideoReader:
         count = len(index.times)
         seconds = float((index.times[-1] - index.times[0]) * (stream.time_base or 0)) if index.timed else 0.0
         fps = (count - 1) / seconds if seconds > 0 else float(stream.average_rate or 0)
-        return VideoInfo(count, fps, stream.height, stream.width, count / fps if fps else 0.0)
+        size, seconds = (stream.height, stream.width), count / fps if fps else 0.0
+        codec = stream.codec_context
+        return VideoInfo(count, fps, *size, seconds, codec.codec.canonical_name, codec.pix_fmt or "")
 
-    def _read_wanted(self, wanted: np.ndarray, frames: np.ndarray) -> int:
-        """Fill `frames` and return how many of `wanted`, rising frame numbers, were found."""
+    def _read_wanted(self, wanted: np.ndarray, keep: Keep) -> int:
+        """Keep frames and return how many of `wanted`, rising frame numbers, were found."""
         if self._index.timed:
-            runs = _split_runs(wanted, self._index)
-            if all(self._read_run(wanted[first:last], frames[first:last]) for first, last in runs):
+            runs = self._index.split_runs(wanted)
+            if all(self._read_run(wanted[first:last], first, keep) for first, last in runs):
                 return len(wanted)
+        return self._read_from_start(wanted, keep)
+
+    def _read_from_start(self, wanted: np.ndarray, keep: Keep) -> int:
+        """Do as `_read_wanted` without a seek."""
+        if self._index.timed:
             self._open()
-            found, in_order = self._match(self._decoded(timed=True), self._index.times[wanted], frames)
+            found, in_order = self._match(self._decoded(timed=True), self._index.times[wanted], keep)
             if found == len(wanted) or in_order:
                 return found
         self._open()
-        return self._match(self._decoded(timed=False), wanted, frames)[0]
+        return self._match(self._decoded(timed=False), wanted, keep)[0]
 
-    def _read_run(self, wanted: np.ndarray, frames: np.ndarray) -> bool:
-        """Seek before the first frame wanted and fill `frames`; False if they are not all found there."""
+    def _read_run(self, wanted: np.ndarray, first: int, keep: Keep) -> bool:
+        """Seek before the first frame wanted, which has place `first`; False if they are not all found there."""
         goals = self._index.times[wanted]
         key = np.searchsorted(self._index.key_times, goals[0], side="right") - 1
         if key < 0:
             return False
         try:
             self._container.seek(int(self._index.key_seeks[key]), stream=self._stream, backward=True)
-            return self._match(self._decoded(timed=True), goals, frames)[0] == len(wanted)
+            found, _ = self._match(self._decoded(timed=True), goals, lambda place, frame: keep(first + place, frame))
+            return found == len(wanted)
         except av.FFmpegError:  # some formats cannot seek; reading from the start decides whether the file is bad
+            return False
+        except VideoError as error:  # damage, perhaps only because what came before is missing
+            if error.problem is not Problem.DAMAGED:
+                raise
             return False
 
     def _decoded(self, timed: bool) -> Iterator[tuple[int | None, av.VideoFrame]]:
@@ -171,43 +193,48 @@ class VideoReader:
                 yield (frame.pts if timed else number), frame
                 number += 1
 
-    def _match(self, decoded, goals: np.ndarray, frames: np.ndarray) -> tuple[int, bool]:
-        """Fill `frames` with the decoded frames nearest to `goals`; return how many, and whether times were rising.
+    def _match(self, decoded, goals: np.ndarray, keep: Keep) -> tuple[int, bool]:
+        """Keep the decoded frames nearest to `goals`; return how many, and whether times were rising.
 
         A frame is never replaced by one more than half a frame away.
         """
         spacing = self._index.half_spacing
-        found, before, frame_before = 0, None, None
+        found, before, frame_before, is_damaged = 0, None, None, False
         for when, frame in decoded:
             if when is None or (before is not None and when <= before):
                 return found, False
+            # Decoders paint over what they cannot decode, and the frames up to the next keyframe are made from it.
+            was_damaged, is_damaged = is_damaged, frame.is_corrupt or (is_damaged and not frame.key_frame)
             while found < len(goals) and when >= goals[found]:
-                goal = goals[found]
+                goal, is_bad = goals[found], is_damaged
                 nearest, error = frame, when - goal
                 if error and before is None:  # began too late to know what was shown at the goal
                     return found, True
                 if error and goal - before < error:
-                    nearest, error = frame_before, goal - before
+                    nearest, error, is_bad = frame_before, goal - before, was_damaged
                 if error > spacing:
                     return found, True
-                frames[found] = fit_frame(nearest, *frames.shape[1:3])
+                _check_whole(is_bad, found)
+                keep(found, nearest)
                 found += 1
             if found == len(goals):
                 return found, True
             before, frame_before = when, frame
         if found == len(goals) - 1 and before is not None and goals[found] - before <= spacing:
-            frames[found] = fit_frame(frame_before, *frames.shape[1:3])
+            _check_whole(is_damaged, found)
+            keep(found, frame_before)
             found += 1
         return found, True
 
 
-def _split_runs(wanted: np.ndarray, index: containers.FrameIndex) -> list[tuple[int, int]]:
-    """Cut `wanted` into (first, last) ranges, a new one wherever a later keyframe saves decoding."""
-    keys = np.searchsorted(index.times, index.key_times)
-    key_of = keys[np.maximum(np.searchsorted(keys, wanted, side="right") - 1, 0)] if len(keys) else wanted * 0
-    cuts = 1 + np.flatnonzero(key_of[1:] - wanted[:-1] >= _SEEK_GAIN)
-    edges = [0, *cuts.tolist(), len(wanted)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+def _check_found(found: int, wanted: int) -> None:
+    if found < wanted:
+        raise VideoError(Problem.TOO_FEW_FRAMES, f"truncated: {found} of {wanted} frames", found)
+
+
+def _check_whole(is_damaged: bool, found: int) -> None:
+    if is_damaged:
+        raise VideoError(Problem.DAMAGED, f"a frame is damaged, {found} before it are whole", found)
 
 
 def fit_frame(frame: av.VideoFrame, height: int, width: int) -> np.ndarray:
@@ -220,17 +247,3 @@ def fit_frame(frame: av.VideoFrame, height: int, width: int) -> np.ndarray:
     resized = frame.reformat(box.resized_width, box.resized_height, "rgb24", interpolation="BILINEAR", threads=1)
     pixels = resized.to_ndarray()[box.top : box.top + stored_height, box.left : box.left + stored_width]
     return np.rot90(pixels, turns) if turns else pixels
-
-
-@contextlib.contextmanager
-def _faults_named() -> Iterator[None]:
-    """Turn whatever the decoder raises into a `VideoError`."""
-    try:
-        yield
-    except VideoError:
-        raise
-    except (TimeoutError, av.error.ExitError) as error:
-        raise VideoError(Problem.TIMEOUT, "took longer than data.video_timeout_seconds to read") from error
-    except Exception as error:  # five types were seen from damaged files, and nothing but the file can be at fault
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise VideoError(Problem.UNREADABLE, f"cannot be decoded ({reason})") from error

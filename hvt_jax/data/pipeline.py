@@ -22,9 +22,8 @@ import grain
 import numpy as np
 from absl import flags
 
-from hvt_jax.data import counts, parallel, sampling, segments
+from hvt_jax.data import counts, parallel, reading, sampling
 from hvt_jax.data.containers import Problem, VideoError
-from hvt_jax.data.decode import VideoReader
 from hvt_jax.data.sources import Dataset
 from hvt_jax.settings import DataSettings
 
@@ -111,18 +110,6 @@ def shared_batches(
     return _start(batches, settings, parallel.count_workers(settings.num_workers), settings.read_threads)
 
 
-def describe_problems(dataset: Dataset, batch: Batch) -> list[str]:
-    """Return one line for each damaged video of a batch, such as "videos/X.avi: too few frames (12 could be read)"."""
-    lines = []
-    for position in np.flatnonzero(batch["problem"]):
-        problem = Problem(int(batch["problem"][position]))
-        line = f"{dataset.videos[int(batch['index'][position])].path}: {problem.name.lower().replace('_', ' ')}"
-        if problem is Problem.TOO_FEW_FRAMES:
-            line += f" ({batch['frames'][position]} could be read)"
-        lines.append(line)
-    return lines
-
-
 class _HostShare(grain.MapDataset):
     """This host's rows of every batch, neighbours in it.
 
@@ -181,12 +168,15 @@ class _CenterClip(grain.transforms.Map):
 
 
 def _read_clip(dataset: Dataset, settings: DataSettings, number: int, choose_start: Callable[[int, int], int]) -> Batch:
-    """Return one sample; a video that cannot be read gives an invalid one, never an exception."""
+    """Return one sample; a video that cannot be read gives an invalid one, never an exception.
+
+    One that cannot be opened at all, or that has taken too long, gets into the quarantine of the data set.
+    """
     video = dataset.videos[number]
     clip = _empty_clip(settings, index=number, label=video.labels[0])
     span = sampling.window_span(settings.num_frames, settings.frame_stride)
     try:
-        with segments.restrict(VideoReader(dataset.root / video.path, settings.video_timeout_seconds), video) as reader:
+        with reading.open_video(dataset, settings, video) as reader:
             count = reader.info.num_frames
             if count < span and settings.short_videos == "drop":
                 raise VideoError(Problem.TOO_SHORT, f"{count} frames, a sample spans {span}", count)

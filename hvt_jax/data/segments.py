@@ -5,8 +5,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from hvt_jax.data.containers import Problem, VideoError
-from hvt_jax.data.decode import VideoInfo
+from hvt_jax.data.containers import Problem, VideoError, VideoInfo
 from hvt_jax.data.sources import Video
 
 

@@ -16,9 +16,8 @@ from typing import Any
 import grain
 import numpy as np
 
-from hvt_jax.data import counts, pipeline, segments, views
+from hvt_jax.data import counts, pipeline, reading, views
 from hvt_jax.data.containers import Problem, VideoError
-from hvt_jax.data.decode import VideoReader
 from hvt_jax.data.sources import Dataset
 from hvt_jax.settings import DataSettings
 
@@ -96,7 +95,7 @@ def _read(dataset: Dataset, settings: DataSettings, plan: views.Plan, number: in
     video = dataset.videos[number]
     empty, cut = _empty(plan, index=number, label=video.labels[0]), {}
     try:
-        with segments.restrict(VideoReader(dataset.root / video.path, settings.video_timeout_seconds), video) as reader:
+        with reading.open_video(dataset, settings, video) as reader:
             count = reader.info.num_frames
             if count < plan.span and settings.short_videos == "drop":
                 raise VideoError(Problem.TOO_SHORT, f"{count} frames, the views span {plan.span}", count)

@@ -11,7 +11,7 @@ import numpy as np
 import painted_videos
 import pytest
 
-from hvt_jax.data import catalog, decode, pipeline, sampling
+from hvt_jax.data import catalog, decode, pipeline, quarantine, sampling
 from hvt_jax.data.containers import Problem
 from hvt_jax.data.sources import DataError, Dataset, Video
 
@@ -164,7 +164,7 @@ def test_damaged_videos_are_masked_and_named(data_settings, train, tmp_path):
     kinds = [Problem.OK, Problem.TOO_FEW_FRAMES, Problem.EMPTY, Problem.UNREADABLE, Problem.MISSING, Problem.OK]
     assert batch["problem"].tolist() == kinds
     assert batch["video"][0].any() and not batch["video"][1:].any() and batch["label"].tolist() == [3] * 5 + [-1]
-    lines = pipeline.describe_problems(dataset, batch)
+    lines = [str(video) for video in quarantine.find_bad(dataset, batch, 0)]
     assert lines[0].startswith("half.avi: too few frames (") and lines[1:] == [
         "empty.avi: empty",
         "text.mp4: unreadable",

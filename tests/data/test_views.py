@@ -8,7 +8,7 @@ import numpy as np
 import painted_videos
 import pytest
 
-from hvt_jax.data import decode, pipeline, sampling, segments, view_batches, views
+from hvt_jax.data import decode, pipeline, quarantine, sampling, segments, view_batches, views
 from hvt_jax.data.containers import Problem
 from hvt_jax.data.sources import DataError, Dataset, Video
 
@@ -266,7 +266,7 @@ def test_dropped_and_damaged_videos(painted, data_settings, tmp_path):
     (batch,) = view_batches.test_view_batches(dataset, dropping, views.Pair(_SMALL), batch_size=5)
     assert batch["valid"].tolist() == [True, True, False, False, False] and batch["label"].tolist() == [0, 1, 2, 0, 0]
     assert batch["problem"][2] == Problem.TOO_SHORT and batch["problem"][4] == Problem.MISSING
-    assert not batch["video"][2:].any() and len(pipeline.describe_problems(dataset, batch)) == 3
+    assert not batch["video"][2:].any() and len(quarantine.find_bad(dataset, batch, 0)) == 3
 
 
 @pytest.mark.parametrize("hosts", [1, 3])

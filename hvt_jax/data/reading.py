@@ -1,0 +1,34 @@
+"""Opening the video of one sample, with what is known of bad videos."""
+
+import contextlib
+from collections.abc import Iterator
+
+from hvt_jax.data import segments
+from hvt_jax.data.containers import Problem, VideoError
+from hvt_jax.data.decode import VideoReader
+from hvt_jax.data.quarantine import BadVideo
+from hvt_jax.data.sources import Dataset, Video
+from hvt_jax.settings import DataSettings
+
+
+@contextlib.contextmanager
+def open_video(dataset: Dataset, settings: DataSettings, video: Video) -> Iterator[segments.Reader]:
+    """Open a video, seen through its segment where it has one; one that cannot be opened is opened only once.
+
+    Raises:
+      VideoError: if it cannot be read, also from within the `with` block; `Problem.DAMAGED` if it could be opened.
+    """
+    is_open = False
+    try:
+        if video.path in dataset.quarantine:
+            problem, frames = dataset.quarantine[video.path]
+            raise VideoError(Problem(problem), "in quarantine", frames)
+        with segments.restrict(VideoReader(dataset.root / video.path, settings.video_timeout_seconds), video) as reader:
+            is_open = True
+            yield reader
+    except VideoError as error:
+        is_damaged = is_open and error.problem in (Problem.UNREADABLE, Problem.TOO_FEW_FRAMES)
+        problem = Problem.DAMAGED if is_damaged else error.problem
+        if BadVideo(video.path, problem, error.frames, 0).is_closed:
+            dataset.quarantine[video.path] = int(problem), error.frames
+        raise VideoError(problem, str(error), error.frames) from error

@@ -1,0 +1,206 @@
+"""A scan looks at every frame of every video, survives all of them, and does not do its work twice."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import time
+
+import av
+import numpy as np
+import painted_videos
+import pytest
+
+from hvt_jax.data import decode, killable, manifest, scan
+from hvt_jax.data.sources import DataError
+
+_CLIPS = pathlib.Path(__file__).parents[1] / "clips"
+_FRAMES = [painted_videos.paint_number(i) for i in range(10)]
+
+
+def _quiet(done, total):
+    pass
+
+
+def _nothing():
+    pass
+
+
+@pytest.fixture
+def clips(tmp_path, data_settings):
+    """Settings for a folder with two good videos and a damaged one."""
+    for name in ("decord_corrupted.mp4", "decord_rot90.mov", "torchcodec_h264_10bits.mp4"):
+        shutil.copy(_CLIPS / name, tmp_path)
+    return dataclasses.replace(data_settings, name="folder", root=str(tmp_path), label="")
+
+
+def test_what_is_found_is_written_down(clips, tmp_path):
+    path, said = tmp_path / "manifest.jsonl", []
+    entries = scan.scan(clips, path, lambda done, total: said.append((done, total)))
+    assert said[0] == (0, 3) and said[-1] == (3, 3)
+    assert manifest.read_manifest(path) == entries and not list(tmp_path.glob("*.part")) + list(tmp_path.glob("*.tmp"))
+    by_name = {entry.path: entry for entry in entries}
+    turned, deep, bad = (by_name[n] for n in sorted(by_name)[1:] + sorted(by_name)[:1])
+    assert (turned.frames, turned.height, turned.width, turned.rotation, turned.codec) == (3, 320, 568, 270, "h264")
+    assert (deep.pixel_format, deep.frames, deep.fps, deep.problem) == ("yuv420p10le", 30, 30.0, "")
+    assert bad.problem.startswith("unreadable: cannot be decoded") and bad.frames == 50
+    status = os.stat(tmp_path / deep.path)
+    assert (deep.bytes, deep.mtime) == (status.st_size, status.st_mtime)
+    found = scan.summarise(entries, 0.01)
+    assert (found.good, found.kinds, found.too_many) == (2, {"unreadable": 1}, False)
+
+
+def test_only_new_and_changed_files_are_looked_at_again(clips, tmp_path, monkeypatch):
+    path = tmp_path / "manifest.jsonl"
+    first = scan.scan(clips, path, _quiet)
+    looked = []
+    real = scan._look_at
+    monkeypatch.setattr(scan, "_look_at", lambda s, root, paths: looked.extend(paths) or real(s, root, paths))
+    assert scan.scan(clips, path, _quiet) == first and looked == []
+    os.utime(tmp_path / "decord_rot90.mov", (1, 1))
+    shutil.copy(_CLIPS / "decord_rot0.mov", tmp_path / "new.mov")
+    again = scan.scan(clips, path, _quiet)
+    assert sorted(looked) == ["decord_rot90.mov", "new.mov"] and len(again) == 4
+    assert {entry.mtime for entry in again if entry.path == "decord_rot90.mov"} == {1.0}
+    looked.clear()
+    hung = [dataclasses.replace(entry, problem="timeout: busy" if entry.path == "new.mov" else "") for entry in again]
+    manifest.write_manifest(path, hung)
+    assert not any(entry.problem for entry in scan.scan(clips, path, _quiet)) and looked == ["new.mov"]
+
+
+def test_an_interrupted_scan_goes_on_where_it_stopped(clips, tmp_path, monkeypatch):
+    path = tmp_path / "manifest.jsonl"
+
+    def stop(done, total):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        scan.scan(clips, path, stop)
+    part = tmp_path / "manifest.jsonl.part"
+    assert not path.exists() and part.read_text().count("\n") == 2
+    part.write_text(part.read_text() + '{"path": "torn')  # as after kill -9
+    looked = []
+    real = scan._look_at
+    monkeypatch.setattr(scan, "_look_at", lambda s, root, paths: looked.extend(paths) or real(s, root, paths))
+    assert len(scan.scan(clips, path, _quiet)) == 3 and len(looked) == 1 and not part.exists()
+
+
+def test_the_frames_of_training_are_those_of_the_scan(clips, tmp_path):
+    for entry in scan.scan(clips, tmp_path / "manifest.jsonl", _quiet):
+        if not entry.problem:
+            assert entry.frames == decode.probe(tmp_path / entry.path).num_frames
+
+
+def _check(path):
+    return scan.check_video((str(path), 30.0), _nothing)
+
+
+@pytest.mark.parametrize(
+    ("codec", "pixel_format"),
+    [("ffv1", "gray"), ("ffv1", "gray16le"), ("libx264", "yuv420p10le"), ("libx264", "yuv444p"), ("mjpeg", "yuvj420p")],
+)
+def test_pixel_formats_are_read_and_named(tmp_path, codec, pixel_format):
+    with av.open(str(tmp_path / "v.mkv"), "w") as output:
+        stream = output.add_stream(codec, rate=25)
+        stream.height, stream.width, stream.pix_fmt = 66, 34, pixel_format
+        for number in range(5):
+            frame = av.VideoFrame.from_ndarray(np.full((66, 34, 3), 50 * number, np.uint8), format="rgb24")
+            output.mux(stream.encode(frame.reformat(format=pixel_format)))
+        output.mux(stream.encode())
+    found = _check(tmp_path / "v.mkv")
+    assert "problem" not in found and found["pixel_format"] == pixel_format and found["frames"] == 5
+    grey = decode.decode_frames(tmp_path / "v.mkv", np.arange(5), 32, 32).mean((1, 2, 3))
+    assert np.abs(grey - 50 * np.arange(5)).max() < 4
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (33, 17), (719, 405)])
+def test_odd_sizes(tmp_path, size):
+    frames = np.full((3, *size, 3), 90, np.uint8)
+    with av.open(str(tmp_path / "v.avi"), "w") as output:
+        stream = output.add_stream("ffv1", rate=25)
+        stream.height, stream.width, stream.pix_fmt = *size, "bgr0"
+        for pixels in frames:
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        output.mux(stream.encode())
+    found = _check(tmp_path / "v.avi")
+    assert "problem" not in found and (found["height"], found["width"]) == size
+    assert np.abs(decode.decode_frames(tmp_path / "v.avi", [0, 2], 32, 48).astype(int) - 90).max() < 3
+
+
+def test_variable_rate_sizes_that_change_and_frames_that_are_missing(tmp_path):
+    times = np.cumsum([40, 10, 90, 40, 40, 200, 40, 15, 30, 60])
+    painted_videos.write_video(tmp_path / "uneven.mkv", _FRAMES, "matroska", "libx264", times_ms=times)
+    uneven = _check(tmp_path / "uneven.mkv")
+    assert "problem" not in uneven and uneven["frames"] == 10 and uneven["fps"] == pytest.approx(9e3 / 525, rel=1e-3)
+    parts = [np.full((4, *size, 3), 90, np.uint8) for size in ((64, 96), (96, 64))]
+    written = [painted_videos.write_video(tmp_path / "part", part, "h264", "libx264").read_bytes() for part in parts]
+    (tmp_path / "changing.h264").write_bytes(b"".join(written))
+    assert "problem" not in _check(tmp_path / "changing.h264")
+    noise = np.random.default_rng(0).integers(0, 255, (60, 64, 64, 3), np.uint8)  # far larger than the header
+    content = painted_videos.write_video(tmp_path / "half.avi", noise, "avi", "mpeg4").read_bytes()
+    (tmp_path / "half.avi").write_bytes(content[: len(content) // 2])
+    assert _check(tmp_path / "half.avi")["problem"].startswith("too few frames: truncated: ")
+    shutil.copy(_CLIPS / "torchcodec_h265_video.mp4", tmp_path / "picture.avi")
+    assert _check(tmp_path / "picture.avi")["codec"] == "hevc"
+
+
+def test_a_long_film_has_the_time_limit_for_each_thousand_frames(tmp_path, monkeypatch):
+    path = painted_videos.write_video(tmp_path / "v.mp4", _FRAMES, "mp4", "libx264")
+    monkeypatch.setattr(decode, "FRAMES_PER_TIMEOUT", 2)
+    renewed, real = [], decode.fit_frame
+
+    def slow(frame, height, width):
+        time.sleep(0.5)
+        return real(frame, height, width)
+
+    monkeypatch.setattr(decode, "fit_frame", slow)
+    assert "problem" not in scan.check_video((str(path), 20.0), lambda: renewed.append(1))
+    assert len(renewed) == 5
+
+
+def _do(item, renew):
+    kind, value = item
+    if kind == "sleep":
+        time.sleep(value)
+    if kind == "patient":
+        for _ in range(value):
+            time.sleep(0.5)
+            renew()
+    if kind == "die":
+        os.kill(os.getpid(), value)
+    if kind == "exit":
+        os._exit(value)
+    if kind == "raise":
+        raise ValueError("two\nlines")
+    if kind == "eat":
+        return len(bytes(value))
+    return value
+
+
+def test_a_child_that_breaks_a_limit_costs_only_its_item():
+    items = [("give", 1), ("sleep", 600), ("die", 11), ("exit", 3), ("raise", 0), ("eat", 8 * 2**30), ("give", 2)]
+    items += [("give", number) for number in range(3, 9)]
+    limits = killable.Limits(3.0, 4 * 2**30)
+    found = dict(killable.run(_do, items, workers=2, limits=limits))
+    assert sorted(found) == list(range(len(items)))
+    assert [found[place] for place in (0, *range(6, 13))] == list(range(1, 9))
+    assert found[1].timed_out and "was killed" in found[1].reason
+    assert [found[place].timed_out for place in range(2, 6)] == [False] * 4
+    assert "SIGSEGV" in found[2].reason and "code 3" in found[3].reason
+    assert found[4].reason == "ValueError two lines" and found[5].reason.startswith("MemoryError")
+
+
+def test_progress_is_a_sign_of_life(monkeypatch):
+    monkeypatch.setattr(killable, "_GRACE_SECONDS", 0.0)
+    assert dict(killable.run(_do, [("patient", 8)], workers=1, limits=killable.Limits(3.0, 4 * 2**30))) == {0: 8}
+
+
+def test_a_manifest_that_cannot_be_written_or_read(clips, tmp_path):
+    with pytest.raises(DataError, match="name a file that can be written with --manifest"):
+        scan.scan(clips, tmp_path / "none" / "manifest.jsonl", _quiet)
+    (tmp_path / "manifest.jsonl").write_text("{}\n")
+    with pytest.raises(DataError, match="row 1: needs exactly the fields path, bytes"):
+        scan.scan(clips, tmp_path / "manifest.jsonl", _quiet)
+    assert json.loads((tmp_path / "manifest.jsonl").read_text()) == {}
