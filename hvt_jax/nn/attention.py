@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from hvt_jax.nn.linear import Linear
+from hvt_jax.nn.normalization import LayerNorm
 
 
 class SelfAttention(nnx.Module):
@@ -19,9 +20,9 @@ class SelfAttention(nnx.Module):
         self.qkv = Linear(width, 3 * inner, use_bias=False, dtype=dtype, rngs=rngs)
         self.out = Linear(inner, width, dtype=dtype, rngs=rngs)
 
-    def __call__(self, tokens: jax.Array, *, causal: bool) -> jax.Array:
-        """Mix `tokens` [rows, length, D] over length; with `causal` no token sees a later one."""
-        qkv = self.qkv(tokens).reshape(*tokens.shape[:-1], 3, self.num_heads, self.head_width)
+    def __call__(self, tokens: jax.Array, norm: LayerNorm | None = None, *, causal: bool) -> jax.Array:
+        """Mix `norm(tokens)` [rows, length, D] over length; with `causal` no token sees a later one."""
+        qkv = self.qkv(tokens, norm).reshape(*tokens.shape[:-1], 3, self.num_heads, self.head_width)
         query, key, value = qkv.transpose(2, 0, 3, 1, 4)
         mixed = attend(query, key, value, causal=causal).transpose(0, 2, 1, 3)
         return self.out(mixed.reshape(*tokens.shape[:-1], -1))

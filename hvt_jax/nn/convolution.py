@@ -1,6 +1,6 @@
 """Separable 3-D convolutions and pooling, written as the 2-D operations they are.
 
-A spatial convolution acts on [B·T, Y, X, C], a temporal one on [B, T, Y·X, C]: both are ordinary 2-D
+A spatial convolution acts on [B·T, Y, X, C], a temporal one on [B, Y·X, T, C]: both are ordinary 2-D
 convolutions, which every backend runs fast, unlike 3-D ones, which are slow on CPU.
 """
 
@@ -11,6 +11,7 @@ from flax import nnx
 from hvt_jax.nn.normalization import BatchNorm
 
 S3D_EPSILON = 1e-3  # of BatchNorm in S3D
+_MOST_FRAMES_AT_ONCE = 8  # above, too few blocks of a product of all frames with all frames are used
 
 
 class ConvNormRelu(nnx.Module):
@@ -25,13 +26,21 @@ class ConvNormRelu(nnx.Module):
         self.norm = BatchNorm(channels, momentum=momentum, epsilon=S3D_EPSILON, dtype=dtype, one_pass=True)
 
     def __call__(self, x: jax.Array, *, train: bool, valid: jax.Array | None) -> jax.Array:
-        """Map [B, T, Y, X, C] to the same sizes with other channels; `valid` bool [B] masks examples."""
+        """Map a video to one of the same sizes with other channels.
+
+        Args:
+          x: [B, T, Y, X, C]; along time [B, Y, X, T, C].
+          train: use batch statistics and update the running ones.
+          valid: bool [B]; examples that are False do not count in the statistics.
+        """
         shape = x.shape
         x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
         if self.size == 1:
             x = x.reshape(-1, shape[-1]) @ kernel[0, 0]
+        elif self.spatial:
+            x = convolve(x.reshape(-1, *shape[2:]), kernel)
         else:
-            x = convolve(x.reshape((-1, *shape[2:]) if self.spatial else (*shape[:2], -1, shape[-1])), kernel)
+            x = convolve_time(x.reshape(shape[0], -1, *shape[3:]), kernel[:, 0])
         x = x.reshape(*shape[:-1], -1)
         return jax.nn.relu(self.norm(x, train=train, valid=valid))
 
@@ -59,21 +68,52 @@ def _convolve_backward(kept, gradient):
 
 
 def _kernel_gradient(x: jax.Array, gradient: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    rows, columns, channels_in, channels = shape
+    rows, columns, _, channels = shape
     height, width = x.shape[1:3]
-    half = columns // 2
-    # What each column of the kernel sees, side by side: [B, Y, X, x·C].
-    padded = jnp.pad(x, ((0, 0), (0, 0), (half, half), (0, 0)))
+    gradient = gradient.reshape(-1, channels)
+    # What each column of the kernel sees, side by side: [B, Y + rows - 1, X, x·C]. The map is padded rather than
+    # the gradient cut, because at the first layer it is much the smaller one.
+    padded = jnp.pad(x, ((0, 0), (rows // 2, rows // 2), (columns // 2, columns // 2), (0, 0)))
     seen = jnp.concatenate([padded[:, :, shift : shift + width] for shift in range(columns)], axis=-1)
-    parts = []
-    for shift in range(-(rows // 2), rows // 2 + 1):
-        first, last = max(0, -shift), max(0, -shift, min(height, height - shift))
-        left = seen[:, first + shift : last + shift].reshape(-1, columns * channels_in)
-        parts.append(left.T @ gradient[:, first:last].reshape(-1, channels))
+    parts = [seen[:, shift : shift + height].reshape(len(gradient), -1).T @ gradient for shift in range(rows)]
     return jnp.stack(parts).reshape(shape)
 
 
 convolve.defvjp(_convolve_forward, _convolve_backward)
+
+
+@jax.custom_vjp
+def convolve_time(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolve [B, N, T, C] over T with a kernel [t, C, D] of odd size at stride 1, padded with zeros to the same T.
+
+    Its weight gradient is written as products, too. Of few frames every one meets every other in one product of
+    which only some blocks are used: still less work than cutting out the frames that each weight sees.
+    """
+    y = jax.lax.conv_general_dilated(
+        x.reshape(-1, *x.shape[2:]), kernel, (1,), "SAME", dimension_numbers=("NHC", "HIO", "NHC")
+    )
+    return y.reshape(*x.shape[:3], -1)
+
+
+def _convolve_time_backward(kept, gradient):
+    x, kernel = kept
+    (gradient_x,) = jax.linear_transpose(lambda x: convolve_time.fun(x, kernel), x)(gradient)
+    return gradient_x, _time_kernel_gradient(x, gradient, len(kernel)).astype(kernel.dtype)
+
+
+def _time_kernel_gradient(x: jax.Array, gradient: jax.Array, size: int) -> jax.Array:
+    frames = x.shape[2]
+    # For each weight the frames of x it sees, and the frames of the result it makes of them.
+    offsets = [shift - size // 2 for shift in range(size)]
+    pairs = [(slice(max(0, o), min(frames, frames + o)), slice(max(0, -o), min(frames, frames - o))) for o in offsets]
+    if frames > _MOST_FRAMES_AT_ONCE:
+        return jnp.stack([jnp.einsum("bntc,bntd->cd", x[:, :, seen], gradient[:, :, made]) for seen, made in pairs])
+    rows = x.size // (frames * x.shape[3])
+    products_TCUD = (x.reshape(rows, -1).T @ gradient.reshape(rows, -1)).reshape(frames, x.shape[3], frames, -1)
+    return jnp.stack([jnp.trace(products_TCUD, offset=-offset, axis1=0, axis2=2) for offset in offsets])
+
+
+convolve_time.defvjp(lambda x, kernel: (convolve_time(x, kernel), (x, kernel)), _convolve_time_backward)
 
 
 class SeparableConv(nnx.Module):
@@ -84,17 +124,18 @@ class SeparableConv(nnx.Module):
         self.time = ConvNormRelu(channels, channels, size, spatial=False, **options)
 
     def __call__(self, x: jax.Array, *, train: bool, valid: jax.Array | None) -> jax.Array:
-        """Map [B, T, Y, X, C] to the same sizes with other channels."""
-        return self.time(self.space(x, train=train, valid=valid), train=train, valid=valid)
+        """Map [B, T, Y, X, C] to [B, Y, X, T, C] with other channels."""
+        x = self.space(x, train=train, valid=valid)
+        return self.time(jnp.moveaxis(x, 1, 3), train=train, valid=valid)
 
 
 def halve_space(x: jax.Array) -> jax.Array:
-    """Max-pool [B, T, Y, X, C] with 3x3 windows and stride 2 to [B, T, ceil(Y/2), ceil(X/2), C].
+    """Max-pool [B, Y, X, T, C] with 3x3 windows and stride 2 to [B, T, ceil(Y/2), ceil(X/2), C].
 
     Separable, over shifted slices: its backward pass is then elementwise instead of the slow
     select-and-scatter of a pooling window. Where values tie, gradients are shared between them.
     """
-    return _halve(_halve(x, 2), 3)
+    return jnp.moveaxis(_halve(_halve(x, 1), 2), 3, 1)
 
 
 def _halve(x: jax.Array, axis: int) -> jax.Array:

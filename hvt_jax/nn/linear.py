@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from hvt_jax.nn.normalization import LayerNorm, standardise
+
 
 class Linear(nnx.Module):
     """y = x W + b over the last axis, as one product of two matrices.
@@ -18,10 +20,20 @@ class Linear(nnx.Module):
         self.kernel = nnx.Param(nnx.initializers.lecun_normal()(rngs.params(), (width_in, width_out)))
         self.bias = nnx.Param(jnp.zeros(width_out)) if use_bias else None
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Map [..., width_in] to [..., width_out] in `dtype`."""
+    def __call__(self, x: jax.Array, norm: LayerNorm | None = None) -> jax.Array:
+        """Map [..., width_in] to [..., width_out] in `dtype`; with `norm`, map `norm(x)`.
+
+        The norm's own scale and bias go into the small matrix rather than over every row: W' = scale W
+        and b' = b + bias W.
+        """
+        kernel, bias = self.kernel[...], None if self.bias is None else self.bias[...]
+        if norm is not None:
+            x = standardise(x.astype(jnp.promote_types(x.dtype, jnp.float32)), norm.epsilon)
+            shift = norm.bias[...] @ kernel
+            bias = shift if bias is None else bias + shift
+            kernel = norm.scale[...][:, None] * kernel
         rows = x.astype(self.dtype).reshape(-1, x.shape[-1])
-        y = rows @ self.kernel[...].astype(self.dtype)
-        if self.bias is not None:
-            y = y + self.bias[...].astype(self.dtype)
+        y = rows @ kernel.astype(self.dtype)
+        if bias is not None:
+            y = y + bias.astype(self.dtype)
         return y.reshape(*x.shape[:-1], self.width_out)

@@ -1,5 +1,7 @@
 """Normalisation over rows or features, with masks and float32 statistics."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -40,8 +42,10 @@ class BatchNorm(nnx.Module):
         if train:
             mean, var = self._batch_statistics(x, valid)
         scale = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
-        centred = x.astype(jnp.promote_types(x.dtype, jnp.float32)) - mean
-        return (centred * scale + self.bias[...]).astype(self.dtype)
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        if self.one_pass:  # x itself is kept for the backward pass, not the difference to the mean as well
+            return (x * scale + (self.bias[...] - mean * scale)).astype(self.dtype)
+        return ((x - mean) * scale + self.bias[...]).astype(self.dtype)
 
     def _batch_statistics(self, x: jax.Array, valid: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -77,12 +81,41 @@ class LayerNorm(nnx.Module):
     """Layer normalisation of the last axis; takes and ignores what BatchNorm needs."""
 
     def __init__(self, width: int, *, epsilon: float = 1e-5, dtype: jnp.dtype = jnp.float32):
-        self.norm = nnx.LayerNorm(width, epsilon=epsilon, dtype=dtype, use_fast_variance=False, rngs=nnx.Rngs(0))
+        self.epsilon, self.dtype = epsilon, dtype
+        self.scale = nnx.Param(jnp.ones(width))
+        self.bias = nnx.Param(jnp.zeros(width))
 
     def __call__(self, x: jax.Array, *, train: bool = False, valid: jax.Array | None = None) -> jax.Array:
         """Normalise every row of `x` [..., D] by itself."""
         del train, valid
-        return self.norm(x)
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        return (standardise(x.astype(wide), self.epsilon) * self.scale[...] + self.bias[...]).astype(self.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def standardise(x: jax.Array, epsilon: float) -> jax.Array:
+    """Give every row of `x` [..., D] mean 0 and variance 1.
+
+    Its gradient is written out: derived by jax it goes over the rows about twice as often.
+    """
+    return _standardise_forward(x, epsilon)[0]
+
+
+def _standardise_forward(x, epsilon):
+    centred = x - x.mean(-1, keepdims=True)
+    inverse_deviation = jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + epsilon)
+    standard = centred * inverse_deviation
+    return standard, (standard, inverse_deviation)
+
+
+def _standardise_backward(epsilon, kept, gradient):
+    del epsilon
+    standard, inverse_deviation = kept
+    along = (gradient * standard).mean(-1, keepdims=True)
+    return ((gradient - gradient.mean(-1, keepdims=True) - standard * along) * inverse_deviation,)
+
+
+standardise.defvjp(_standardise_forward, _standardise_backward)
 
 
 def make_norm(kind: str, width: int, dtype: jnp.dtype) -> nnx.Module | None:

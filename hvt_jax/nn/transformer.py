@@ -29,8 +29,8 @@ class TransformerLayer(nnx.Module):
         """Return new tokens of the same shape [rows, length, D]; a None key switches dropout off."""
         keys = (None, None, None) if key is None else jax.random.split(key, 3)
         drop = lambda x, k: x if k is None else self.dropout(x, deterministic=False, rngs=k)  # noqa: E731
-        tokens = tokens + drop(self.attention(self.attention_norm(tokens), causal=causal), keys[0])
-        hidden = drop(gelu(self.mlp_hidden(self.mlp_norm(tokens))), keys[1])
+        tokens = tokens + drop(self.attention(tokens, self.attention_norm, causal=causal), keys[0])
+        hidden = drop(gelu(self.mlp_hidden(tokens, self.mlp_norm)), keys[1])
         return tokens + drop(self.mlp_out(hidden), keys[2])
 
 

@@ -199,7 +199,7 @@ def guarded():
         (("levels", "frame", "predictors", "down", "out", "kernel"), {"frame", "frame/predictors"}),
         # An encoder's NaN is in its tokens: in all levels above, and as a target in the level below.
         (
-            ("levels", "clip", "transformer", "norm", "norm", "bias"),
+            ("levels", "clip", "transformer", "norm", "bias"),
             {"frame", "frame/predictors", "clip", "clip/predictors"},
         ),
         (

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from hvt_jax.nn import normalization
+from hvt_jax.nn import convolution, normalization
+from hvt_jax.nn.activation import gelu
 from hvt_jax.nn.attention import attend
-from hvt_jax.nn.convolution import halve_space
+from hvt_jax.nn.linear import Linear
 from hvt_jax.nn.positions import LearnedTable
 from hvt_jax.nn.transformer import Transformer
 from tests import small
@@ -91,10 +92,47 @@ def test_learned_table_by_hand():
 
 @pytest.mark.parametrize(("height", "width"), [(4, 6), (5, 3), (1, 2)])
 def test_halving_is_a_max_pool_of_3_with_stride_2(height, width):
-    x = jax.random.normal(jax.random.key(0), (2, 3, height, width, 2))
-    pad = ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0))
-    expected = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 1, 3, 3, 1), (1, 1, 2, 2, 1), pad)
-    np.testing.assert_array_equal(halve_space(x), expected)
+    x = jax.random.normal(jax.random.key(0), (2, height, width, 3, 2))
+    pad = ((0, 0), (1, 1), (1, 1), (0, 0), (0, 0))
+    expected = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1, 1), (1, 2, 2, 1, 1), pad)
+    np.testing.assert_array_equal(convolution.halve_space(x), jnp.moveaxis(expected, 3, 1))
+
+
+def _gradients(function, *arguments):
+    out, transposed = jax.vjp(function, *arguments)
+    return out, *transposed(jax.random.normal(jax.random.key(9), out.shape, out.dtype))
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+@pytest.mark.parametrize("frames", [1, 2, 5, 11])  # below, at and above the most that are multiplied at once
+def test_written_gradients_of_convolutions_are_those_of_jax(frames, size, x64):
+    x = jax.random.normal(jax.random.key(0), (2, 6, frames, 4))
+    kernel = jax.random.normal(jax.random.key(1), (size, 4, 3))
+    for function, arguments in (
+        (convolution.convolve_time, (x, kernel)),
+        (convolution.convolve, (x, jnp.stack([kernel] * size))),
+    ):
+        written, derived = _gradients(function, *arguments), _gradients(function.fun, *arguments)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), written, derived)
+
+
+def test_written_gradients_of_gelu_and_of_rows_are_those_of_jax(x64):
+    x = jax.random.normal(jax.random.key(0), (5, 7)) * 3
+    for written, derived in (
+        (gelu, lambda x: jax.nn.gelu(x, approximate=False)),
+        (lambda x: normalization.standardise(x, 1e-5), lambda x: jax.nn.standardize(x, epsilon=1e-5)),
+    ):
+        found, expected = _gradients(written, x), _gradients(derived, x)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-13), found, expected)
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_a_norm_folded_into_a_linear_map_is_the_norm_before_it(use_bias, x64):
+    linear = Linear(5, 3, use_bias=use_bias, dtype=jnp.float64, rngs=nnx.Rngs(params=0))
+    norm = normalization.LayerNorm(5, dtype=jnp.float64)
+    norm.scale[...], norm.bias[...] = jax.random.normal(jax.random.key(1), (2, 5))
+    x = jax.random.normal(jax.random.key(2), (4, 6, 5))
+    np.testing.assert_allclose(linear(x, norm), linear(norm(x)), atol=1e-12)
 
 
 def _transformer(**changes):
