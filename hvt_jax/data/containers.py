@@ -8,6 +8,7 @@ the frame rate were one frame off on 10 of 36 random reads of UCF101 files.
 import dataclasses
 import enum
 import functools
+import io
 import os
 import pathlib
 import time
@@ -94,19 +95,26 @@ class FrameIndex:
         return after - before_is_nearer
 
 
-def open_file(path: str | os.PathLike, seconds: float) -> tuple[av.container.InputContainer, av.VideoStream]:
-    """Open `path` and return the container and its first video stream, ready to decode with one thread.
+Source = str | os.PathLike | bytes  # path of a file, or what is in it
+
+
+def open_file(source: Source, seconds: float) -> tuple[av.container.InputContainer, av.VideoStream]:
+    """Open `source` and return the container and its first video stream, ready to decode with one thread.
 
     Raises:
       VideoError: if there is no file, nothing in it, no video in it or too many pixels in it.
     """
-    path = pathlib.Path(path)
-    if not path.is_file():  # also keeps us from waiting for ever at a pipe or a device
-        raise VideoError(Problem.MISSING, "no such file" if not path.exists() else "not a file")
-    if not path.stat().st_size:
+    if isinstance(source, bytes):
+        size, source = len(source), io.BytesIO(source)
+    else:
+        path = pathlib.Path(source)
+        if not path.is_file():  # also keeps us from waiting for ever at a pipe or a device
+            raise VideoError(Problem.MISSING, "no such file" if not path.exists() else "not a file")
+        size, source = path.stat().st_size, f"file:{path}"
+    if not size:
         raise VideoError(Problem.EMPTY, "the file has 0 bytes")
     options = {"protocol_whitelist": "file", "format_whitelist": FORMATS, "max_pixels": str(MAX_PIXELS)}
-    container = av.open(f"file:{path}", options=options, timeout=max(seconds, 0.1), metadata_errors="replace")
+    container = av.open(source, options=options, timeout=max(seconds, 0.1), metadata_errors="replace")
     try:
         return container, _video_stream(container)
     except Exception:

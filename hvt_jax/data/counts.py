@@ -6,9 +6,9 @@ import logging
 
 import numpy as np
 
-from hvt_jax.data import decode, parallel, sampling
+from hvt_jax.data import parallel, sampling, storages
 from hvt_jax.data.containers import VideoError
-from hvt_jax.data.sources import DataError, Dataset
+from hvt_jax.data.sources import DataError, Dataset, Video
 from hvt_jax.settings import DataSettings
 
 _LOG = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ def training_samples(dataset: Dataset, settings: DataSettings) -> tuple[np.ndarr
     wanted = settings.max_windows_per_video
     counts = [video.num_frames for video in dataset.videos]
     if None in counts and (wanted == 0 or settings.short_videos == "drop"):
-        counts = count_frames(dataset, settings.video_timeout_seconds)
+        counts = count_frames(dataset, settings)
     if None in counts:
         samples = np.full(len(dataset), wanted)
     else:
@@ -48,22 +48,23 @@ def training_samples(dataset: Dataset, settings: DataSettings) -> tuple[np.ndarr
     return videos, np.arange(len(videos)) - np.repeat(np.cumsum(samples) - samples, samples)
 
 
-def count_frames(dataset: Dataset, timeout_seconds: float) -> list[int]:
+def count_frames(dataset: Dataset, settings: DataSettings) -> list[int]:
     """Return the frames of every video, 0 for one that cannot be read; says so in the log."""
     _LOG.info("counting the frames of %d videos in %s", len(dataset), dataset.root)
     counts, bad = [], []
+    storage = storages.open_storage(settings, dataset)
 
-    def count(path: str) -> int | VideoError:
+    def count(video: Video) -> int | VideoError:
         try:
-            return decode.probe(dataset.root / path, timeout_seconds).num_frames
+            with storage.open_video(video) as reader:
+                return reader.info.num_frames
         except VideoError as error:
             return error
 
     with concurrent.futures.ThreadPoolExecutor(_THREADS_PER_CORE * parallel.available_cores()) as pool:
-        paths = [video.path for video in dataset.videos]
-        for path, result in zip(paths, pool.map(count, paths), strict=True):
+        for video, result in zip(dataset.videos, pool.map(count, dataset.videos), strict=True):
             if isinstance(result, VideoError):
-                bad.append(f"{path}: {result}")
+                bad.append(f"{video.path}: {result}")
                 result = 0
             counts.append(result)
             if len(counts) % 10_000 == 0:

@@ -55,13 +55,13 @@ def decode_frames(
 class VideoReader:
     """An open video file: `info`, and `read` for frames. Use it in a `with` statement."""
 
-    def __init__(self, path: str | os.PathLike, timeout_seconds: float):
-        """Open the file and list its frames; `timeout_seconds` covers all use of this reader.
+    def __init__(self, source: containers.Source, timeout_seconds: float):
+        """Open a file, or the bytes of one, and list its frames; `timeout_seconds` covers all use of this reader.
 
         Raises:
           VideoError: if it is missing, damaged or without video.
         """
-        self._path = path
+        self._source = source
         self._deadline = time.monotonic() + timeout_seconds
         self._container = None
         with _faults_named():
@@ -115,7 +115,7 @@ class VideoReader:
     def _open(self) -> None:
         self.close()
         seconds = self._deadline - time.monotonic()
-        self._container, self._stream = containers.open_file(self._path, seconds)
+        self._container, self._stream = containers.open_file(self._source, seconds)
 
     def _read_info(self) -> VideoInfo:
         stream, index = self._stream, self._index

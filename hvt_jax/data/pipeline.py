@@ -21,9 +21,8 @@ import grain
 import numpy as np
 from absl import flags
 
-from hvt_jax.data import counts, parallel, sampling
+from hvt_jax.data import counts, parallel, sampling, storages
 from hvt_jax.data.containers import Problem, VideoError
-from hvt_jax.data.decode import VideoReader
 from hvt_jax.data.sources import Dataset
 from hvt_jax.settings import DataSettings
 
@@ -69,6 +68,7 @@ def train_batches(
       ValueError: if the batch cannot be shared evenly.
     """
     share = _host_share(batch_size, hosts)
+    storages.open_storage(settings, dataset)  # a wrong folder ends the run here, not a worker
     videos, numbers = counts.training_samples(dataset, settings)
     cut = _RandomClip(dataset, settings, seed, videos, numbers)
     samples = grain.MapDataset.range(len(videos)).seed(seed).shuffle().repeat(None)
@@ -88,6 +88,7 @@ def evaluation_batches(
       ValueError: if the batch cannot be shared evenly.
     """
     share = _host_share(batch_size, hosts)
+    storages.open_storage(settings, dataset)
     padded = -(-len(dataset) // batch_size) * batch_size
     samples = grain.MapDataset.range(padded).map(_CenterClip(dataset, settings))
     samples = _HostShare(samples, share, batch_size, host)
@@ -172,7 +173,7 @@ def _read_clip(dataset: Dataset, settings: DataSettings, number: int, choose_sta
     clip = _empty_clip(settings, index=number, label=video.labels[0])
     span = sampling.window_span(settings.num_frames, settings.frame_stride)
     try:
-        with VideoReader(dataset.root / video.path, settings.video_timeout_seconds) as reader:
+        with storages.open_storage(settings, dataset).open_video(video) as reader:
             count = reader.info.num_frames
             if count < span and settings.short_videos == "drop":
                 raise VideoError(Problem.TOO_SHORT, f"{count} frames, a sample spans {span}", count)
