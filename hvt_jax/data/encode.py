@@ -8,9 +8,15 @@ import av
 import numpy as np
 import simplejpeg
 
-# Quick to decode: no B-frames, no CABAC-free profile games, and a keyframe where the group says so, not at scene cuts,
-# whose place would make the cost of a seek uneven.
-_H264 = {"preset": "veryfast", "bf": "0", "sc_threshold": "0", "flags": "+bitexact+cgop"}
+# No B-frames: quick to decode. Keyframes where the group says so and not at scene cuts, which would make the cost of a
+# seek uneven. x264's quicker roundings gave other bytes now and then, and differ between processors.
+_H264 = {
+    "preset": "veryfast",
+    "bf": "0",
+    "sc_threshold": "0",
+    "flags": "+bitexact+cgop",
+    "x264-params": "cpu-independent=1",
+}
 _LARGEST_RATE = 1000  # frames per second
 
 
@@ -47,10 +53,12 @@ def encode_mp4(frames: Iterable[np.ndarray], fps: float, group: int, crf: int) -
     rate = fractions.Fraction(fps or 25).limit_denominator(1001)
     buffer, stream = io.BytesIO(), None
     with av.open(buffer, "w", format="mp4", container_options={"fflags": "+bitexact"}) as container:
-        for frame in frames:
+        for number, frame in enumerate(frames):
             if stream is None:
                 stream = _add_stream(container, rate, frame.shape, {**_H264, "g": str(group), "crf": str(crf)})
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            picture = picture.reformat(format="yuv420p", threads=1)
+            picture.pts, picture.time_base = number, 1 / rate
             container.mux(stream.encode(picture))
         if stream is None:
             raise ValueError("a video needs at least one frame")

@@ -38,7 +38,7 @@ class ArrayRecordStorage:
 
     timeout_seconds: float
     index: Index
-    shards: OpenFiles
+    files: OpenFiles
 
     def open_video(self, video: Video) -> FrameReader:
         """Return a reader of one video; of JPEG frames nothing is read yet; see `Storage`."""
@@ -50,7 +50,7 @@ class ArrayRecordStorage:
 
     def _records(self, place: Place, numbers: np.ndarray) -> Iterator[bytes]:
         with faults_named(f"{place.shard} cannot be read"):
-            shard, wanted = self.shards.get(place.shard), place.first + numbers
+            shard, wanted = self.files.get(place.shard), place.first + numbers
             if wanted[-1] >= shard.num_records():
                 raise VideoError(Problem.TOO_FEW_FRAMES, f"{place.shard} has only {shard.num_records()} records")
             return iter(shard.read(wanted.tolist()))
@@ -63,8 +63,8 @@ def open_storage(settings: DataSettings, dataset: Dataset) -> ArrayRecordStorage
       DataError: if there is no shard, one is missing, or an index is damaged.
     """
     root = pathlib.Path(settings.storage_root or dataset.root)
-    shards = OpenFiles(functools.partial(_open_shard, root))
-    return ArrayRecordStorage(settings.video_timeout_seconds, Index("array_record", root), shards)
+    files = OpenFiles(functools.partial(_open_shard, root))
+    return ArrayRecordStorage(settings.video_timeout_seconds, Index("array_record", root), files)
 
 
 def _open_shard(root: pathlib.Path, name: str) -> ArrayRecordReader:

@@ -58,8 +58,10 @@ class Hdf5Storage:
         """Return a reader of one video; see `Storage`."""
         if self.index is not None:
             place = self.index.find(video.path)
-            fetch = functools.partial(self._read, place.shard, f"{video.path}", place.info.num_frames)
+            fetch = functools.partial(self._read, place.shard, video.path, place.info.num_frames)
             return StoredFrames(place.info, fetch, self.timeout_seconds)
+        if reason := self.folder.reason_against(video.path):
+            raise VideoError(Problem.MISSING, f"{video.path!r} {reason}")
         with faults_named("cannot be read"):
             name, node = self._find(video.path)
             info = _describe(node)
