@@ -22,6 +22,7 @@ import numpy as np
 
 from hvt_jax.data import images
 from hvt_jax.data.containers import MAX_FRAMES, MAX_PIXELS, Problem, VideoError
+from hvt_jax.data.decode import VideoInfo
 from hvt_jax.data.sources import DataError, Dataset, SafeFolder, Video
 from hvt_jax.data.storages.base import (
     EncodedVideo,
@@ -64,18 +65,18 @@ class Hdf5Storage:
             raise VideoError(Problem.MISSING, f"{video.path!r} {reason}")
         with faults_named("cannot be read"):
             name, node = self._find(video.path)
-            info = _describe(node)
-            fetch = functools.partial(_fetch, node)
-            reader = StoredFrames(info, fetch, self.timeout_seconds)
+            data, ends = _parts(node)
+            reader = StoredFrames(_describe(data, ends), functools.partial(_fetch, data, ends), self.timeout_seconds)
             reader.file = self.files.get(name)  # the data set alone would not keep its file open
             return reader
 
     def _read(self, name: str, path: str, num_frames: int, numbers: np.ndarray) -> Iterator:
         file = self.files.get(name)
-        node = safe_node(file, path)
-        if _count(node) != num_frames:
-            raise VideoError(Problem.TOO_FEW_FRAMES, f"{name} has {_count(node)} of {num_frames} frames", _count(node))
-        yield from _fetch(node, numbers)
+        data, ends = _parts(safe_node(file, path))
+        count = _count(data, ends)
+        if count != num_frames:
+            raise VideoError(Problem.TOO_FEW_FRAMES, f"{name} has {count} of {num_frames} frames", count)
+        yield from _fetch(data, ends, numbers)
 
     def _find(self, path: str) -> tuple[str, h5py.Dataset | h5py.Group]:
         """Return the file that has a video, and the video in it."""
@@ -142,38 +143,36 @@ def _parts(node: h5py.Dataset | h5py.Group) -> tuple[h5py.Dataset, h5py.Dataset 
     raise VideoError(Problem.UNREADABLE, f"{node.name} is {kind}, not JPEG files or uint8 [T, Y, X, 3]")
 
 
-def _count(node: h5py.Dataset | h5py.Group) -> int:
-    data, ends = _parts(node)
+def _count(data: h5py.Dataset, ends: h5py.Dataset | None) -> int:
     return (data if ends is None else ends).shape[0]
 
 
-def _describe(node: h5py.Dataset | h5py.Group):
-    count = _count(node)
+def _describe(data: h5py.Dataset, ends: h5py.Dataset | None) -> VideoInfo:
+    count = _count(data, ends)
     if not count:
-        raise VideoError(Problem.EMPTY, f"{node.name} has no frame")
-    first = next(_fetch(node, np.zeros(1, np.int64)))
+        raise VideoError(Problem.EMPTY, f"{data.name} has no frame")
+    first = next(_fetch(data, ends, np.zeros(1, np.int64)))
     height, width = first.shape[:2] if isinstance(first, np.ndarray) else images.image_size(first)[:2]
     return video_info(count, 0.0, height, width)
 
 
-def _fetch(node: h5py.Dataset | h5py.Group, numbers: np.ndarray) -> Iterator[bytes | np.ndarray]:
+def _fetch(data: h5py.Dataset, ends: h5py.Dataset | None, numbers: np.ndarray) -> Iterator[bytes | np.ndarray]:
     """Yield frames at rising `numbers`, as JPEG files or as pixels."""
-    data, ends = _parts(node)
     first, last = int(numbers[0]), int(numbers[-1])
     if ends is not None:
         stops = ends[max(first - 1, 0) : last + 1]
         starts = np.concatenate([[0], stops[:-1]]) if first == 0 else stops[:-1]
         stops = stops if first == 0 else stops[1:]
         if starts[0] < 0 or (stops <= starts).any() or stops[-1] > data.shape[0]:
-            raise VideoError(Problem.UNREADABLE, f"{node.name}: the ends of its frames are no rising numbers")
+            raise VideoError(Problem.UNREADABLE, f"{data.name}: the ends of its frames are no rising numbers")
         if stops[-1] - starts[0] > images.MAX_BYTES:
-            raise VideoError(Problem.TOO_LARGE, f"{node.name}: {stops[-1] - starts[0]} bytes in one read")
+            raise VideoError(Problem.TOO_LARGE, f"{data.name}: {stops[-1] - starts[0]} bytes in one read")
         content = data[starts[0] : stops[-1]].tobytes()
         for number in (numbers - first).tolist():
             yield content[starts[number] - starts[0] : stops[number] - starts[0]]
     elif data.ndim == 4:
         if data.shape[1] * data.shape[2] > MAX_PIXELS:
-            raise VideoError(Problem.TOO_LARGE, f"{node.name}: frames of {data.shape[2]}x{data.shape[1]} pixels")
+            raise VideoError(Problem.TOO_LARGE, f"{data.name}: frames of {data.shape[2]}x{data.shape[1]} pixels")
         yield from (data[number] for number in numbers)
     elif data.ndim == 1 and last - first < _RANGE_PAYS * len(numbers):
         entries = data[first : last + 1]
