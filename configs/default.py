@@ -29,6 +29,8 @@ def _data() -> ConfigDict:
     data = ConfigDict()
     data.name = "digits"  # digits | folder | csv | ucf101 | hmdb51 | kinetics400 | ssv2 | imagenet
     data.root = "data/digits"  # folder that holds the videos and annotations
+    data.storage = "raw"  # where frames are read from: raw | frames | hdf5 | array_record | tfds
+    data.storage_root = ""  # folder of that storage; "" = data.root
     data.split = 1  # official split number, where a data set has several
     data.label = ""  # label set judged first; "" = the data set's own first one
     data.num_frames = 8  # T, frames in one sample

@@ -12,7 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from hvt_jax.data import manifest, quarantine
-from hvt_jax.data.containers import Problem
+from hvt_jax.data.problems import Problem
 from hvt_jax.data.quarantine import BadVideo
 from hvt_jax.data.sources import Dataset
 

@@ -24,6 +24,8 @@ class DataSettings:
 
     name: str
     root: str
+    storage: Literal["raw", "frames", "hdf5", "array_record", "tfds"]
+    storage_root: str
     split: int
     label: str
     num_frames: int

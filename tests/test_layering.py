@@ -41,7 +41,7 @@ MAY_USE = {
     "model_settings": NUMPY_ONLY,
     "config_reader": NUMPY_ONLY | {"ml_collections"},
     "limits": NUMPY_ONLY,
-    "data": NUMPY_ONLY | {"grain", "av", "h5py", "array_record", "tensorflow_datasets", "sklearn"},
+    "data": NUMPY_ONLY | {"grain", "av", "h5py", "array_record", "tensorflow_datasets", "sklearn", "simplejpeg"},
     "nn": JAX | {"flax"},
     "model": JAX | {"flax"},
     "objectives": JAX,
@@ -60,7 +60,8 @@ EXTRA = {
     "data/pipeline.py": {"absl"},  # Grain's processes want parsed flags, in notebooks too
 }
 LONGEST_FILE, LONGEST_FUNCTION, LONGEST_LOOP, MOST_POSITIONAL = 250, 50, 120, 6
-LAZY = {"sklearn", "matplotlib", "wandb", "torch", "safetensors", "yaml"}  # inside functions only: slow or optional
+# Inside functions only: slow or optional.
+LAZY = {"sklearn", "matplotlib", "wandb", "torch", "safetensors", "yaml", "tensorflow_datasets"}
 
 
 def _name(path: pathlib.Path) -> str:

@@ -5,19 +5,18 @@ Listing costs about a millisecond for a clip of ten seconds, and it is what make
 the frame rate were one frame off on 10 of 36 random reads of UCF101 files.
 """
 
-import contextlib
 import dataclasses
-import enum
 import functools
+import io
 import os
 import pathlib
 import time
-from collections.abc import Iterator
 
 import av
 import numpy as np
 
-from hvt_jax.data import images
+from hvt_jax.data import picture_files
+from hvt_jax.data.problems import Problem, VideoError
 
 MAX_PIXELS = 8192 * 8192
 MAX_FRAMES = 1_000_000
@@ -33,40 +32,6 @@ FORMATS = (
 _TIMED_FORMATS = frozenset("mov mp4 matroska webm mpegts flv asf".split())
 _SEEK_GAIN = 4  # frames that must be saved before a seek is cheaper than decoding on
 _LOST_ALLOWED = 0.02  # recorders drop some frames and still count them in the header
-
-
-class Problem(enum.IntEnum):
-    """Why a video gave no sample; the numbers travel in batches and in logs."""
-
-    OK = 0
-    MISSING = 1
-    EMPTY = 2
-    UNREADABLE = 3
-    NO_VIDEO_STREAM = 4
-    TOO_FEW_FRAMES = 5
-    TIMEOUT = 6
-    TOO_LARGE = 7
-    TOO_SHORT = 8
-    DAMAGED = 9
-    CRASHED = 10
-
-    def __str__(self) -> str:
-        """Return the name as it is written in logs and manifests."""
-        return self.name.lower().replace("_", " ")
-
-
-class VideoError(Exception):
-    """A video that cannot be read.
-
-    Attributes:
-      problem: the kind of fault.
-      frames: how many of the wanted frames were found.
-    """
-
-    def __init__(self, problem: Problem, reason: str, frames: int = 0):
-        super().__init__(reason)
-        self.problem = problem
-        self.frames = frames
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,26 +91,33 @@ class FrameIndex:
         return list(zip(edges[:-1], edges[1:], strict=True))
 
 
-def open_file(path: str | os.PathLike, seconds: float) -> tuple[av.container.InputContainer, av.VideoStream]:
-    """Open `path` and return the container and its first video stream, ready to decode with one thread.
+Source = str | os.PathLike | bytes  # path of a file, or what is in it
+
+
+def open_file(source: Source, seconds: float) -> tuple[av.container.InputContainer, av.VideoStream]:
+    """Open `source` and return the container and its first video stream, ready to decode with one thread.
 
     Raises:
       VideoError: if there is no file, nothing in it, no video in it or too many pixels in it.
     """
-    path = pathlib.Path(path)
-    if not path.is_file():  # also keeps us from waiting for ever at a pipe or a device
-        raise VideoError(Problem.MISSING, "no such file" if not path.exists() else "not a file")
-    if not path.stat().st_size:
+    if isinstance(source, bytes):
+        path, size, source = None, len(source), io.BytesIO(source)
+    else:
+        path = pathlib.Path(source)
+        if not path.is_file():  # also keeps us from waiting for ever at a pipe or a device
+            raise VideoError(Problem.MISSING, "no such file" if not path.exists() else "not a file")
+        size, source = path.stat().st_size, f"file:{path}"
+    if not size:
         raise VideoError(Problem.EMPTY, "the file has 0 bytes")
     options = {"protocol_whitelist": "file", "format_whitelist": FORMATS, "max_pixels": str(MAX_PIXELS)}
-    # Named, because by itself FFmpeg would read a picture's name as a pattern of names.
-    picture = images.demuxer(path)
+    picture = None
+    if path:  # named, because by itself FFmpeg would read a picture's name as a pattern of names
+        picture = picture_files.demuxer(path)
+        if picture and not picture_files.is_whole(path):
+            raise VideoError(Problem.TOO_FEW_FRAMES, "truncated picture")
     if picture:
         options |= {"format_whitelist": picture}
-        if not images.is_whole(path):
-            raise VideoError(Problem.TOO_FEW_FRAMES, "truncated picture")
-    timeout = max(seconds, 0.1)
-    container = av.open(f"file:{path}", format=picture, options=options, timeout=timeout, metadata_errors="replace")
+    container = av.open(source, format=picture, options=options, timeout=max(seconds, 0.1), metadata_errors="replace")
     try:
         return container, _video_stream(container)
     except Exception:
@@ -233,17 +205,3 @@ def check_deadline(deadline: float) -> None:
     """Raise a `VideoError` once `time.monotonic()` has passed `deadline`."""
     if time.monotonic() > deadline:
         raise VideoError(Problem.TIMEOUT, "took longer than data.video_timeout_seconds to read")
-
-
-@contextlib.contextmanager
-def faults_named() -> Iterator[None]:
-    """Turn whatever the decoder raises into a `VideoError`."""
-    try:
-        yield
-    except VideoError:
-        raise
-    except (TimeoutError, av.error.ExitError) as error:
-        raise VideoError(Problem.TIMEOUT, "took longer than data.video_timeout_seconds to read") from error
-    except Exception as error:  # five types were seen from damaged files, and nothing but the file can be at fault
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise VideoError(Problem.UNREADABLE, f"cannot be decoded ({reason})") from error

@@ -6,8 +6,8 @@ import logging
 
 import numpy as np
 
-from hvt_jax.data import decode, parallel, sampling, segments
-from hvt_jax.data.containers import VideoError
+from hvt_jax.data import parallel, sampling, segments, storages
+from hvt_jax.data.problems import VideoError
 from hvt_jax.data.sources import DataError, Dataset, Video
 from hvt_jax.settings import DataSettings
 
@@ -29,7 +29,7 @@ def training_samples(dataset: Dataset, settings: DataSettings) -> tuple[np.ndarr
     wanted = settings.max_windows_per_video
     counts = [video.num_frames for video in dataset.videos]
     if None in counts and (wanted == 0 or settings.short_videos == "drop"):
-        counts = count_frames(dataset, settings.video_timeout_seconds)
+        counts = count_frames(dataset, settings)
     if None in counts:
         samples = np.full(len(dataset), wanted)
     else:
@@ -48,14 +48,16 @@ def training_samples(dataset: Dataset, settings: DataSettings) -> tuple[np.ndarr
     return videos, np.arange(len(videos)) - np.repeat(np.cumsum(samples) - samples, samples)
 
 
-def count_frames(dataset: Dataset, timeout_seconds: float) -> list[int]:
+def count_frames(dataset: Dataset, settings: DataSettings) -> list[int]:
     """Return the frames of every video, 0 for one that cannot be read; says so in the log."""
     _LOG.info("counting the frames of %d videos in %s", len(dataset), dataset.root)
     counts, bad = [], []
+    storage = storages.open_storage(settings, dataset)
 
     def count(video: Video) -> int | VideoError:
         try:
-            return len(segments.frame_range(decode.probe(dataset.root / video.path, timeout_seconds), video))
+            with segments.restrict(storage.open_video(video), video) as reader:
+                return reader.info.num_frames
         except VideoError as error:
             return error
 

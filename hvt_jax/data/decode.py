@@ -12,7 +12,8 @@ import av
 import numpy as np
 
 from hvt_jax.data import containers, transforms
-from hvt_jax.data.containers import Problem, VideoError, VideoInfo
+from hvt_jax.data.containers import VideoInfo
+from hvt_jax.data.problems import Problem, VideoError, faults_named
 
 FRAMES_PER_TIMEOUT = 1000  # `read_all` may take the time limit for each so many, or no long film would pass
 
@@ -44,16 +45,16 @@ def decode_frames(
 class VideoReader:
     """An open video file: `info`, and `read` for frames. Use it in a `with` statement."""
 
-    def __init__(self, path: str | os.PathLike, timeout_seconds: float):
-        """Open the file and list its frames; `timeout_seconds` covers all use of this reader.
+    def __init__(self, source: containers.Source, timeout_seconds: float):
+        """Open a file, or the bytes of one, and list its frames; `timeout_seconds` covers all use of this reader.
 
         Raises:
           VideoError: if it is missing, damaged or without video.
         """
-        self._path, self._timeout_seconds = path, timeout_seconds
+        self._source, self._timeout_seconds = source, timeout_seconds
         self._deadline = time.monotonic() + timeout_seconds
         self._container = None
-        with containers.faults_named():
+        with faults_named():
             self._open()
             try:
                 self._index = containers.index_frames(self._container, self._stream, self._deadline)
@@ -97,9 +98,9 @@ class VideoReader:
         frames = np.empty((len(wanted), height, width, 3), np.uint8)
 
         def keep(place: int, frame: av.VideoFrame) -> None:
-            frames[place] = fit_frame(frame, height, width)
+            frames[place] = transforms.fit_frame(frame, height, width)
 
-        with containers.faults_named():
+        with faults_named():
             _check_found(self._read_wanted(wanted, keep), len(wanted))
         return frames[positions]
 
@@ -109,7 +110,7 @@ class VideoReader:
         Raises:
           VideoError: if no frame can be decoded.
         """
-        with containers.faults_named():
+        with faults_named():
             self._open()
             for _, frame in self._decoded(timed=False):
                 turned = round(frame.rotation / 90) % 2
@@ -132,13 +133,13 @@ class VideoReader:
             keep(place, frame)
 
         wanted = np.arange(self.info.num_frames)
-        with containers.faults_named():
+        with faults_named():
             _check_found(self._read_from_start(wanted, count), len(wanted))
 
     def _open(self) -> None:
         self.close()
         seconds = self._deadline - time.monotonic()
-        self._container, self._stream = containers.open_file(self._path, seconds)
+        self._container, self._stream = containers.open_file(self._source, seconds)
 
     def _read_info(self) -> VideoInfo:
         stream, index = self._stream, self._index
@@ -235,15 +236,3 @@ def _check_found(found: int, wanted: int) -> None:
 def _check_whole(is_damaged: bool, found: int) -> None:
     if is_damaged:
         raise VideoError(Problem.DAMAGED, f"a frame is damaged, {found} before it are whole", found)
-
-
-def fit_frame(frame: av.VideoFrame, height: int, width: int) -> np.ndarray:
-    """Return one frame upright, covering the target and cut in its centre, uint8 [height, width, 3]."""
-    if frame.width * frame.height > containers.MAX_PIXELS:
-        raise VideoError(Problem.TOO_LARGE, f"{frame.width}x{frame.height} pixels")
-    turns = round(frame.rotation / 90) % 4  # counter-clockwise
-    stored_height, stored_width = (width, height) if turns % 2 else (height, width)
-    box = transforms.cover_box(frame.height, frame.width, stored_height, stored_width)
-    resized = frame.reformat(box.resized_width, box.resized_height, "rgb24", interpolation="BILINEAR", threads=1)
-    pixels = resized.to_ndarray()[box.top : box.top + stored_height, box.left : box.left + stored_width]
-    return np.rot90(pixels, turns) if turns else pixels

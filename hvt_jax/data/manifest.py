@@ -12,7 +12,8 @@ import os
 import pathlib
 
 from hvt_jax.data import parallel, segments
-from hvt_jax.data.containers import VideoError, VideoInfo
+from hvt_jax.data.containers import VideoInfo
+from hvt_jax.data.problems import VideoError
 from hvt_jax.data.sources import DataError, Dataset, Video, read_rows
 from hvt_jax.settings import DataSettings
 

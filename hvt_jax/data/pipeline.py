@@ -22,8 +22,8 @@ import grain
 import numpy as np
 from absl import flags
 
-from hvt_jax.data import counts, parallel, reading, sampling
-from hvt_jax.data.containers import Problem, VideoError
+from hvt_jax.data import counts, parallel, reading, sampling, storages
+from hvt_jax.data.problems import Problem, VideoError
 from hvt_jax.data.sources import Dataset
 from hvt_jax.settings import DataSettings
 
@@ -69,6 +69,7 @@ def train_batches(
       ValueError: if the batch cannot be shared evenly.
     """
     share = _host_share(batch_size, hosts)
+    storages.open_storage(settings, dataset)  # a wrong folder ends the run here, not a worker
     videos, numbers = counts.training_samples(dataset, settings)
     cut = _RandomClip(dataset, settings, seed, videos, numbers)
     samples = grain.MapDataset.range(len(videos)).seed(seed).shuffle().repeat(None)
@@ -88,6 +89,7 @@ def evaluation_batches(
       ValueError: if the batch cannot be shared evenly.
     """
     share = _host_share(batch_size, hosts)
+    storages.open_storage(settings, dataset)
     padded = -(-len(dataset) // batch_size) * batch_size
     samples = grain.MapDataset.range(padded).map(_CenterClip(dataset, settings))
     samples = _HostShare(samples, share, batch_size, host)

@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from hvt_jax.data.containers import Problem
+from hvt_jax.data.problems import Problem
 from hvt_jax.data.sources import DataError, Dataset
 
 

@@ -3,9 +3,8 @@
 import contextlib
 from collections.abc import Iterator
 
-from hvt_jax.data import segments
-from hvt_jax.data.containers import Problem, VideoError
-from hvt_jax.data.decode import VideoReader
+from hvt_jax.data import segments, storages
+from hvt_jax.data.problems import Problem, VideoError
 from hvt_jax.data.quarantine import BadVideo
 from hvt_jax.data.sources import Dataset, Video
 from hvt_jax.settings import DataSettings
@@ -23,7 +22,8 @@ def open_video(dataset: Dataset, settings: DataSettings, video: Video) -> Iterat
         if video.path in dataset.quarantine:
             problem, frames = dataset.quarantine[video.path]
             raise VideoError(Problem(problem), "in quarantine", frames)
-        with segments.restrict(VideoReader(dataset.root / video.path, settings.video_timeout_seconds), video) as reader:
+        storage = storages.open_storage(settings, dataset)
+        with segments.restrict(storage.open_video(video), video) as reader:
             is_open = True
             yield reader
     except VideoError as error:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 
 import av
 
-from hvt_jax.data import catalog, decode, killable, manifest, parallel
-from hvt_jax.data.containers import Problem, VideoError
+from hvt_jax.data import catalog, decode, killable, manifest, parallel, transforms
 from hvt_jax.data.manifest import Entry
+from hvt_jax.data.problems import Problem, VideoError
 from hvt_jax.data.sources import DataError
 from hvt_jax.settings import DataSettings
 
@@ -116,7 +116,7 @@ def check_video(task: tuple[str, float], renew: killable.Renew) -> dict[str, int
             renew()
         kind = frame.format.name, frame.width, frame.height, frame.rotation
         if kind not in kinds:
-            decode.fit_frame(frame, *_CONVERTED_SIZE)
+            transforms.fit_frame(frame, *_CONVERTED_SIZE)
             kinds.add(kind)
             found.setdefault("rotation", round(frame.rotation) % 360)
 

@@ -5,17 +5,26 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from hvt_jax.data.containers import Problem, VideoError, VideoInfo
+from hvt_jax.data.containers import VideoInfo
+from hvt_jax.data.problems import Problem, VideoError
 from hvt_jax.data.sources import Video
 
 
 class Reader(Protocol):
-    """An open video in any storage, see `decode.VideoReader`."""
+    """An open video in any storage, see `decode.VideoReader`. Use it in a `with` statement, in one thread."""
 
     info: VideoInfo
 
+    def __enter__(self) -> "Reader": ...
+
+    def __exit__(self, *_) -> None: ...
+
     def read(self, indices: np.ndarray, height: int, width: int) -> np.ndarray:
-        """Return frames `indices`, uint8 [T, height, width, 3]."""
+        """Return frames `indices`, uint8 [T, height, width, 3] in RGB, see `decode.VideoReader.read`.
+
+        Raises:
+          VideoError: if a frame is missing or damaged, or the time is over.
+        """
 
     def close(self) -> None:
         """Close what is open."""

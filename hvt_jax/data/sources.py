@@ -94,6 +94,9 @@ class SafeFolder:
         self._real = os.path.realpath(folder)
         self._real_parent = functools.cache(os.path.realpath)
 
+    def __reduce__(self):
+        return SafeFolder, (self._folder,)  # what it remembers of the disk stays behind
+
     def reason_against(self, name: str) -> str:
         """Return why `name` must not be read, or an empty string."""
         if "\0" in name:

@@ -1,6 +1,12 @@
-"""Sizes and boxes of frames: integer geometry on the host, before anything reaches the device."""
+"""Sizes and boxes of frames, and a decoded frame made to fit: on the host, before anything reaches the device."""
 
 import dataclasses
+
+import av
+import numpy as np
+
+from hvt_jax.data.containers import MAX_PIXELS
+from hvt_jax.data.problems import Problem, VideoError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,3 +47,15 @@ def storage_size(height: int, width: int, shortest_side: int, frame_height: int,
     if frame_height < frame_width:
         return shortest_side, frame_width * shortest_side // frame_height
     return frame_height * shortest_side // frame_width, shortest_side
+
+
+def fit_frame(frame: av.VideoFrame, height: int, width: int) -> np.ndarray:
+    """Return one frame upright, covering the target and cut in its centre, uint8 [height, width, 3]."""
+    if frame.width * frame.height > MAX_PIXELS:
+        raise VideoError(Problem.TOO_LARGE, f"{frame.width}x{frame.height} pixels")
+    turns = round(frame.rotation / 90) % 4  # counter-clockwise
+    stored_height, stored_width = (width, height) if turns % 2 else (height, width)
+    box = cover_box(frame.height, frame.width, stored_height, stored_width)
+    resized = frame.reformat(box.resized_width, box.resized_height, "rgb24", interpolation="BILINEAR", threads=1)
+    pixels = resized.to_ndarray()[box.top : box.top + stored_height, box.left : box.left + stored_width]
+    return np.rot90(pixels, turns) if turns else pixels

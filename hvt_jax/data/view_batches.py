@@ -17,7 +17,7 @@ import grain
 import numpy as np
 
 from hvt_jax.data import counts, pipeline, reading, views
-from hvt_jax.data.containers import Problem, VideoError
+from hvt_jax.data.problems import Problem, VideoError
 from hvt_jax.data.sources import Dataset
 from hvt_jax.settings import DataSettings
 

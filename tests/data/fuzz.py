@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 
 from hvt_jax.data import digits_files, pipeline, scan
-from hvt_jax.data.containers import Problem
 from hvt_jax.data.manifest import Entry
+from hvt_jax.data.problems import Problem
 from hvt_jax.data.sources import Dataset, Video
 from hvt_jax.settings import DataSettings
 

@@ -8,7 +8,7 @@ import painted_videos
 import pytest
 
 from hvt_jax.data import decode
-from hvt_jax.data.containers import VideoError
+from hvt_jax.data.problems import VideoError
 
 _CLIPS = pathlib.Path(__file__).parents[1] / "clips"
 _LENGTH = 100

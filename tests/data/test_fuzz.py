@@ -12,7 +12,7 @@ import painted_videos
 import pytest
 
 from hvt_jax.data import decode
-from hvt_jax.data.containers import Problem, VideoError
+from hvt_jax.data.problems import Problem, VideoError
 
 _CASES = 36  # three of every kind
 

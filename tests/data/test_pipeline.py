@@ -12,7 +12,7 @@ import painted_videos
 import pytest
 
 from hvt_jax.data import catalog, decode, pipeline, quarantine, sampling
-from hvt_jax.data.containers import Problem
+from hvt_jax.data.problems import Problem
 from hvt_jax.data.sources import DataError, Dataset, Video
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import painted_videos
 import pytest
 
-from hvt_jax.data import decode, killable, manifest, scan
+from hvt_jax.data import decode, killable, manifest, scan, transforms
 from hvt_jax.data.sources import DataError
 
 _CLIPS = pathlib.Path(__file__).parents[1] / "clips"
@@ -149,13 +149,13 @@ def test_variable_rate_sizes_that_change_and_frames_that_are_missing(tmp_path):
 def test_a_long_film_has_the_time_limit_for_each_thousand_frames(tmp_path, monkeypatch):
     path = painted_videos.write_video(tmp_path / "v.mp4", _FRAMES, "mp4", "libx264")
     monkeypatch.setattr(decode, "FRAMES_PER_TIMEOUT", 2)
-    renewed, real = [], decode.fit_frame
+    renewed, real = [], transforms.fit_frame
 
     def slow(frame, height, width):
         time.sleep(0.5)
         return real(frame, height, width)
 
-    monkeypatch.setattr(decode, "fit_frame", slow)
+    monkeypatch.setattr(transforms, "fit_frame", slow)
     assert "problem" not in scan.check_video((str(path), 20.0), lambda: renewed.append(1))
     assert len(renewed) == 5
 

@@ -9,7 +9,7 @@ import painted_videos
 import pytest
 
 from hvt_jax.data import decode, pipeline, quarantine, sampling, segments, view_batches, views
-from hvt_jax.data.containers import Problem
+from hvt_jax.data.problems import Problem
 from hvt_jax.data.sources import DataError, Dataset, Video
 
 _CLIPS = pathlib.Path(__file__).parents[1] / "clips"

@@ -9,7 +9,7 @@ import pathlib
 from typing import Literal
 
 from hvt_jax.data import annotations
-from hvt_jax.data.images import SUFFIXES
+from hvt_jax.data.picture_files import SUFFIXES
 from hvt_jax.data.sources import DataError, Dataset, Video
 from hvt_jax.settings import DataSettings
 

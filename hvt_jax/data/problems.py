@@ -1,0 +1,55 @@
+"""What can be wrong with a video, and the one exception that says so."""
+
+import contextlib
+import enum
+from collections.abc import Iterator
+
+import av
+
+
+class Problem(enum.IntEnum):
+    """Why a video gave no sample; the numbers travel in batches and in logs."""
+
+    OK = 0
+    MISSING = 1
+    EMPTY = 2
+    UNREADABLE = 3
+    NO_VIDEO_STREAM = 4
+    TOO_FEW_FRAMES = 5
+    TIMEOUT = 6
+    TOO_LARGE = 7
+    TOO_SHORT = 8
+    DAMAGED = 9
+    CRASHED = 10
+
+    def __str__(self) -> str:
+        """Return the name as it is written in logs and manifests."""
+        return self.name.lower().replace("_", " ")
+
+
+class VideoError(Exception):
+    """A video that cannot be read.
+
+    Attributes:
+      problem: the kind of fault.
+      frames: how many of the wanted frames were found.
+    """
+
+    def __init__(self, problem: Problem, reason: str, frames: int = 0):
+        super().__init__(reason)
+        self.problem = problem
+        self.frames = frames
+
+
+@contextlib.contextmanager
+def faults_named() -> Iterator[None]:
+    """Turn whatever the decoder raises into a `VideoError`."""
+    try:
+        yield
+    except VideoError:
+        raise
+    except (TimeoutError, av.error.ExitError) as error:
+        raise VideoError(Problem.TIMEOUT, "took longer than data.video_timeout_seconds to read") from error
+    except Exception as error:  # five types were seen from damaged files, and nothing but the file can be at fault
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise VideoError(Problem.UNREADABLE, f"cannot be decoded ({reason})") from error

@@ -1,0 +1,140 @@
+"""A folder of picture files per video, `<root>/<path of the video without its suffix>/<number>.jpg`, as the original's.
+
+Numbers may have any width and begin anywhere, after any name (`1.jpg`, `00000.png`, `img_00001.jpg`); a number left out
+is an error. What `write_shard` made has an index, which also knows the rate.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from hvt_jax.data import images
+from hvt_jax.data.containers import MAX_FRAMES
+from hvt_jax.data.problems import Problem, VideoError
+from hvt_jax.data.segments import Reader
+from hvt_jax.data.sources import DataError, Dataset, SafeFolder, Video
+from hvt_jax.data.storages.base import EncodedVideo, ShardSummary, StoredFrames, WriteOptions
+from hvt_jax.data.storages.index import SUFFIX, Index, checked_video, index_path, video_info, write_index
+from hvt_jax.settings import DataSettings
+
+_NAME = re.compile(r"(.*?)(\d+)(\.[^.]+)", re.DOTALL)
+
+
+@dataclasses.dataclass(frozen=True)
+class FramesStorage:
+    """Opens one picture at a time; `index` is None for folders that others made."""
+
+    root: pathlib.Path
+    timeout_seconds: float
+    folder: SafeFolder
+    index: Index | None
+
+    def open_video(self, video: Video) -> Reader:
+        """Return a reader of one folder; see `Storage`."""
+        if reason := self.folder.reason_against(video.path):
+            raise VideoError(Problem.MISSING, f"{video.path!r} {reason}")
+        folder = self.root / frames_folder(video.path)
+        if self.index is not None and video.path in self.index:
+            info, names = self.index.find(video.path).info, None
+        else:
+            names = _list_frames(folder if folder.is_dir() else self.root / video.path)
+            folder = folder if folder.is_dir() else self.root / video.path
+            height, width, _ = images.image_size(images.read_image(folder / names[0]))
+            info = video_info(len(names), 0.0, height, width)
+        return StoredFrames(info, functools.partial(_read_frames, folder, names), self.timeout_seconds)
+
+
+def frames_folder(path: str) -> str:
+    """Return the folder of the frames of a video, below the root."""
+    return pathlib.PurePosixPath(path).with_suffix("").as_posix()
+
+
+def _frame_name(number: int) -> str:
+    return f"{number + 1:05d}.jpg"
+
+
+def _read_frames(folder: pathlib.Path, names: list[str] | None, numbers: np.ndarray) -> Iterator[bytes]:
+    for number in numbers.tolist():  # joined as text: sixteen `Path`s cost as much as decoding a frame
+        yield images.read_image(f"{folder}/{names[number] if names else _frame_name(number)}")
+
+
+def _list_frames(folder: pathlib.Path) -> list[str]:
+    """Return the names of the pictures of a folder in the order of their numbers."""
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if os.path.splitext(entry.name)[1].lower() in images.SUFFIXES]
+    except OSError as error:
+        raise VideoError(Problem.MISSING, f"no folder of frames ({error.strerror})") from error
+    found: dict[int, str] = {}
+    for name in names:
+        match = _NAME.fullmatch(name)
+        if match is None or len(match[2]) > 18:
+            raise VideoError(Problem.UNREADABLE, f"{name} has no frame number at its end")
+        number = int(match[2])
+        if number in found:
+            raise VideoError(Problem.UNREADABLE, f"{name} and {found[number]} have the same number")
+        found[number] = name
+    if not found:
+        raise VideoError(Problem.EMPTY, "a folder without .jpg or .png files")
+    first, last = min(found), max(found)
+    if len(found) <= last - first:
+        missing = next(number for number in range(first, last) if number not in found)
+        reason = f"frame {missing} is missing, {len(found)} of {last - first + 1} are there"
+        raise VideoError(Problem.TOO_FEW_FRAMES, reason, len(found))
+    if len(found) > MAX_FRAMES:
+        raise VideoError(Problem.TOO_LARGE, f"more than {MAX_FRAMES} frames")
+    return [found[number] for number in range(first, last + 1)]
+
+
+def open_storage(settings: DataSettings, dataset: Dataset) -> FramesStorage:
+    """Return the storage of the folders in `settings.storage_root`, by default the root of the data set.
+
+    Raises:
+      DataError: if there is no such folder, or an index in it is damaged.
+    """
+    root = pathlib.Path(settings.storage_root or dataset.root)
+    if not root.is_dir():
+        raise DataError(f"data.storage_root = {str(root)!r}: no such folder; name the one with a folder for each video")
+    index = Index("frames", root) if any(root.glob("*" + SUFFIX)) else None
+    if index is not None and len({frames_folder(path) for path in index}) < len(index):
+        raise DataError(f"{root}: two videos that differ only in their suffix have one folder; use another storage")
+    return FramesStorage(root, settings.video_timeout_seconds, SafeFolder(root), index)
+
+
+def write_shard(path: pathlib.Path, videos: Iterable[EncodedVideo], options: WriteOptions) -> ShardSummary:
+    """Write the folders of some videos beside the index `path`; see `storages.write_shard`."""
+    if path != index_path(path):
+        raise DataError(f"{path}: a shard of frames is named by its index, {index_path(path).name}")
+    rows, seen, folders, digest = [], set(), set(), hashlib.sha256()
+    for video in videos:
+        rows.append(checked_video(path, video, seen))
+        folder = path.parent / frames_folder(video.path)
+        if video.mp4 or folder in folders:
+            fault = "an .mp4 file is no folder of frames" if video.mp4 else "differs from another only in its suffix"
+            raise DataError(f"{path}: {video.path!r}: {fault}; use the storage array_record")
+        folders.add(folder)
+        _write_folder(folder, video, digest)
+    if options.sync and hasattr(os, "sync"):
+        os.sync()  # once for all: one call for each of some thousand small files would take most of the time
+    return write_index("frames", path, rows, digest.hexdigest(), options.sync)
+
+
+def _write_folder(folder: pathlib.Path, video: EncodedVideo, digest) -> None:
+    unfinished = folder.with_name(folder.name + ".tmp")
+    for leftover in (unfinished, folder):
+        if leftover.exists():
+            if any(entry.is_dir() for entry in leftover.iterdir()):
+                raise DataError(f"{leftover}: holds other videos' frames; {video.path!r} cannot have that place too")
+            shutil.rmtree(leftover)
+    unfinished.mkdir(parents=True)
+    for number, jpeg in enumerate(video.jpegs):
+        (unfinished / _frame_name(number)).write_bytes(jpeg)
+        digest.update(len(jpeg).to_bytes(8, "big") + jpeg)
+    os.replace(unfinished, folder)

@@ -1,0 +1,246 @@
+"""Every storage gives the clips that the videos themselves give."""
+
+import concurrent.futures
+import dataclasses
+import os
+import pickle
+import sys
+import time
+
+import numpy as np
+import pytest
+import stored_videos
+from stored_videos import SIZE, encoded, psnr
+
+from hvt_jax.data import decode, encode, images, pipeline, storages
+from hvt_jax.data.sources import DataError, Dataset, Video
+from hvt_jax.data.storages import files
+
+_KINDS = [
+    "frames",
+    "hdf5",
+    "array_record",
+    "mp4",
+    "hdf5_pixels",
+    "hdf5_vlen",
+    "hdf5_padded",
+    "hdf5_own_file",
+    "tfds",
+    "tfds_tensor",
+]
+_LOSSLESS = {"hdf5_pixels", "hdf5_own_file", "tfds_tensor"}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """The data set of the videos, and their frames as they are stored."""
+    return stored_videos.make_source(tmp_path_factory.mktemp("source"))
+
+
+@pytest.fixture
+def stored(source, data_settings, tmp_path):
+    """Return a function that writes the videos in a storage and opens it."""
+
+    def make(kind):
+        if kind.startswith("tfds"):
+            pytest.importorskip("tensorflow_datasets", reason="needs the extra tfds")
+        dataset, frames = source
+        root = tmp_path / kind
+        root.mkdir()
+        settings = dataclasses.replace(
+            data_settings, storage=stored_videos.write(kind, root, frames), storage_root=str(root)
+        )
+        return storages.open_storage(settings, dataset), settings, root
+
+    return make
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_all_storages_give_the_same_clips(stored, source, kind):
+    storage, _, _ = stored(kind)
+    dataset, frames = source
+    rng = np.random.default_rng(0)
+    for video in dataset.videos:
+        count = len(frames[video.path])
+        with storage.open_video(video) as reader:
+            assert (reader.info.num_frames, reader.info.height, reader.info.width) == (count, *SIZE)
+            for _ in range(5):
+                indices = rng.integers(0, count, 7)
+                clip = reader.read(indices, *SIZE)
+                wanted = frames[video.path][indices]
+                assert clip.dtype == np.uint8 and clip.shape == wanted.shape
+                if kind in _LOSSLESS:
+                    np.testing.assert_array_equal(clip, wanted)
+                else:
+                    assert psnr(clip, wanted) > 33
+            # Of another shape, cut in the centre like the videos themselves.
+            square, raw = reader.read([0], 32, 32), decode.decode_frames(dataset.root / video.path, [0], 32, 32)
+            assert psnr(square, raw) > 28
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_batches_from_every_storage_are_those_of_the_videos(stored, source, kind):
+    _, settings, _ = stored(kind)
+    settings = dataclasses.replace(settings, height=SIZE[0], width=SIZE[1])
+    raw = dataclasses.replace(settings, storage="raw", storage_root="")
+    for options in ({}, {"short_videos": "drop"}):
+        ours, theirs = (dataclasses.replace(each, **options) for each in (settings, raw))
+        batch, expected = (
+            next(pipeline.train_batches(source[0], each, batch_size=2, seed=0, start_step=1)) for each in (ours, theirs)
+        )
+        for name in batch.keys() - {"video"}:
+            np.testing.assert_array_equal(batch[name], expected[name])
+        assert batch["valid"].all()
+        if kind in _LOSSLESS:
+            np.testing.assert_array_equal(batch["video"], expected["video"])
+        else:
+            assert psnr(batch["video"], expected["video"]) > 33
+
+
+@pytest.mark.parametrize("kind", ["frames", "hdf5", "array_record", "hdf5_vlen", "tfds"])
+def test_only_the_frames_asked_for_are_decoded_each_once(stored, source, kind, monkeypatch):
+    storage, _, _ = stored(kind)
+    decoded, original = [], images.decode_image
+    monkeypatch.setattr(images, "decode_image", lambda content: decoded.append(len(content)) or original(content))
+    with storage.open_video(source[0].videos[0]) as reader:
+        assert not decoded
+        clip = reader.read([30, 2, 2, 30, 39], *SIZE)
+    assert len(decoded) == 3
+    np.testing.assert_array_equal(clip[0], clip[3])
+    assert psnr(clip[[1, 4]], source[1]["a/one.avi"][[2, 39]]) > 33
+
+
+@pytest.mark.parametrize("kind", ["raw", *_KINDS])
+def test_storages_travel_to_other_processes_without_their_open_files(stored, source, kind):
+    dataset, _ = source
+    if kind == "raw":
+        storage = storages.open_storage(
+            dataclasses.replace(stored("frames")[1], storage="raw", storage_root=""), dataset
+        )
+    else:
+        storage, _, _ = stored(kind)
+    with storage.open_video(dataset.videos[0]) as reader:
+        expected = reader.read([3, 7], *SIZE)
+    with pickle.loads(pickle.dumps(storage)).open_video(dataset.videos[0]) as reader:
+        np.testing.assert_array_equal(reader.read([3, 7], *SIZE), expected)
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_threads_share_a_storage(stored, source, kind):
+    storage, _, _ = stored(kind)
+    video = source[0].videos[0]
+
+    def read(first):
+        with storage.open_video(video) as reader:
+            return reader.read(np.arange(first, first + 8), 32, 32)
+
+    alone = [read(first) for first in range(20)]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for together, expected in zip(pool.map(read, list(range(20)) * 5), alone * 5, strict=True):
+            np.testing.assert_array_equal(together, expected)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("kind", ["frames", "hdf5", "array_record", "mp4", "hdf5_own_file", "tfds"])
+def test_no_file_stays_open_that_the_cache_does_not_hold(stored, source, kind):
+    storage, _, _ = stored(kind)
+    if hasattr(storage, "files"):
+        storage.files._most = 1  # every other read opens a file anew
+    counts = set()
+    for number in range(2000):
+        with storage.open_video(source[0].videos[(number // 2) % 3]) as reader:
+            reader.read([0], 8, 8)
+        if number >= 6:
+            counts.add(len(os.listdir("/proc/self/fd")))
+    assert max(counts) - min(counts) <= 2
+
+
+def test_the_cache_forgets_the_least_recently_used():
+    opened = []
+    cache = files.OpenFiles(lambda name: opened.append(name) or name.upper(), most=2)
+    assert [cache.get(name) for name in "abacab"] == list("ABACAB")
+    assert opened == ["a", "b", "c", "b"] and len(cache) == 2
+
+
+@pytest.mark.parametrize("kind", ["frames", "hdf5", "array_record", "mp4"])
+def test_equal_videos_give_equal_bytes(source, tmp_path, kind):
+    contents = []
+    for name in ("one", "two"):
+        stored_videos.write(kind, tmp_path / name, source[1])
+        paths = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file())
+        contents.append({path.relative_to(tmp_path / name): path.read_bytes() for path in paths})
+        time.sleep(1.1 if name == "one" else 0)  # a time stamp would differ
+    assert contents[0] == contents[1] and len(contents[0]) > 3
+
+
+@pytest.mark.parametrize("kind", ["frames", "hdf5", "array_record"])
+def test_an_interrupted_shard_does_not_count_and_is_written_again(source, tmp_path, data_settings, kind):
+    dataset, frames = source
+    shard = storages.shard_path(kind, tmp_path / "out", 0, 1)
+
+    def interrupted():
+        yield from list(encoded(frames, kind))[:2]
+        raise KeyboardInterrupt
+
+    options = storages.WriteOptions(sync=True)
+    with pytest.raises(KeyboardInterrupt):
+        storages.write_shard(kind, shard, interrupted(), options)
+    assert not [path for path in (tmp_path / "out").iterdir() if path.is_file()]
+    for _ in range(2):
+        storages.write_shard(kind, shard, encoded(frames, kind), options)
+    assert not list((tmp_path / "out").rglob("*.tmp"))
+    settings = dataclasses.replace(data_settings, storage=kind, storage_root=str(tmp_path / "out"))
+    with storages.open_storage(settings, dataset).open_video(dataset.videos[1]) as reader:
+        assert reader.info.num_frames == 12 and reader.info.fps == 25 and reader.info.duration_seconds == 12 / 25
+
+
+@pytest.mark.parametrize("pattern", ["{:05d}.jpg", "{}.jpeg", "img_{:03d}.JPG", "frame{:02d}.png"])
+@pytest.mark.parametrize("start", [0, 1, 95])
+def test_folders_of_frames_as_others_made_them(tmp_path, data_settings, pattern, start):
+    values = np.arange(12) * 20
+    (tmp_path / "clips/v_x").mkdir(parents=True)
+    for number, value in enumerate(values):
+        frame = np.full((16, 24, 3), value, np.uint8)
+        content = stored_videos.encode_png(frame) if "png" in pattern else encode.encode_jpegs([frame], 95)[0]
+        (tmp_path / "clips/v_x" / pattern.format(start + number)).write_bytes(content)
+    (tmp_path / "clips/v_x/notes.txt").write_text("no frame")
+    dataset = Dataset(tmp_path, (Video("clips/v_x.avi", (0,)), Video("clips/v_x", (0,))), {"class": ("any",)})
+    storage = storages.open_storage(dataclasses.replace(data_settings, storage="frames", storage_root=""), dataset)
+    for video in dataset.videos:
+        with storage.open_video(video) as reader:
+            assert (reader.info.num_frames, reader.info.height, reader.info.width) == (12, 16, 24)
+            np.testing.assert_allclose(reader.read([11, 0, 5], 8, 8).mean((1, 2, 3)), values[[11, 0, 5]], atol=1)
+
+
+def test_a_picture_is_a_video_of_one_frame(tmp_path, data_settings):
+    (tmp_path / "n01.JPEG").write_bytes(encode.encode_jpegs([np.full((30, 40, 3), 90, np.uint8)], 90)[0])
+    dataset = Dataset(tmp_path, (Video("n01.JPEG", (0,)),), {"class": ("any",)})
+    with storages.open_storage(data_settings, dataset).open_video(dataset.videos[0]) as reader:
+        assert (reader.info.num_frames, reader.info.height, reader.info.width) == (1, 30, 40)
+        assert np.abs(reader.read([0, 0], 20, 20).astype(int) - 90).max() <= 1
+
+
+def test_a_video_is_read_from_bytes_as_from_its_file(source):
+    dataset, _ = source
+    for video in dataset.videos:
+        path = dataset.root / video.path
+        with decode.VideoReader(path.read_bytes(), 10.0) as inside, decode.VideoReader(path, 10.0) as outside:
+            assert inside.info == outside.info
+            indices = [inside.info.num_frames - 1, 0]
+            np.testing.assert_array_equal(inside.read(indices, *SIZE), outside.read(indices, *SIZE))
+
+
+def test_what_cannot_be_encoded_is_refused():
+    with pytest.raises(ValueError, match="47x64 pixels; make both sides even"):
+        encode.encode_mp4(np.zeros((2, 47, 64, 3), np.uint8), 25.0, 8, 18)
+    with pytest.raises(ValueError, match="at least one frame"):
+        encode.encode_mp4([], 25.0, 8, 18)
+    with pytest.raises(ValueError, match="quality of 0"):
+        encode.encode_jpegs([], 0)
+
+
+def test_storages_that_do_not_exist(data_settings, source):
+    with pytest.raises(DataError, match="data.storage = 'zip', but must be one of raw, frames, hdf5"):
+        storages.open_storage(dataclasses.replace(data_settings, storage="zip"), source[0])
+    with pytest.raises(DataError, match="'tfds' cannot be written"):
+        storages.write_shard("tfds", source[0].root / "x", [], storages.WriteOptions())
