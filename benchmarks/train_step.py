@@ -96,7 +96,7 @@ class Ours:
         import jax.numpy as jnp
         import numpy as np
 
-        from hvt_jax.engine import optim, steps
+        from hvt_jax.engine import compilation, optim, steps
         from hvt_jax.objectives import local
 
         settings = our_settings(case, dtype)
@@ -120,9 +120,10 @@ class Ours:
         start = time.perf_counter()
         lowered = jax.jit(train_step, donate_argnums=0).lower(self._state, self._batch, self._key)
         self.flops = (lowered.cost_analysis() or {}).get("flops", 0.0)
-        self._step = lowered.compile()
+        self._step = lowered.compile(compiler_options=compilation.compiler_options())
         self.compile_seconds = time.perf_counter() - start
-        self._forward = jax.jit(forward).lower(self._state.params, self._state.stats, self._batch, self._key).compile()
+        forward = jax.jit(forward, compiler_options=compilation.compiler_options())
+        self._forward = forward.lower(self._state.params, self._state.stats, self._batch, self._key).compile()
         self.device = jax.devices()[0].device_kind
         self.parameters = sum(x.size for x in jax.tree.leaves(self._state.params))
         self.batch = batch
