@@ -5,8 +5,11 @@
 Two processes take turns (A B A B ...), one of them always idle, so that a shared machine's moods fall
 on both. Reported per case: seconds of the forward pass and of the whole step (forward, losses, one
 backward, SGD update), the ratio ours / twin pair by pair, compile time, peak memory, and the share of
-the machine's matrix peak (measured in the same process by a large matrix product). `--write` appends
-the table to benchmarks/RESULTS.md. Needs torch for the twin; `--ours_only` does without.
+the machine's matrix peak (measured in the same process by a large matrix product): on a GPU, in bfloat16, that
+is the model FLOPs utilisation. `--write` appends the table to benchmarks/RESULTS.md. Needs torch for the twin;
+`--ours_only` does without. On a GPU:
+
+    python -m benchmarks.train_step --cases=vit,vit_b --dtype=bfloat16 --batch=32 --ours_only --write
 """
 
 import argparse
@@ -45,6 +48,17 @@ CASES = {
         {"frame": (384, 12, 6), "clip": (384, 4, 6), "sequence": (384, 2, 6)},
         384,
     ),
+    "vit_b": (
+        "frame-clip-sequence",
+        "linear",
+        16,
+        (224, 224),
+        16,
+        4,
+        2,
+        {"frame": (768, 12, 12), "clip": (768, 4, 12), "sequence": (768, 2, 12)},
+        768,
+    ),
     "conv": ("patch-frame-clip", "conv", 5, (120, 160), 5, 1, 8, {"frame": (128, 3, 4), "clip": (192, 2, 4)}, 128),
     "tiny": ("patch-frame-clip", "linear", 8, (32, 32), 4, 1, 4, {"frame": (32, 1, 2), "clip": (32, 1, 2)}, 32),
 }
@@ -54,12 +68,12 @@ RUNS_PER_TURN = 3  # counted; their median is the turn's figure
 GROUPS = {"patch": "backbone", "frame": "space", "clip": "time", "sequence": "clip"}
 
 
-def our_settings(case: str, dtype: str):
+def our_settings(case: str, dtype: str, batch: int = 0):
     """Return the settings of a case: plain arithmetic, without augmentation, clipping or regulariser."""
     from configs.default import get_config
     from hvt_jax.settings import read_settings
 
-    hierarchy, stem, patch, (height, width), frames, clips, batch, levels, patch_width = CASES[case]
+    hierarchy, stem, patch, (height, width), frames, clips, own_batch, levels, patch_width = CASES[case]
     config = get_config()
     config.model.hierarchy, config.model.num_clips, config.model.compute_dtype = hierarchy, clips, dtype
     config.model.stem.kind, config.model.stem.patch_size, config.model.stem.channels = stem, patch, 64
@@ -82,7 +96,7 @@ def our_settings(case: str, dtype: str):
     config.optimizer.update(warmup_epochs=0.0, learning_rate=1e-3)
     config.augmentation.update(resized_crop_scale=(1.0, 1.0), flip_probability=0.0, color_jitter_probability=0.0)
     config.augmentation.update(greyscale_probability=0.0, blur_probability=0.0)
-    config.train.batch_size = batch
+    config.train.batch_size = batch or own_batch
     config.logging.interval_steps = 10**9
     return read_settings(config)
 
@@ -90,7 +104,7 @@ def our_settings(case: str, dtype: str):
 class Ours:
     """Our step behind `forward()` and `step()`, each returning when the result is there."""
 
-    def __init__(self, case: str, dtype: str):
+    def __init__(self, case: str, dtype: str, batch: int = 0):
         """Compile both functions and note how long that took."""
         import jax
         import jax.numpy as jnp
@@ -99,7 +113,7 @@ class Ours:
         from hvt_jax.engine import compilation, optim, steps
         from hvt_jax.objectives import local
 
-        settings = our_settings(case, dtype)
+        settings = our_settings(case, dtype, batch)
         definition = steps.define(settings)
         optimizer = optim.build_optimizer(settings.optimizer, definition.hierarchy, steps_per_epoch=100, num_steps=1000)
         self._jax, self._dtype = jax, jnp.dtype(dtype)
@@ -156,7 +170,7 @@ class Ours:
 class Twin:
     """The PyTorch twin behind the same interface."""
 
-    def __init__(self, case: str, dtype: str):
+    def __init__(self, case: str, dtype: str, batch: int = 0):
         """Build the twin of a case with stopped targets, as in ours."""
         import torch
 
@@ -169,7 +183,7 @@ class Twin:
         torch.manual_seed(0)
         self._model = torch_twin.Twin(config, attached=False)
         self._optimizer = self._model.optimizer()
-        self.batch = CASES[case][6]
+        self.batch = batch or CASES[case][6]
         pixels = torch.randint(0, 256, (self.batch, config.frames, config.height, config.width, 3), dtype=torch.uint8)
         self._pixels = pixels
         draws = torch_twin.draw_tokens(config, 0)
@@ -253,9 +267,9 @@ def _best_rate(run, flops: float) -> float:
     return flops / min(seconds)
 
 
-def serve(kind: str, case: str, dtype: str) -> None:
+def serve(kind: str, case: str, dtype: str, batch: int) -> None:
     """Be one side: answer `forward`, `step` and `end` on standard input with a line of JSON each."""
-    side = {"ours": Ours, "twin": Twin}[kind](case, dtype)
+    side = {"ours": Ours, "twin": Twin}[kind](case, dtype, batch)
     side.forward()
     side.step()
     facts = {"compile_seconds": side.compile_seconds, "flops": side.flops, "device": side.device, "batch": side.batch}
@@ -279,9 +293,10 @@ def serve(kind: str, case: str, dtype: str) -> None:
 class Side:
     """One side as a process that only works when asked."""
 
-    def __init__(self, kind: str, case: str, dtype: str):
+    def __init__(self, kind: str, case: str, dtype: str, batch: int):
         """Start it and wait until it is compiled and warm."""
         command = [sys.executable, "-m", "benchmarks.train_step", "--serve", kind, "--cases", case, "--dtype", dtype]
+        command += ["--batch", str(batch)]
         # A waiting side must not spin on the cores that the other one is timed on.
         environment = {**os.environ, "GLIBC_TUNABLES": MALLOC, "OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
         self._process = subprocess.Popen(
@@ -302,9 +317,9 @@ class Side:
         return json.loads(self._answer())
 
 
-def measure(case: str, dtype: str, rounds: int, ours_only: bool) -> dict:
+def measure(case: str, dtype: str, batch: int, rounds: int, ours_only: bool) -> dict:
     """Return the figures of one case."""
-    sides = {kind: Side(kind, case, dtype) for kind in (["ours"] if ours_only else ["ours", "twin"])}
+    sides = {kind: Side(kind, case, dtype, batch) for kind in (["ours"] if ours_only else ["ours", "twin"])}
     if len({side.facts["parameters"] for side in sides.values()}) > 1:
         counts = {kind: side.facts["parameters"] for kind, side in sides.items()}
         raise SystemExit(f"the two sides are not the same model: parameters {counts}")
@@ -365,16 +380,17 @@ def main() -> None:
     parser.add_argument("--cases", default="linear,vit,conv", help=f"comma-separated, of {', '.join(CASES)}")
     parser.add_argument("--rounds", type=int, default=5, help="pairs of runs that are counted")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--batch", type=int, default=0, help="videos in a step; 0 = that of the case")
     parser.add_argument("--ours_only", action="store_true", help="without the twin, which needs torch")
     parser.add_argument("--write", action="store_true", help="append the table to benchmarks/RESULTS.md")
     parser.add_argument("--serve", choices=("ours", "twin"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
-        serve(arguments.serve, arguments.cases, arguments.dtype)
+        serve(arguments.serve, arguments.cases, arguments.dtype, arguments.batch)
         return
     results = {}
     for case in arguments.cases.split(","):
-        results[case] = measure(case, arguments.dtype, arguments.rounds, arguments.ours_only)
+        results[case] = measure(case, arguments.dtype, arguments.batch, arguments.rounds, arguments.ours_only)
         print(table({case: results[case]}), flush=True)
     text = f"\n## Training step, {machine()}, {arguments.dtype}, {arguments.rounds} pairs\n\n{table(results)}\n"
     print(text)
