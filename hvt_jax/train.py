@@ -4,6 +4,7 @@ Randomness and the data position are functions of the step, so a run resumed fro
 the numbers of one that was never interrupted.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -72,8 +73,7 @@ def train(config: ConfigDict, workdir: str) -> int:
                 f"{folder.path} is at step {restored_step}, but this config ends at {plan.num_steps}; "
                 "raise train.num_epochs or train.max_steps, or give another --workdir"
             )
-        splits, most = (train_set, test_set), settings.data.max_bad_fraction
-        bad_videos = BadVideos(folder.path, splits, most, restored_step)
+        bad_videos = BadVideos(folder.path, (train_set, test_set), settings.data.max_bad_fraction, restored_step)
         folder.write_config(config)
         folder.write_environment(settings.seed)
         as_json = json.loads(config.to_json_best_effort())
@@ -82,7 +82,8 @@ def train(config: ConfigDict, workdir: str) -> int:
             log = RunLog(settings, folder, writer, bad_videos=bad_videos, **length)
             log.announce(definition, (len(train_set), len(test_set)), restored_step)
             run = Run(definition, plan, compiled, log, saved, folder, train_set, test_set)
-            return run.loop(state, restored_step, preempted)
+            with contextlib.closing(run.training_batches(restored_step or 0)) as batches:
+                return run.loop(state, restored_step, batches, preempted)
 
 
 def plan_run(settings: Settings, train_set: Dataset) -> Plan:
@@ -142,16 +143,20 @@ class Run:
     train_set: Dataset
     test_set: Dataset
 
-    def loop(self, state: TrainState, restored_step: int | None, preempted: preemption.Preemption) -> int:
+    def loop(
+        self,
+        state: TrainState,
+        restored_step: int | None,
+        batches: Iterator[dict[str, np.ndarray]],
+        preempted: preemption.Preemption,
+    ) -> int:
         """Train to the end, a preemption or divergence; return the exit code.
 
         Order of a step, which resuming relies on: write the metrics of the step before, checkpoint,
         evaluate, take the next batch, dispatch it.
         """
         settings, plan, compiled, log = self.definition.settings, self.plan, self.compiled, self.log
-        key = compiled.key()
-        start, scores = restored_step or 0, {}
-        batches = self._training_batches(start)
+        key, start, scores = compiled.key(), restored_step or 0, {}
         for step in range(start, plan.num_steps + 1):
             stop, is_last = preempted.requested(step) or bool(log.bad_videos.excess), step == plan.num_steps
             # Only the restored step can have been judged before; a stop must not wait for a judgement.
@@ -182,15 +187,16 @@ class Run:
             log.note_problems(self.train_set, batch, step + 1)
             placed = compiled.to_devices({name: batch[name] for name in ("video", "valid")})
             state, scalars = compiled.train_step(state, placed, key)
-            is_logged = schedules.is_logged(step + 1, settings.logging.interval_steps, plan.num_steps)
-            if log.keep(step + 1, scalars if is_logged else None):
+            due = schedules.is_logged(step + 1, settings.logging.interval_steps, plan.num_steps)
+            if log.keep(step + 1, scalars if due else None):
                 return self._end_diverged(state, step + 1)
             self.saved.poll()
         self.saved.wait()
         log.write_results(state, plan.num_steps, scores, outcome="done")
         return DONE
 
-    def _training_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
+    def training_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
+        """Return endless batches from that of `start_step` on; close them to end what decodes ahead."""
         settings = self.definition.settings
         return pipeline.train_batches(
             self.train_set,
