@@ -9,7 +9,7 @@ import numpy as np
 import simplejpeg
 
 # No B-frames, no arithmetic coding, no deblocking: clips come 1.6 times as fast. Keyframes where the group says so and
-# not at scene cuts, which would make the cost of a seek uneven. Without cpu-independent 4 of 300 encodes of equal frames,
+# not at scene cuts: the cost of seeks would be uneven. Without cpu-independent 4 of 300 encodes of equal frames,
 # in parallel processes on one machine, gave other bytes (PyAV 18.1; the cause is not known); with it none of 2,300 did.
 _H264 = {
     "preset": "veryfast",
