@@ -1,4 +1,4 @@
-"""Damage videos on purpose and send them through scan and training: nothing may crash, hang or go unreported.
+"""Damage videos on purpose and send them through scan, prepare and training: nothing may crash, hang or be lost.
 
     python -m tests.fuzz_videos --cases=300
 
@@ -17,7 +17,7 @@ from configs import default
 from hvt_jax.settings import read_settings
 from tests.data import fuzz
 
-_COLUMNS = ("cases", "scan good", "scan bad", "delivered", "reported", "crashed", "hung")
+_COLUMNS = ("cases", "scan good", "scan bad", "converted", "failed", "delivered", "reported", "crashed", "hung")
 
 
 def main() -> int:
@@ -38,8 +38,8 @@ def main() -> int:
     total = fuzz.row_of(outcomes)
     print(f"{'all':<28s}" + "".join(f"{number:11d}" for number in total))
     print(f"{time.monotonic() - began:.0f} s, seed {options.seed}")
-    cases, _, _, delivered, reported, crashed, hung = total
-    return 0 if delivered + reported == cases and not crashed + hung else 1
+    cases, _, _, converted, failed, delivered, reported, crashed, hung = total
+    return 0 if delivered + reported == converted + failed == cases and not crashed + hung else 1
 
 
 if __name__ == "__main__":

@@ -41,7 +41,9 @@ MAY_USE = {
     "model_settings": NUMPY_ONLY,
     "config_reader": NUMPY_ONLY | {"ml_collections"},
     "limits": NUMPY_ONLY,
-    "data": NUMPY_ONLY | {"grain", "av", "h5py", "array_record", "tensorflow_datasets", "sklearn", "simplejpeg"},
+    "data": NUMPY_ONLY
+    | {"grain", "av", "h5py", "array_record", "tensorflow_datasets", "sklearn", "simplejpeg"}
+    | {"apache_beam", "ray"},
     "nn": JAX | {"flax"},
     "model": JAX | {"flax"},
     "objectives": JAX,
@@ -61,7 +63,7 @@ EXTRA = {
 }
 LONGEST_FILE, LONGEST_FUNCTION, LONGEST_LOOP, MOST_POSITIONAL = 250, 50, 120, 6
 # Inside functions only: slow or optional.
-LAZY = {"sklearn", "matplotlib", "wandb", "torch", "safetensors", "yaml", "tensorflow_datasets"}
+LAZY = {"sklearn", "matplotlib", "wandb", "torch", "safetensors", "yaml", "tensorflow_datasets", "apache_beam", "ray"}
 
 
 def _name(path: pathlib.Path) -> str:

@@ -80,6 +80,7 @@ def check_python(words):
     path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
     assert path.exists(), f"no module {module}"
     known = defined_flags(path)
+    arguments = arguments[: arguments.index("--")] if "--" in arguments else arguments  # what follows is another's
     for argument in arguments:
         assert argument.startswith("--"), f"{module}: {argument} is no flag"
         name = argument[2:].split("=")[0].split(".")[0]

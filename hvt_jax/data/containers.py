@@ -205,3 +205,15 @@ def check_deadline(deadline: float) -> None:
     """Raise a `VideoError` once `time.monotonic()` has passed `deadline`."""
     if time.monotonic() > deadline:
         raise VideoError(Problem.TIMEOUT, "took longer than data.video_timeout_seconds to read")
+
+
+def check_found(found: int, wanted: int) -> None:
+    """Raise a `VideoError` if not all `wanted` frames were found."""
+    if found < wanted:
+        raise VideoError(Problem.TOO_FEW_FRAMES, f"truncated: {found} of {wanted} frames", found)
+
+
+def check_whole(is_damaged: bool, found: int) -> None:
+    """Raise a `VideoError` for a damaged frame, the one after `found` whole ones."""
+    if is_damaged:
+        raise VideoError(Problem.DAMAGED, f"a frame is damaged, {found} before it are whole", found)

@@ -101,7 +101,7 @@ class VideoReader:
             frames[place] = transforms.fit_frame(frame, height, width)
 
         with faults_named():
-            _check_found(self._read_wanted(wanted, keep), len(wanted))
+            containers.check_found(self._read_wanted(wanted, keep), len(wanted))
         return frames[positions]
 
     def upright_size(self) -> tuple[int, int]:
@@ -126,15 +126,34 @@ class VideoReader:
         Raises:
           VideoError: if a frame is not found, the file is damaged, or the time is over.
         """
+        wanted = np.arange(self.info.num_frames)
+        with faults_named():
+            containers.check_found(self._read_from_start(wanted, self._renewing(keep)), len(wanted))
 
-        def count(place: int, frame: av.VideoFrame) -> None:
+    def read_range(self, frames: range, keep: Keep) -> None:
+        """Call `keep(number, frame)` with each frame that `read` would take for `frames`, numbers from 0, as stored.
+
+        Time limit, numbers that begin again at 0 and errors as in `read_all`; only what is needed is decoded.
+        """
+        numbers = self._index.frame_numbers(np.asarray(frames))  # rising: at a variable rate with repeats and gaps
+        wanted, counts = np.unique(numbers, return_counts=True)
+        ends = np.cumsum(counts).tolist()
+
+        def repeat(place: int, frame: av.VideoFrame) -> None:
+            for number in range(ends[place - 1] if place else 0, ends[place]):
+                keep(number, frame)
+
+        read = self._read_from_start if len(frames) == self.info.num_frames else self._read_wanted
+        with faults_named():
+            containers.check_found(read(wanted, self._renewing(repeat)), len(wanted))
+
+    def _renewing(self, keep: Keep) -> Keep:
+        def keep_in_time(place: int, frame: av.VideoFrame) -> None:
             if place % FRAMES_PER_TIMEOUT == 0:
                 self._deadline = time.monotonic() + self._timeout_seconds
             keep(place, frame)
 
-        wanted = np.arange(self.info.num_frames)
-        with faults_named():
-            _check_found(self._read_from_start(wanted, count), len(wanted))
+        return keep_in_time
 
     def _open(self) -> None:
         self.close()
@@ -215,24 +234,14 @@ class VideoReader:
                     nearest, error, is_bad = frame_before, goal - before, was_damaged
                 if error > spacing:
                     return found, True
-                _check_whole(is_bad, found)
+                containers.check_whole(is_bad, found)
                 keep(found, nearest)
                 found += 1
             if found == len(goals):
                 return found, True
             before, frame_before = when, frame
         if found == len(goals) - 1 and before is not None and goals[found] - before <= spacing:
-            _check_whole(is_damaged, found)
+            containers.check_whole(is_damaged, found)
             keep(found, frame_before)
             found += 1
         return found, True
-
-
-def _check_found(found: int, wanted: int) -> None:
-    if found < wanted:
-        raise VideoError(Problem.TOO_FEW_FRAMES, f"truncated: {found} of {wanted} frames", found)
-
-
-def _check_whole(is_damaged: bool, found: int) -> None:
-    if is_damaged:
-        raise VideoError(Problem.DAMAGED, f"a frame is damaged, {found} before it are whole", found)

@@ -210,14 +210,15 @@ def _reason_against(name: str, value: object) -> str:
     if not isinstance(value, kinds) or isinstance(value, bool):
         return f"must be {_TYPES[name].__name__}"
     if isinstance(value, str):
-        return _reason_against_path(value) if name == "path" else ""
+        return reason_against_path(value) if name == "path" else ""
     try:
         return "" if 0 <= value < 1e18 and math.isfinite(value) else "is out of range"
     except OverflowError:
         return "is out of range"
 
 
-def _reason_against_path(path: str) -> str:
+def reason_against_path(path: str) -> str:
+    """Return why a path in a file that may be forged cannot be one of a data set, or an empty string."""
     # Only paths that the catalog has found safe are ever opened; this tells a forged file from a good one.
     pure = pathlib.PurePosixPath(path)
     if not path or "\0" in path or pure.is_absolute() or pathlib.PureWindowsPath(path).drive or path.startswith("\\"):

@@ -36,7 +36,7 @@ def scan(settings: DataSettings, path: pathlib.Path, on_progress: Progress) -> l
     Raises:
       DataError: if the data set cannot be used, the manifest that is there is damaged, or it cannot be written.
     """
-    plain = dataclasses.replace(settings, manifest="none")
+    plain = dataclasses.replace(settings, storage="raw", manifest="none")
     datasets = [catalog.load_dataset(plain, split) for split in SPLITS]
     root = datasets[0].root
     paths = list(dict.fromkeys(video.path for dataset in datasets for video in dataset.videos))

@@ -1,4 +1,4 @@
-"""Damage done on purpose to good videos, the same for the same seed, and what becomes of it in scan and training."""
+"""Damage done on purpose to good videos, the same for the same seed; what scan, conversion and training make of it."""
 
 import concurrent.futures
 import dataclasses
@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hvt_jax.data import digits_files, pipeline, scan
+from hvt_jax.data import digits_files, pipeline, prepare, prepare_engines, prepare_reports, scan
+from hvt_jax.data.conversion import Encoding
 from hvt_jax.data.manifest import Entry
 from hvt_jax.data.problems import Problem
 from hvt_jax.data.sources import Dataset, Video
@@ -59,12 +60,14 @@ class Outcome:
       entry: what the scan says.
       problem: what the training loader says; None if the loader crashed or hung first.
       is_whole: whether the loader gave a sample.
+      failure: why it could not be converted, empty if it was; None if the conversion lost it.
     """
 
     path: str
     entry: Entry
     problem: Problem | None
     is_whole: bool
+    failure: str | None
 
     @property
     def mutation(self) -> str:
@@ -120,17 +123,34 @@ def load_cases(root: pathlib.Path, paths: list[str], settings: DataSettings) -> 
     return found
 
 
+def convert_cases(root: pathlib.Path, out: pathlib.Path, settings: DataSettings) -> dict[str, str]:
+    """Return for each path why it could not be converted to .mp4 segments, an empty string if it was."""
+    settings = dataclasses.replace(settings, name="folder", root=str(root), label="", manifest="none")
+    plan = prepare.make_plan(settings, "array_record", out, Encoding("mp4", 32, None, 90, 30, 12), 4)
+    with prepare.locked(out):
+        prepare_engines.run_local(plan, 2, lambda videos: None)
+        reports = prepare.finish(plan, settings)
+    stored = {name for report in reports for name, _ in report["videos"]}
+    named = {video.path: name for shard in plan.shards for video, name in shard.videos}
+    failures = {path: f"{problem}: {why}" for path, problem, why in prepare_reports.summarise(reports, 1.0).failures}
+    return {path: "" for path, name in named.items() if name in stored} | failures
+
+
 def run(root: pathlib.Path, cases: int, seed: int, settings: DataSettings) -> list[Outcome]:
     """Return the outcome of every case."""
     paths = make_cases(root, cases, seed)
     entries, loaded = scan_cases(root, settings), load_cases(root, paths, settings)
-    return [Outcome(path, entries[path], *loaded.get(path, (None, False))) for path in paths]
+    converted = convert_cases(root, root / ".converted", settings)
+    return [Outcome(path, entries[path], *loaded.get(path, (None, False)), converted.get(path)) for path in paths]
 
 
 def row_of(outcomes: list[Outcome]) -> list[int]:
-    """Return cases; good and bad in the scan; delivered and reported in training; crashed and hung in either."""
-    crashed = sum(o.entry.problem.startswith(str(Problem.CRASHED)) or o.problem is None for o in outcomes)
-    hung = sum(o.entry.problem.startswith(str(Problem.TIMEOUT)) or o.problem is Problem.TIMEOUT for o in outcomes)
+    """Return cases; good, bad in the scan; converted, failed; delivered, reported in training; crashed; hung."""
+    ends = [(o.entry.problem.partition(":")[0], (o.failure or "").partition(":")[0], str(o.problem)) for o in outcomes]
+    lost = [o.problem is None or o.failure is None for o in outcomes]
+    crashed = sum(str(Problem.CRASHED) in end or is_lost for end, is_lost in zip(ends, lost, strict=True))
+    hung = sum(str(Problem.TIMEOUT) in end for end in ends)
+    converted, failed = sum(o.failure == "" for o in outcomes), sum(bool(o.failure) for o in outcomes)
     good, delivered = sum(not o.entry.problem for o in outcomes), sum(o.is_whole for o in outcomes)
     reported = sum(not o.is_whole and o.problem not in (None, Problem.OK) for o in outcomes)
-    return [len(outcomes), good, len(outcomes) - good, delivered, reported, crashed, hung]
+    return [len(outcomes), good, len(outcomes) - good, converted, failed, delivered, reported, crashed, hung]

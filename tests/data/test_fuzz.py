@@ -20,12 +20,13 @@ _CASES = 36  # three of every kind
 def test_every_case_is_delivered_or_reported(tmp_path, data_settings):
     settings = dataclasses.replace(data_settings, max_bad_fraction=1.0)
     outcomes = fuzz.run(tmp_path, _CASES, 1, settings)
-    cases, good, bad, delivered, reported, crashed, hung = fuzz.row_of(outcomes)
+    cases, good, bad, converted, failed, delivered, reported, crashed, hung = fuzz.row_of(outcomes)
     assert (cases, good + bad, delivered + reported, crashed, hung) == (_CASES, _CASES, _CASES, 0, 0)
+    assert converted + failed == _CASES
     assert delivered > 6 and reported > 6
     for outcome in outcomes:
         if not outcome.entry.problem:  # what a scan has found good is whole in training
-            assert outcome.is_whole, outcome
+            assert outcome.is_whole and outcome.failure == "", outcome
         if outcome.mutation in ("wrong suffix", "renamed") and "corrupted" not in outcome.path:
             assert outcome.is_whole, outcome
         if outcome.mutation == "empty":

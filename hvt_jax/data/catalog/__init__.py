@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Literal
 
-from hvt_jax.data import manifest
+from hvt_jax.data import listing, manifest
 from hvt_jax.data.catalog import csv_lists, digits, folder, hmdb51, imagenet, kinetics400, ssv2, ucf101
 from hvt_jax.data.sources import DataError, Dataset
 from hvt_jax.settings import DataSettings
@@ -25,12 +25,15 @@ LOADERS: dict[str, Loader] = {
 def load_dataset(settings: DataSettings, split: Literal["train", "test"]) -> Dataset:
     """Return one split of the data set `settings.name`, with the label set `settings.label` first.
 
-    Videos that its manifest names as bad are left out, see `manifest.apply_manifest`.
+    Videos that its manifest names as bad are left out, see `manifest.apply_manifest`. What stands in a storage that
+    `prepare` made is read from the listing there; of the files it was made from none is needed.
 
     Raises:
       DataError: if the data set is unknown, missing, or its files cannot be used as they are.
     """
     if settings.name not in LOADERS:
         raise DataError(f"data.name = {settings.name!r}, but must be one of {', '.join(LOADERS)}")
+    if (prepared := listing.find_listing(settings)) is not None:
+        return listing.read_listing(prepared, settings, split).with_primary(settings.label)
     dataset = LOADERS[settings.name](settings, split).with_primary(settings.label)
     return manifest.apply_manifest(settings, split, dataset)

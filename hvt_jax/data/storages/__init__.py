@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from hvt_jax.data.sources import DataError, Dataset
 from hvt_jax.data.storages.base import EncodedVideo, ShardSummary, Storage, WriteOptions
+from hvt_jax.data.storages.files import file_sha256
 from hvt_jax.settings import DataSettings
 
 __all__ = ["EncodedVideo", "ShardSummary", "Storage", "WriteOptions"]
@@ -53,6 +54,16 @@ def write_shard(
     if storage not in WRITABLE:
         raise DataError(f"storage {storage!r} cannot be written; use one of {', '.join(WRITABLE)}")
     return _module(storage).write_shard(pathlib.Path(path), videos, options)
+
+
+def hash_shard(storage: str, path: pathlib.Path) -> str:
+    """Return the hash of the bytes that a shard holds now, to be compared with that of its `ShardSummary`.
+
+    Raises:
+      DataError: if its index is damaged.
+      OSError: if something of it is missing.
+    """
+    return _module(storage).hash_shard(path) if storage == "frames" else file_sha256(path)
 
 
 def shard_path(storage: str, root: pathlib.Path, number: int, count: int) -> pathlib.Path:

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import hashlib
 import os
 import pathlib
 import threading
@@ -65,3 +66,9 @@ def sync_to_disk(path: pathlib.Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def file_sha256(path: pathlib.Path) -> str:
+    """Return the hash of a file's bytes, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -21,7 +21,7 @@ from hvt_jax.data.problems import Problem, VideoError
 from hvt_jax.data.segments import Reader
 from hvt_jax.data.sources import DataError, Dataset, SafeFolder, Video
 from hvt_jax.data.storages.base import EncodedVideo, ShardSummary, StoredFrames, WriteOptions
-from hvt_jax.data.storages.index import SUFFIX, Index, checked_video, index_path, video_info, write_index
+from hvt_jax.data.storages.index import SUFFIX, Index, checked_video, index_path, read_index, video_info, write_index
 from hvt_jax.settings import DataSettings
 
 _NAME = re.compile(r"(.*?)(\d+)(\.[^.]+)", re.DOTALL)
@@ -126,6 +126,20 @@ def write_shard(path: pathlib.Path, videos: Iterable[EncodedVideo], options: Wri
     return write_index("frames", path, rows, digest.hexdigest(), options.sync)
 
 
+def hash_shard(path: pathlib.Path) -> str:
+    """Return the hash of the frames of all videos in the index `path`; see `storages.hash_shard`."""
+    digest = hashlib.sha256()
+    for row in read_index("frames", path)[1]:
+        folder = path.parent / frames_folder(row.path)
+        for number in range(row.num_frames):
+            _add_frame(digest, (folder / _frame_name(number)).read_bytes())
+    return digest.hexdigest()
+
+
+def _add_frame(digest, jpeg: bytes) -> None:
+    digest.update(len(jpeg).to_bytes(8, "big") + jpeg)
+
+
 def _write_folder(folder: pathlib.Path, video: EncodedVideo, digest) -> None:
     unfinished = folder.with_name(folder.name + ".tmp")
     for leftover in (unfinished, folder):
@@ -136,5 +150,5 @@ def _write_folder(folder: pathlib.Path, video: EncodedVideo, digest) -> None:
     unfinished.mkdir(parents=True)
     for number, jpeg in enumerate(video.jpegs):
         (unfinished / _frame_name(number)).write_bytes(jpeg)
-        digest.update(len(jpeg).to_bytes(8, "big") + jpeg)
+        _add_frame(digest, jpeg)
     os.replace(unfinished, folder)

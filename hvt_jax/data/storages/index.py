@@ -6,7 +6,6 @@
 The index is renamed into place after its shard; a shard without one does not count.
 """
 
-import hashlib
 import json
 import pathlib
 import re
@@ -20,7 +19,7 @@ from hvt_jax.data.decode import VideoInfo
 from hvt_jax.data.problems import Problem, VideoError
 from hvt_jax.data.sources import DataError, SafeFolder
 from hvt_jax.data.storages.base import EncodedVideo, ShardSummary
-from hvt_jax.data.storages.files import replaced
+from hvt_jax.data.storages.files import file_sha256, replaced
 
 _FORMAT = 1  # raise it with every change of what shards hold
 SUFFIX = ".index.json"
@@ -73,7 +72,7 @@ class Index:
         self._numbers: dict[str, int] = {}
         tables = []
         for path in paths:
-            shard, rows = _read_index(storage, path)
+            shard, rows = read_index(storage, path)
             for row in rows:
                 if row.path in self._numbers:
                     raise DataError(f"{path}: {row.path!r} is in another shard or row too; remove one of the two")
@@ -132,7 +131,12 @@ def _check_complete(root: pathlib.Path, names: list[str]) -> None:
         raise DataError(f"{root}: {len(found)} of {counts[0]} shards, number {first} is missing; go on converting")
 
 
-def _read_index(storage: str, path: pathlib.Path) -> tuple[str, list[Row]]:
+def read_index(storage: str, path: pathlib.Path) -> tuple[str, list[Row]]:
+    """Return the name of a shard and its videos in order, from its index.
+
+    Raises:
+      DataError: if the index is damaged or of another storage.
+    """
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise ValueError(f"more than {_MAX_BYTES} bytes")
@@ -173,8 +177,7 @@ def write_index(storage: str, shard: pathlib.Path, rows: list[Row], sha256: str,
       sync: whether to wait for the disk.
     """
     if not sha256:
-        with shard.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = file_sha256(shard)
     content = {"format": _FORMAT, "storage": storage, "shard": shard.name, "sha256": sha256, "videos": rows}
     text = json.dumps(content, separators=(",", ":")).replace('],["', '],\n["')  # a line a video, for people
     with replaced(index_path(shard), sync) as unfinished:
