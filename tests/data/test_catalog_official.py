@@ -10,6 +10,7 @@ import painted_videos
 import pytest
 
 from hvt_jax.data import catalog, decode
+from hvt_jax.data.problems import Problem
 from hvt_jax.data.sources import DataError
 
 
@@ -355,3 +356,18 @@ def test_a_run_of_painted_frames_is_read_by_its_list(make, tmp_path):
             assert valid == (index != 4) and all(
                 bounds[0] <= n < bounds[1] for n in painted_videos.read_numbers(video) if valid
             )
+
+
+def test_folders_of_frames_with_their_lists(make):
+    """Frames that others extracted: `annotations/<split>.csv` names folders, which hold the frames from number 1 on."""
+    import simplejpeg
+
+    from hvt_jax.data import pipeline
+
+    jpegs = [simplejpeg.encode_jpeg(painted_videos.paint_number(number), quality=95) for number in range(30)]
+    files = {f"walk/{name}/{number:05d}.jpg": jpeg for name in "ab" for number, jpeg in enumerate(jpegs, start=1)}
+    lists = {"annotations/train.csv": "walk/a,walk\nwalk/gone,walk\n", "annotations/test.csv": "walk/b,walk\n"}
+    settings = make("csv", files | lists, height=64, width=64, storage="frames")
+    (batch,) = pipeline.evaluation_batches(catalog.load_dataset(settings, "train"), settings, batch_size=2)
+    assert batch["valid"].tolist() == [True, False] and batch["problem"][1] == Problem.MISSING
+    assert painted_videos.read_numbers(batch["video"][0]) == [11, 13, 15, 17]

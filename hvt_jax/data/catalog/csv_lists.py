@@ -2,6 +2,7 @@
 
     ROOT/train.csv, ROOT/test.csv      your own split
     ROOT/data.csv                      every fifth video is for testing, chosen by a hash of its path
+    ROOT/annotations/...               the same lists; what folders of frames come with (`data.storage = "frames"`)
 
 Paths are relative to the root; the first row may name the columns. Labels are numbers or words. An end of 0 is the end
 of the video, and one video may be there with several segments. Tabs, semicolons or blanks may stand for the commas.
@@ -27,7 +28,8 @@ def load(settings: DataSettings, split: Literal["train", "test"]) -> Dataset:
       DataError: if there is no list, or naming the file and row that cannot be used.
     """
     root = pathlib.Path(settings.root)
-    own = root / "train.csv", root / "test.csv"
+    lists = root / "annotations" if (root / "annotations" / "train.csv").exists() else root
+    own = lists / "train.csv", lists / "test.csv"
     if all(path.exists() for path in own):
         training, testing = (_read(path) for path in own)
         path, rows = own[split == "test"], testing if split == "test" else training
@@ -46,7 +48,8 @@ def load(settings: DataSettings, split: Literal["train", "test"]) -> Dataset:
     for row, video, label, start, end in rows:
         number = annotations.class_number(classes, label, f"{path}, row {row}", own[0].name)
         listing.add(row, video, number, start, end)
-    check_found(root, listing.videos, path)
+    if settings.storage == "raw":
+        check_found(root, listing.videos, path)
     return Dataset(root, tuple(listing.videos), {"class": tuple(classes)})
 
 

@@ -7,8 +7,7 @@ Any data set in the same layout is read too, `digits` is one.
 import pathlib
 from typing import Literal
 
-from hvt_jax.data.sources import DataError, Dataset, SafeFolder, Video, read_rows
-from hvt_jax.data.sources import check_found as _check_found
+from hvt_jax.data.sources import DataError, Dataset, SafeFolder, Video, check_found, read_rows
 from hvt_jax.settings import DataSettings
 
 _VIDEO_FOLDERS = ("videos", "UCF-101")
@@ -47,7 +46,8 @@ def load_layout(settings: DataSettings, split: Literal["train", "test"], label: 
         known = ", ".join(path.name for path in sorted(annotations.glob(f"{split}list*.txt"))) or "no list at all"
         raise DataError(f"data.split = {settings.split}, but {listing} does not exist; there is {known}")
     found = _read_list(listing, videos, classes)
-    _check_found(root, found, listing)
+    if settings.storage == "raw":
+        check_found(root, found, listing)
     return Dataset(root, tuple(found), {label: tuple(classes)})
 
 
