@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import av
 import numpy as np
 
-from hvt_jax.data import containers, transforms
+from hvt_jax.data import containers, index_cache, stages, transforms
 from hvt_jax.data.containers import VideoInfo
 from hvt_jax.data.problems import Problem, VideoError, faults_named
 
@@ -57,7 +57,7 @@ class VideoReader:
         with faults_named():
             self._open()
             try:
-                self._index = containers.index_frames(self._container, self._stream, self._deadline)
+                self._index = index_cache.list_frames(source, self._container, self._stream, self._deadline)
                 self.info = self._read_info()
             except Exception:
                 self.close()
@@ -150,6 +150,7 @@ class VideoReader:
         codec = stream.codec_context
         return VideoInfo(count, fps, *size, seconds, codec.codec.canonical_name, codec.pix_fmt or "")
 
+    @stages.timed("decode")
     def _read_wanted(self, wanted: np.ndarray, keep: Keep) -> int:
         """Keep frames and return how many of `wanted`, rising frame numbers, were found."""
         if self._index.timed:
