@@ -104,6 +104,11 @@ class VideoReader:
             _check_found(self._read_wanted(wanted, keep), len(wanted))
         return frames[positions]
 
+    @property
+    def source(self) -> containers.Source:
+        """What is read: the path of a file, or what is in it."""
+        return self._source
+
     def upright_size(self) -> tuple[int, int]:
         """Return height and width in pixels of the first frame, turned upright as its metadata says.
 

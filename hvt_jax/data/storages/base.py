@@ -49,6 +49,11 @@ class StoredFrames:
         """Let go of what is read from."""
         self._fetch = None
 
+    def fetch(self, indices: np.ndarray) -> list[bytes | np.ndarray]:
+        """Return the frames at rising `indices` as they are stored, as JPEG or PNG bytes or uint8 [Y, X, 3]."""
+        with faults_named("cannot be read"):
+            return list(self._fetch(np.asarray(indices, np.int64)))
+
     def read(self, indices: np.ndarray, height: int, width: int) -> np.ndarray:
         """Return frames `indices`, uint8 [T, height, width, 3] in RGB; only these are decoded, each once.
 

@@ -28,13 +28,7 @@ from hvt_jax.data.decode import VideoInfo
 from hvt_jax.data.problems import Problem, VideoError
 from hvt_jax.data.segments import Reader
 from hvt_jax.data.sources import DataError, Dataset, SafeFolder, Video
-from hvt_jax.data.storages.base import (
-    EncodedVideo,
-    ShardSummary,
-    StoredFrames,
-    WriteOptions,
-    faults_named,
-)
+from hvt_jax.data.storages.base import EncodedVideo, ShardSummary, StoredFrames, WriteOptions, faults_named
 from hvt_jax.data.storages.files import OpenFiles, replaced
 from hvt_jax.data.storages.frames import frames_folder
 from hvt_jax.data.storages.index import SUFFIX, Index, checked_video, video_info, write_index
