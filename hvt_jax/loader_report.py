@@ -78,15 +78,24 @@ def _one_core(report: Report) -> table.Table:
 
 
 def _settings(report: Report) -> table.Table:
-    names = ("num_workers", "read_threads", "prefetch_batches", "clips/s", "clips/s a core", "first batch s", "MB", "")
+    names = (
+        "num_workers",
+        "read_threads",
+        "prefetch_batches",
+        "clips/s",
+        "clips a core-second",
+        "first batch s",
+        "MB",
+        "",
+    )
     rows = table.Table(*_columns(*names))
     for number, trial in enumerate(report.findings.trials):
         mark = ["now"] * (number == 0) + ["chosen"] * (trial.setting == report.advice.setting)
         rate = trial.clips_per_second
-        cores = min(trial.setting.decoders, report.findings.cores)
+        cost = "" if not trial.cpu_seconds else f"{1 / trial.cpu_seconds:.1f}"
         rows.add_row(
             *map(str, dataclasses.astuple(trial.setting)),
-            *(f"{rate:.1f}", f"{rate / cores:.1f}", f"{trial.first_batch_seconds:.2f}", f"{trial.memory_mb:.0f}"),
+            *(f"{rate:.1f}", cost, f"{trial.first_batch_seconds:.2f}", f"{trial.memory_mb:.0f}"),
             ", ".join(mark),
         )
     return rows

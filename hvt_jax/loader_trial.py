@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax
 
 from hvt_jax import train
-from hvt_jax.data import advice, bare_decoding, doctor, parallel, pipeline, process_memory
+from hvt_jax.data import advice, bare_decoding, doctor, parallel, pipeline, usage
 from hvt_jax.data.sources import Dataset
 from hvt_jax.engine import compilation, steps
 from hvt_jax.settings import Settings
@@ -79,7 +79,7 @@ def examine(
       note: called with what is done next.
     """
     data, options = settings.data, {"batch_size": settings.train.batch_size, "seed": settings.seed}
-    before = process_memory.resident_mb(), process_memory.open_files()
+    before = usage.resident_mb(), usage.open_files()
     note("one thread")
     one_thread = doctor.measure_one_thread(dataset, data, **options, seconds=seconds)
     note("bare decoding")
@@ -90,7 +90,7 @@ def examine(
     if with_step:
         note("the training step: compiling")
         device = measure_device(settings, dataset, batches=batches, seconds=seconds)
-    after = process_memory.resident_mb(), process_memory.open_files()
+    after = usage.resident_mb(), usage.open_files()
     share = settings.train.batch_size // jax.process_count()
     step = device.step + device.transfer if device else None
     cores = parallel.available_cores()

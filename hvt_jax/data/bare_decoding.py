@@ -118,7 +118,7 @@ def compare(dataset: Dataset, settings: DataSettings, *, seed: int, seconds: flo
             break
         video = dataset.videos[int(rng.integers(len(dataset)))]
         try:
-            clip = _draw(storage, video, settings, rng)
+            clip = draw_clip(storage, video, settings, rng)
             sides = [functools.partial(_read, storage, video, clip), functools.partial(decode_bare, clip)]
             pair = [0.0, 0.0]
             for number in (0, 1) if turn % 2 else (1, 0):
@@ -172,7 +172,12 @@ def _frames_at_training_size(storage, video: Video, settings: DataSettings) -> t
         return reader.read(np.arange(count), height + height % 2, width + width % 2), reader.info.fps
 
 
-def _draw(storage: storages.Storage, video: Video, settings: DataSettings, rng: np.random.Generator) -> Clip:
+def draw_clip(storage: storages.Storage, video: Video, settings: DataSettings, rng: np.random.Generator) -> Clip:
+    """Return a random window of a video, its bytes fetched where the storage keeps frames one by one.
+
+    Raises:
+      VideoError: if the video cannot be read.
+    """
     with storage.open_video(video) as reader:
         indices = _draw_frames(reader.info.num_frames, settings, rng)
         source = reader.source if isinstance(reader, VideoReader) else reader.fetch(indices)

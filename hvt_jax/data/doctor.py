@@ -10,7 +10,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 
-from hvt_jax.data import parallel, pipeline, process_memory, stages
+from hvt_jax.data import parallel, pipeline, stages, usage
 from hvt_jax.data.sources import DataError, Dataset
 from hvt_jax.settings import DataSettings
 
@@ -69,12 +69,14 @@ class Trial:
       first_batch_seconds: from the call to the first batch.
       clips_per_second: after what was under way with the first batch.
       memory_mb: resident memory of this process and its workers at the end, in 10^6 bytes; 0 if unknown.
+      cpu_seconds: of a core, for each clip, in all processes; None if unknown.
     """
 
     setting: Setting
     first_batch_seconds: float
     clips_per_second: float
     memory_mb: float
+    cpu_seconds: float | None
 
 
 def measure_one_thread(
@@ -86,7 +88,7 @@ def measure_one_thread(
     batches[0]
     clips = invalid = 0
     with stages.watch() as watch:
-        began, ran, read = time.perf_counter(), time.thread_time(), process_memory.bytes_read()
+        began, ran, read = time.perf_counter(), time.thread_time(), usage.bytes_read()
         for number in itertools.count(1):
             batch = watch.lap("collate", batches.__getitem__, number)
             clips += batch_size
@@ -96,7 +98,7 @@ def measure_one_thread(
     ran = (time.thread_time() - ran) / (time.perf_counter() - began - watch.seconds["read"])
     if invalid == clips:
         raise DataError(f"{dataset.root}: none of {clips} clips could be read; hvt_jax.scan says why")
-    read = None if read is None else (process_memory.bytes_read() - read) / clips
+    read = None if read is None else (usage.bytes_read() - read) / clips
     by_stage = {name: watch.seconds[name] / clips for name in stages.STAGES}
     return OneThread(clips, by_stage, read, invalid / clips, ran)
 
@@ -135,15 +137,16 @@ def try_setting(
         # What was begun with the first batch comes with it or at once after it, and says nothing of the pace.
         for _ in range(setting.decoders + setting.prefetch_batches):
             next(batches)
-        began = time.perf_counter()
+        began, used = time.perf_counter(), usage.cpu_seconds()
         for taken in itertools.count(1):
             next(batches)
             elapsed = time.perf_counter() - began
             # Each decoder gives whole batches, so fewer than two of each would be a matter of luck.
             if elapsed >= seconds and taken >= 2 * setting.decoders:
                 break
-        memory = process_memory.resident_mb()
-    return Trial(setting, first, taken * batch_size / elapsed, memory)
+        memory, used_then = usage.resident_mb(), usage.cpu_seconds()
+    cost = None if None in (used, used_then) else (used_then - used) / (taken * batch_size)
+    return Trial(setting, first, taken * batch_size / elapsed, memory, cost)
 
 
 @contextlib.contextmanager
