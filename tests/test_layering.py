@@ -29,6 +29,8 @@ ROWS = {
     "train": 6,
     "run_log": 6,
     "bad_videos": 6,
+    "loader_trial": 6,
+    "loader_report": 6,
     "interop": 6,
     "cli": 7,
 } | dict.fromkeys(COMMANDS, 7)
@@ -52,6 +54,8 @@ MAY_USE = {
     "train": JAX | {"optax", "ml_collections"},
     "run_log": JAX,
     "bad_videos": JAX,
+    "loader_trial": JAX,
+    "loader_report": {"rich"},
     "interop": JAX | {"safetensors", "torch", "yaml"},
     "cli": {"absl"},
 } | dict.fromkeys(COMMANDS, {"absl", "ml_collections", "rich", "jax"})

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import av
 import numpy as np
 
-from hvt_jax.data import containers, transforms
+from hvt_jax.data import containers, index_cache, stages, transforms
 from hvt_jax.data.containers import VideoInfo
 from hvt_jax.data.problems import Problem, VideoError, faults_named
 
@@ -43,7 +43,7 @@ def decode_frames(
 
 
 class VideoReader:
-    """An open video file: `info`, and `read` for frames. Use it in a `with` statement."""
+    """An open video file: `info`, `source`, and `read` for frames. Use it in a `with` statement."""
 
     def __init__(self, source: containers.Source, timeout_seconds: float):
         """Open a file, or the bytes of one, and list its frames; `timeout_seconds` covers all use of this reader.
@@ -51,13 +51,13 @@ class VideoReader:
         Raises:
           VideoError: if it is missing, damaged or without video.
         """
-        self._source, self._timeout_seconds = source, timeout_seconds
+        self.source, self._timeout_seconds = source, timeout_seconds
         self._deadline = time.monotonic() + timeout_seconds
         self._container = None
         with faults_named():
             self._open()
             try:
-                self._index = containers.index_frames(self._container, self._stream, self._deadline)
+                self._index = index_cache.list_frames(source, self._container, self._stream, self._deadline)
                 self.info = self._read_info()
             except Exception:
                 self.close()
@@ -158,7 +158,7 @@ class VideoReader:
     def _open(self) -> None:
         self.close()
         seconds = self._deadline - time.monotonic()
-        self._container, self._stream = containers.open_file(self._source, seconds)
+        self._container, self._stream = containers.open_file(self.source, seconds)
 
     def _read_info(self) -> VideoInfo:
         stream, index = self._stream, self._index
@@ -169,6 +169,7 @@ class VideoReader:
         codec = stream.codec_context
         return VideoInfo(count, fps, *size, seconds, codec.codec.canonical_name, codec.pix_fmt or "")
 
+    @stages.timed("decode")
     def _read_wanted(self, wanted: np.ndarray, keep: Keep) -> int:
         """Keep frames and return how many of `wanted`, rising frame numbers, were found."""
         if self._index.timed:

@@ -11,7 +11,7 @@ import av
 import numpy as np
 import simplejpeg
 
-from hvt_jax.data import containers, transforms
+from hvt_jax.data import containers, stages, transforms
 from hvt_jax.data.problems import Problem, VideoError
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png"))
@@ -19,6 +19,7 @@ MAX_BYTES = 1 << 28  # of one picture
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
+@stages.timed("decode")
 def decode_image(content: bytes) -> np.ndarray:
     """Return a JPEG or PNG picture as uint8 [Y, X, 3] in RGB.
 
@@ -33,6 +34,55 @@ def decode_image(content: bytes) -> np.ndarray:
     except (ValueError, av.FFmpegError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise VideoError(Problem.UNREADABLE, f"a picture cannot be decoded ({reason})") from error
+
+
+class Room:
+    """Where the pictures of a clip are decoded: in the clip itself, or if they have another size, in one place."""
+
+    def __init__(self, height: int, width: int, target_height: int, target_width: int):
+        """Expect pictures of `height` x `width` pixels; others, and 0 for unknown ones, only take longer."""
+        self._scratch = self._window = None
+        if (height, width) == (target_height, target_width) or not 0 < height * width <= containers.MAX_PIXELS:
+            return
+        self._scratch = np.empty((height, width, 3), np.uint8)
+        box = transforms.cover_box(height, width, target_height, target_width)
+        if (box.resized_height, box.resized_width) == (height, width):
+            rows, columns = slice(box.top, box.top + target_height), slice(box.left, box.left + target_width)
+            self._window = self._scratch[rows, columns]
+
+    def put(self, content: bytes | np.ndarray, frame: np.ndarray) -> None:
+        """Put a JPEG or PNG picture, or pixels, uint8 [Y, X, 3], into `frame`, uint8 [height, width, 3].
+
+        See `fit_pixels` for pictures of another size.
+
+        Raises:
+          VideoError: if it is damaged, too large, or neither of the two.
+        """
+        if isinstance(content, np.ndarray):
+            _fit(frame, content)
+        elif not _decode_in_place(content, frame if self._scratch is None else self._scratch):
+            _fit(frame, decode_image(content))
+        elif self._window is not None:
+            frame[...] = self._window
+        elif self._scratch is not None:
+            _fit(frame, self._scratch)
+
+
+@stages.timed("resize")
+def _fit(frame: np.ndarray, pixels: np.ndarray) -> None:
+    frame[...] = fit_pixels(pixels, *frame.shape[:2])
+
+
+@stages.timed("decode")
+def _decode_in_place(content: bytes, room: np.ndarray) -> bool:
+    """Return whether `room` now holds a JPEG picture of just its size.
+
+    A larger one is refused, so the header need not be read before.
+    """
+    try:
+        return simplejpeg.decode_jpeg(content, buffer=room).shape == room.shape
+    except ValueError:  # another size, no JPEG, or damage: `decode_image` says which
+        return False
 
 
 def image_size(content: bytes) -> tuple[int, int, str]:
@@ -78,7 +128,7 @@ def read_image(path: str | os.PathLike, follow_links: bool = False) -> bytes:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise VideoError(Problem.MISSING, f"{os.path.basename(path)}: cannot be opened ({reason})") from error
-    with open(handle, "rb", buffering=0) as file:
+    try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             raise VideoError(Problem.MISSING, f"{os.path.basename(path)}: not a file")
@@ -86,7 +136,16 @@ def read_image(path: str | os.PathLike, follow_links: bool = False) -> bytes:
             raise VideoError(Problem.EMPTY, f"{os.path.basename(path)}: has 0 bytes")
         if status.st_size > MAX_BYTES:
             raise VideoError(Problem.TOO_LARGE, f"{os.path.basename(path)}: {status.st_size} bytes")
-        return file.read()
+        return _read_all(handle, status.st_size)
+    finally:
+        os.close(handle)
+
+
+def _read_all(handle: int, size: int) -> bytes:
+    content = os.read(handle, size + 1)  # one call, and it shows a file that has grown
+    while len(content) < size and (more := os.read(handle, size + 1 - len(content))):
+        content += more
+    return content
 
 
 def _decode_by_ffmpeg(content: bytes, codec: str, height: int, width: int) -> np.ndarray:

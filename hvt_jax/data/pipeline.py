@@ -22,7 +22,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from hvt_jax.data import counts, parallel, reading, sampling, storages
+from hvt_jax.data import counts, parallel, reading, sampling, stages, storages
 from hvt_jax.data.problems import Problem, VideoError
 from hvt_jax.data.sources import Dataset
 from hvt_jax.settings import DataSettings
@@ -68,14 +68,21 @@ def train_batches(
       DataError: if no video is long enough.
       ValueError: if the batch cannot be shared evenly.
     """
+    batches = training_map(dataset, settings, batch_size=batch_size, seed=seed, host=host, hosts=hosts)[start_step:]
+    return _start(batches, settings, parallel.count_workers(settings.num_workers), settings.read_threads)
+
+
+def training_map(
+    dataset: Dataset, settings: DataSettings, *, batch_size: int, seed: int, host: int = 0, hosts: int = 1
+) -> grain.MapDataset:
+    """Return the batch of every step, made where it is asked for, in the thread that asks; see `train_batches`."""
     share = _host_share(batch_size, hosts)
     storages.open_storage(settings, dataset)  # a wrong folder ends the run here, not a worker
     videos, numbers = counts.training_samples(dataset, settings)
     cut = _RandomClip(dataset, settings, seed, videos, numbers)
     samples = grain.MapDataset.range(len(videos)).seed(seed).shuffle().repeat(None)
     samples = _HostShare(samples.map_with_index(cut), share, batch_size, host)
-    batches = samples.batch(share, drop_remainder=True)[start_step:]
-    return _start(batches, settings, parallel.count_workers(settings.num_workers), settings.read_threads)
+    return samples.batch(share, drop_remainder=True)
 
 
 def evaluation_batches(
@@ -169,6 +176,7 @@ class _CenterClip(grain.transforms.Map):
         return _read_clip(self.dataset, self.settings, video, sampling.center_start)
 
 
+@stages.timed("sample")
 def _read_clip(dataset: Dataset, settings: DataSettings, number: int, choose_start: Callable[[int, int], int]) -> Batch:
     """Return one sample; a video that cannot be read gives an invalid one, never an exception.
 

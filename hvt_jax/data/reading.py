@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
-from hvt_jax.data import segments, storages
+from hvt_jax.data import segments, stages, storages
 from hvt_jax.data.problems import Problem, VideoError
 from hvt_jax.data.quarantine import BadVideo
 from hvt_jax.data.sources import Dataset, Video
@@ -23,7 +23,7 @@ def open_video(dataset: Dataset, settings: DataSettings, video: Video) -> Iterat
             problem, frames = dataset.quarantine[video.path]
             raise VideoError(Problem(problem), "in quarantine", frames)
         storage = storages.open_storage(settings, dataset)
-        with segments.restrict(storage.open_video(video), video) as reader:
+        with segments.restrict(_open(storage, video), video) as reader:
             is_open = True
             yield reader
     except VideoError as error:
@@ -32,3 +32,8 @@ def open_video(dataset: Dataset, settings: DataSettings, video: Video) -> Iterat
         if BadVideo(video.path, problem, error.frames, 0).is_closed:
             dataset.quarantine[video.path] = int(problem), error.frames
         raise VideoError(problem, str(error), error.frames) from error
+
+
+@stages.timed("read")
+def _open(storage: storages.Storage, video: Video) -> segments.Reader:
+    return storage.open_video(video)

@@ -5,6 +5,7 @@ import dataclasses
 import av
 import numpy as np
 
+from hvt_jax.data import stages
 from hvt_jax.data.containers import MAX_PIXELS
 from hvt_jax.data.problems import Problem, VideoError
 
@@ -49,6 +50,7 @@ def storage_size(height: int, width: int, shortest_side: int, frame_height: int,
     return frame_height * shortest_side // frame_width, shortest_side
 
 
+@stages.timed("resize")
 def fit_frame(frame: av.VideoFrame, height: int, width: int) -> np.ndarray:
     """Return one frame upright, covering the target and cut in its centre, uint8 [height, width, 3]."""
     if frame.width * frame.height > MAX_PIXELS:

@@ -100,8 +100,10 @@ def test_batches_from_every_storage_are_those_of_the_videos(stored, source, kind
 @pytest.mark.parametrize("kind", ["frames", "hdf5", "array_record", "hdf5_vlen", "tfds"])
 def test_only_the_frames_asked_for_are_decoded_each_once(stored, source, kind, monkeypatch):
     storage, _, _ = stored(kind)
-    decoded, original = [], images.decode_image
-    monkeypatch.setattr(images, "decode_image", lambda content: decoded.append(len(content)) or original(content))
+    decoded, original = [], images.simplejpeg.decode_jpeg
+    monkeypatch.setattr(
+        images.simplejpeg, "decode_jpeg", lambda content, **named: decoded.append(content) or original(content, **named)
+    )
     with storage.open_video(source[0].videos[0]) as reader:
         assert not decoded
         clip = reader.read([30, 2, 2, 30, 39], *SIZE)

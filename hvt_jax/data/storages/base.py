@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from hvt_jax.data import containers, images
+from hvt_jax.data import containers, images, stages
 from hvt_jax.data.decode import VideoInfo
 from hvt_jax.data.problems import Problem, VideoError
 from hvt_jax.data.segments import Reader
@@ -49,6 +49,11 @@ class StoredFrames:
         """Let go of what is read from."""
         self._fetch = None
 
+    def fetch(self, indices: np.ndarray) -> list[bytes | np.ndarray]:
+        """Return the frames at rising `indices` as they are stored, as JPEG or PNG bytes or uint8 [Y, X, 3]."""
+        with faults_named("cannot be read"):
+            return list(self._fetch(np.asarray(indices, np.int64)))
+
     def read(self, indices: np.ndarray, height: int, width: int) -> np.ndarray:
         """Return frames `indices`, uint8 [T, height, width, 3] in RGB; only these are decoded, each once.
 
@@ -60,18 +65,18 @@ class StoredFrames:
         outside = indices[(indices < 0) | (indices >= count)]
         if outside.size:
             raise VideoError(Problem.TOO_FEW_FRAMES, f"frame {outside[0]} of {count} was asked for", count)
-        wanted, positions = np.unique(indices, return_inverse=True)
+        # Nearly always; and a copy of a clip costs as much as two frames.
+        is_rising = bool((indices[1:] > indices[:-1]).all())
+        wanted, positions = (indices, None) if is_rising else np.unique(indices, return_inverse=True)
         frames = np.empty((len(wanted), height, width, 3), np.uint8)
-        found = 0
+        found, room = 0, images.Room(self.info.height, self.info.width, height, width)
         with faults_named("cannot be read"):
-            for found, content in enumerate(self._fetch(wanted), start=1):
+            for found, content in enumerate(stages.timed_items("read", lambda: self._fetch(wanted)), start=1):
                 containers.check_deadline(self._deadline)
-                pixels = content if isinstance(content, np.ndarray) else images.decode_image(content)
-                frames[found - 1] = images.fit_pixels(pixels, height, width)
+                room.put(content, frames[found - 1])
         if found < len(wanted):
             raise VideoError(Problem.TOO_FEW_FRAMES, f"truncated: {found} of {len(wanted)} frames", found)
-        # Frames are asked for in rising order nearly always, and a copy of a clip costs as much as two frames.
-        return frames if len(positions) == len(wanted) and (np.diff(indices) > 0).all() else frames[positions]
+        return frames if positions is None else frames[positions]
 
 
 @dataclasses.dataclass(frozen=True)

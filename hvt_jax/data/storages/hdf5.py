@@ -11,10 +11,12 @@ video's own (`<path without suffix>.h5`) under any name:
 `write_shard` writes the last one: a clip is one read, in a third of the time of variable length.
 """
 
+import collections
 import dataclasses
 import functools
 import os
 import pathlib
+import threading
 from collections.abc import Iterable, Iterator
 
 import h5py
@@ -26,13 +28,7 @@ from hvt_jax.data.decode import VideoInfo
 from hvt_jax.data.problems import Problem, VideoError
 from hvt_jax.data.segments import Reader
 from hvt_jax.data.sources import DataError, Dataset, SafeFolder, Video
-from hvt_jax.data.storages.base import (
-    EncodedVideo,
-    ShardSummary,
-    StoredFrames,
-    WriteOptions,
-    faults_named,
-)
+from hvt_jax.data.storages.base import EncodedVideo, ShardSummary, StoredFrames, WriteOptions, faults_named
 from hvt_jax.data.storages.files import OpenFiles, replaced
 from hvt_jax.data.storages.frames import frames_folder
 from hvt_jax.data.storages.index import SUFFIX, Index, checked_video, video_info, write_index
@@ -42,6 +38,8 @@ SUFFIXES = (".h5", ".hdf5")
 _LARGE = 4 << 30  # bytes; above it a data set must really store a share of what it declares
 _MOST_GAIN = 1000  # times that compressed data may grow
 _MAX_CHUNK = 1 << 30  # bytes that are decompressed at once
+_VIDEOS_KEPT = 1000  # in each open file, whose checks are not repeated: some MB in each process
+_FRAMES_KEPT = 4096  # a longer video is read as if it were new
 _RANGE_PAYS = 8  # entries of variable length that one range may read for each that is wanted
 
 
@@ -72,8 +70,7 @@ class Hdf5Storage:
             return reader
 
     def _read(self, name: str, path: str, num_frames: int, numbers: np.ndarray) -> Iterator:
-        file = self.files.get(name)
-        data, ends = _parts(safe_node(file, path))
+        data, ends = self.files.get(name).parts(path)
         count = _count(data, ends)
         if count != num_frames:
             raise VideoError(Problem.TOO_FEW_FRAMES, f"{name} has {count} of {num_frames} frames", count)
@@ -84,14 +81,14 @@ class Hdf5Storage:
         for suffix in SUFFIXES:
             own = frames_folder(path) + suffix
             if not self.folder.reason_against(own) and (self.root / own).is_file() and own not in self.names:
-                file = self.files.get(own)
+                file = self.files.get(own).file
                 members = [name for name in file if name != "ends"]
                 if len(members) != 1:
                     raise VideoError(Problem.UNREADABLE, f"{own} has {len(members)} data sets, not one")
                 return own, file if "ends" in file else safe_node(file, members[0])
         for name in self.names:
             for inside in (path, frames_folder(path)):
-                if (node := safe_node(self.files.get(name), inside, must_exist=False)) is not None:
+                if (node := safe_node(self.files.get(name).file, inside, must_exist=False)) is not None:
                     return name, node
         raise VideoError(Problem.MISSING, f"in none of {len(self.names)} HDF5 file(s) of {self.root}")
 
@@ -144,7 +141,7 @@ def _parts(node: h5py.Dataset | h5py.Group) -> tuple[h5py.Dataset, h5py.Dataset 
     raise VideoError(Problem.UNREADABLE, f"{node.name} is {kind}, not JPEG files or uint8 [T, Y, X, 3]")
 
 
-def _count(data: h5py.Dataset, ends: h5py.Dataset | None) -> int:
+def _count(data: h5py.Dataset, ends: h5py.Dataset | np.ndarray | None) -> int:
     return (data if ends is None else ends).shape[0]
 
 
@@ -157,7 +154,9 @@ def _describe(data: h5py.Dataset, ends: h5py.Dataset | None) -> VideoInfo:
     return video_info(count, 0.0, height, width)
 
 
-def _fetch(data: h5py.Dataset, ends: h5py.Dataset | None, numbers: np.ndarray) -> Iterator[bytes | np.ndarray]:
+def _fetch(
+    data: h5py.Dataset, ends: h5py.Dataset | np.ndarray | None, numbers: np.ndarray
+) -> Iterator[bytes | np.ndarray]:
     """Yield frames at rising `numbers`, as JPEG files or as pixels."""
     first, last = int(numbers[0]), int(numbers[-1])
     if ends is not None:
@@ -200,10 +199,34 @@ def open_storage(settings: DataSettings, dataset: Dataset) -> Hdf5Storage:
     return Hdf5Storage(root, settings.video_timeout_seconds, names, SafeFolder(root), files, index)
 
 
-def _open_file(root: pathlib.Path, name: str) -> h5py.File:
+class _OpenFile:
+    """An open file and what was found good in it; both end together."""
+
+    def __init__(self, path: pathlib.Path):
+        self.file = h5py.File(path, "r", locking=False)  # nobody writes, and some file systems cannot lock
+        self._checked: collections.OrderedDict[str, tuple] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def parts(self, path: str) -> tuple[h5py.Dataset, h5py.Dataset | np.ndarray | None]:
+        """Return what `_parts` does, for a path once and no more; the ends of frames are read."""
+        with self._lock:
+            if path in self._checked:
+                self._checked.move_to_end(path)
+                return self._checked[path]
+        data, ends = _parts(safe_node(self.file, path))
+        if ends is not None and ends.shape[0] <= _FRAMES_KEPT:
+            ends = ends[:]
+        with self._lock:
+            self._checked[path] = data, ends
+            if len(self._checked) > _VIDEOS_KEPT:
+                self._checked.popitem(last=False)
+        return data, ends
+
+
+def _open_file(root: pathlib.Path, name: str) -> _OpenFile:
     if not (root / name).is_file():
         raise VideoError(Problem.MISSING, f"no such file: {name}")
-    return h5py.File(root / name, "r", locking=False)  # nobody writes, and some file systems cannot lock
+    return _OpenFile(root / name)
 
 
 def write_shard(path: pathlib.Path, videos: Iterable[EncodedVideo], options: WriteOptions) -> ShardSummary:
