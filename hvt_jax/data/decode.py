@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import av
 import numpy as np
 
-from hvt_jax.data import containers, index_cache, stages, transforms
+from hvt_jax.data import containers, index_cache, segments, stages, transforms
 from hvt_jax.data.containers import VideoInfo
 from hvt_jax.data.problems import Problem, VideoError, faults_named
 
@@ -53,11 +53,12 @@ class VideoReader:
         """
         self.source, self._timeout_seconds = source, timeout_seconds
         self._deadline = time.monotonic() + timeout_seconds
-        self._container = None
+        self._container, self._is_fresh = None, False
         with faults_named():
             self._open()
             try:
-                self._index = index_cache.list_frames(source, self._container, self._stream, self._deadline)
+                listed = index_cache.list_frames(source, self._container, self._stream, self._deadline)
+                self._index, self._is_fresh = listed
                 self.info = self._read_info()
             except Exception:
                 self.close()
@@ -75,7 +76,7 @@ class VideoReader:
             self._container.close()
             self._container = None
 
-    def read(self, indices: np.ndarray, height: int, width: int) -> np.ndarray:
+    def read(self, indices: np.ndarray, height: int, width: int, out: np.ndarray | None = None) -> np.ndarray:
         """Return frames `indices`, uint8 [T, height, width, 3] in RGB, 0-255.
 
         Each frame is turned upright as its metadata says, resized to cover height x width and cut in the centre.
@@ -84,6 +85,7 @@ class VideoReader:
           indices: integers [T] in any order, repeats allowed, on an even time grid (at constant rate: frame numbers).
           height: pixel rows.
           width: pixel columns.
+          out: where to put them, by default a new array; after an error it holds anything.
 
         Raises:
           VideoError: if a frame is not found, the file is damaged, or the time is over.
@@ -94,22 +96,17 @@ class VideoReader:
         if outside.size:
             raise VideoError(Problem.TOO_FEW_FRAMES, f"frame {outside[0]} of {count} was asked for", count)
         numbers = self._index.frame_numbers(indices)
-        wanted, positions = np.unique(numbers, return_inverse=True)
-        frames = np.empty((len(wanted), height, width, 3), np.uint8)
+        wanted, positions, frames = segments.plan_reading(numbers, height, width, out)
 
         def keep(place: int, frame: av.VideoFrame) -> None:
             frames[place] = transforms.fit_frame(frame, height, width)
 
         with faults_named():
             containers.check_found(self._read_wanted(wanted, keep), len(wanted))
-        return frames[positions]
+        return segments.finish_reading(frames, positions, out)
 
     def upright_size(self) -> tuple[int, int]:
-        """Return height and width in pixels of the first frame, turned upright as its metadata says.
-
-        Raises:
-          VideoError: if no frame can be decoded.
-        """
+        """Return height and width in pixels of the first frame, upright; a `VideoError` if none can be decoded."""
         with faults_named():
             self._open()
             for _, frame in self._decoded(timed=False):
@@ -156,6 +153,9 @@ class VideoReader:
         return keep_in_time
 
     def _open(self) -> None:
+        if self._is_fresh:  # its frames were known and nothing has been read of it
+            self._is_fresh = False
+            return
         self.close()
         seconds = self._deadline - time.monotonic()
         self._container, self._stream = containers.open_file(self.source, seconds)
@@ -195,6 +195,7 @@ class VideoReader:
         if key < 0:
             return False
         try:
+            self._is_fresh = False
             self._container.seek(int(self._index.key_seeks[key]), stream=self._stream, backward=True)
             found, _ = self._match(self._decoded(timed=True), goals, lambda place, frame: keep(first + place, frame))
             return found == len(wanted)

@@ -4,6 +4,7 @@ Listing takes a twentieth of the time of a clip of UCF101. A file that has chang
 """
 
 import collections
+import hashlib
 import os
 import threading
 
@@ -45,18 +46,26 @@ _CACHE = IndexCache(_MOST_FRAMES)
 
 def list_frames(
     source: containers.Source, container: av.container.InputContainer, stream: av.VideoStream, deadline: float
-) -> containers.FrameIndex:
-    """Return `containers.index_frames` of a freshly opened stream, from memory if its file is still the same.
+) -> tuple[containers.FrameIndex, bool]:
+    """Return `containers.index_frames` of a freshly opened stream, and whether the stream is still at its start.
+
+    It is where the list comes from memory: the file, or what is in it, is the same as then.
 
     Raises:
       VideoError: see there.
     """
-    if isinstance(source, bytes):
-        return containers.index_frames(container, stream, deadline)
-    status = os.stat(source)
-    key = os.fspath(source), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    key = _state(source)
     index = _CACHE.get(key)
-    if index is None:
-        index = containers.index_frames(container, stream, deadline)
-        _CACHE.put(key, index)
-    return index
+    if index is not None:
+        return index, True
+    index = containers.index_frames(container, stream, deadline)
+    _CACHE.put(key, index)
+    return index, False
+
+
+def _state(source: containers.Source) -> tuple:
+    """Return what changes when a file, or what is in it, does."""
+    if isinstance(source, bytes):
+        return len(source), hashlib.blake2b(source, digest_size=16).digest()
+    status = os.stat(source)
+    return os.fspath(source), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -15,19 +15,15 @@ dict of numpy arrays, B samples of this host:
     problem  int8  [B]                why not, a `Problem`
 """
 
-import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import grain
-import numpy as np
 from absl import flags
 
-from hvt_jax.data import counts, parallel, reading, sampling, stages, storages
-from hvt_jax.data.problems import Problem, VideoError
+from hvt_jax.data import clip_batches, counts, parallel, storages
+from hvt_jax.data.clip_batches import Batch
 from hvt_jax.data.sources import Dataset
 from hvt_jax.settings import DataSettings
-
-Batch = dict[str, np.ndarray]
 
 _WORKERS_PAY = 2_000  # videos; in the seconds in which processes start, threads decode about as many small ones
 
@@ -76,13 +72,11 @@ def training_map(
     dataset: Dataset, settings: DataSettings, *, batch_size: int, seed: int, host: int = 0, hosts: int = 1
 ) -> grain.MapDataset:
     """Return the batch of every step, made where it is asked for, in the thread that asks; see `train_batches`."""
-    share = _host_share(batch_size, hosts)
+    share = clip_batches.Share(batch_size, _host_share(batch_size, hosts), host)
     storages.open_storage(settings, dataset)  # a wrong folder ends the run here, not a worker
     videos, numbers = counts.training_samples(dataset, settings)
-    cut = _RandomClip(dataset, settings, seed, videos, numbers)
-    samples = grain.MapDataset.range(len(videos)).seed(seed).shuffle().repeat(None)
-    samples = _HostShare(samples.map_with_index(cut), share, batch_size, host)
-    return samples.batch(share, drop_remainder=True)
+    elements = grain.MapDataset.range(len(videos)).seed(seed).shuffle().repeat(None)
+    return clip_batches.ClipBatches(elements, clip_batches.RandomClips(dataset, settings, seed, videos, numbers), share)
 
 
 def evaluation_batches(
@@ -95,15 +89,16 @@ def evaluation_batches(
     Raises:
       ValueError: if the batch cannot be shared evenly.
     """
-    share = _host_share(batch_size, hosts)
+    share = clip_batches.Share(batch_size, _host_share(batch_size, hosts), host)
     storages.open_storage(settings, dataset)
     padded = -(-len(dataset) // batch_size) * batch_size
-    samples = grain.MapDataset.range(padded).map(_CenterClip(dataset, settings))
-    samples = _HostShare(samples, share, batch_size, host)
+    batches = clip_batches.ClipBatches(
+        grain.MapDataset.range(padded), clip_batches.CentreClips(dataset, settings), share
+    )
     workers, threads = parallel.count_workers(settings.num_workers), settings.read_threads
     if workers and len(dataset) <= _WORKERS_PAY:
         workers, threads = 0, parallel.available_cores()
-    return _start(samples.batch(share, drop_remainder=True), settings, workers, threads)
+    return _start(batches, settings, workers, threads)
 
 
 def shared_batches(
@@ -136,83 +131,6 @@ class _HostShare(grain.MapDataset):
     def __getitem__(self, index):
         batch, row = divmod(index, self._share)
         return self._parent[batch * self._batch_size + self._host * self._share + row]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _RandomClip(grain.transforms.MapWithIndex):
-    """Cuts a window of a video; where it is drawn, the draw is a function of (seed, epoch, video).
-
-    The frames are counted when the file is opened, so that training need not wait for a look at all files.
-    """
-
-    dataset: Dataset
-    settings: DataSettings
-    seed: int
-    videos: np.ndarray
-    numbers: np.ndarray
-
-    def map_with_index(self, index: int, element: int) -> Batch:
-        video, number = int(self.videos[element]), int(self.numbers[element])
-        epoch, step = int(index) // len(self.videos), self.settings.window_step
-
-        def start(num_frames: int, span: int) -> int:
-            if not self.settings.max_windows_per_video:
-                return number * step
-            rng = np.random.default_rng((self.seed, epoch, video))
-            return sampling.nth_window_start(num_frames, span, step, number, rng)
-
-        return _read_clip(self.dataset, self.settings, video, start)
-
-
-@dataclasses.dataclass(frozen=True)
-class _CenterClip(grain.transforms.Map):
-    dataset: Dataset
-    settings: DataSettings
-
-    def map(self, element: int) -> Batch:
-        video = int(element)
-        if video >= len(self.dataset):
-            return _empty_clip(self.settings, index=-1, label=-1)
-        return _read_clip(self.dataset, self.settings, video, sampling.center_start)
-
-
-@stages.timed("sample")
-def _read_clip(dataset: Dataset, settings: DataSettings, number: int, choose_start: Callable[[int, int], int]) -> Batch:
-    """Return one sample; a video that cannot be read gives an invalid one, never an exception.
-
-    One that cannot be opened at all, or that has taken too long, gets into the quarantine of the data set.
-    """
-    video = dataset.videos[number]
-    clip = _empty_clip(settings, index=number, label=video.labels[0])
-    span = sampling.window_span(settings.num_frames, settings.frame_stride)
-    try:
-        with reading.open_video(dataset, settings, video) as reader:
-            count = reader.info.num_frames
-            if count < span and settings.short_videos == "drop":
-                raise VideoError(Problem.TOO_SHORT, f"{count} frames, a sample spans {span}", count)
-            start = choose_start(count, span)
-            indices, own = sampling.pick_frames(
-                start, settings.num_frames, settings.frame_stride, count, settings.short_videos
-            )
-            pixels = reader.read(indices, *clip["video"].shape[1:3])
-    except VideoError as error:
-        return {**clip, "problem": np.int8(error.problem), "frames": np.int32(error.frames)}
-    found = {"start": np.int32(start), "frames": np.int32(settings.num_frames), "valid": np.bool_(True)}
-    return {**clip, **found, "video": pixels, "frame_valid": own}
-
-
-def _empty_clip(settings: DataSettings, *, index: int, label: int) -> Batch:
-    height, width = (round(side * settings.resize_margin) for side in (settings.height, settings.width))
-    return {
-        "video": np.zeros((settings.num_frames, height, width, 3), np.uint8),
-        "frame_valid": np.zeros(settings.num_frames, bool),
-        "label": np.int32(label),
-        "index": np.int32(index),
-        "start": np.int32(0),
-        "frames": np.int32(0),
-        "valid": np.bool_(False),
-        "problem": np.int8(Problem.OK),
-    }
 
 
 def _host_share(batch_size: int, hosts: int) -> int:

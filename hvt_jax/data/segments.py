@@ -19,7 +19,7 @@ class Reader(Protocol):
 
     def __exit__(self, *_) -> None: ...
 
-    def read(self, indices: np.ndarray, height: int, width: int) -> np.ndarray:
+    def read(self, indices: np.ndarray, height: int, width: int, out: np.ndarray | None = None) -> np.ndarray:
         """Return frames `indices`, uint8 [T, height, width, 3] in RGB, see `decode.VideoReader.read`.
 
         Raises:
@@ -31,6 +31,21 @@ class Reader(Protocol):
 
 
 _AnyReader = TypeVar("_AnyReader", bound=Reader)
+
+
+def plan_reading(
+    numbers: np.ndarray, height: int, width: int, out: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """Return what to read, rising; where each of `numbers` is among it, None if in place; and room to decode into."""
+    if (numbers[1:] > numbers[:-1]).all():  # nearly always; then they go to where they belong without a copy
+        return numbers, None, np.empty((len(numbers), height, width, 3), np.uint8) if out is None else out
+    wanted, positions = np.unique(numbers, return_inverse=True)
+    return wanted, positions, np.empty((len(wanted), height, width, 3), np.uint8)
+
+
+def finish_reading(frames: np.ndarray, positions: np.ndarray | None, out: np.ndarray | None) -> np.ndarray:
+    """Return the frames in the order asked for, in `out` if given; the counterpart of `plan_reading`."""
+    return frames if positions is None else np.take(frames, positions, axis=0, out=out)
 
 
 def frame_range(info: VideoInfo, video: Video) -> range:
@@ -98,7 +113,7 @@ class SegmentReader:
         """Return height and width in pixels of the frames."""
         return upright_size(self._reader)
 
-    def read(self, indices: np.ndarray, height: int, width: int) -> np.ndarray:
+    def read(self, indices: np.ndarray, height: int, width: int, out: np.ndarray | None = None) -> np.ndarray:
         """Return frames `indices` of the segment, uint8 [T, height, width, 3], see `decode.VideoReader.read`.
 
         Raises:
@@ -109,4 +124,4 @@ class SegmentReader:
         if outside.size:
             reason = f"frame {outside[0]} of {self.info.num_frames} in the segment was asked for"
             raise VideoError(Problem.TOO_FEW_FRAMES, reason, self.info.num_frames)
-        return self._reader.read(indices + self._first, height, width)
+        return self._reader.read(indices + self._first, height, width, out)

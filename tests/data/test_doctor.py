@@ -22,6 +22,7 @@ from hvt_jax.data import (
     index_cache,
     pipeline,
     reading,
+    sampling,
     stages,
     storages,
 )
@@ -54,7 +55,7 @@ def _slowed(function):
         ("read", decode.containers, "open_file"),
         ("decode", decode.VideoReader, "_match"),
         ("resize", decode.transforms, "cover_box"),
-        ("sample", pipeline, "_empty_clip"),
+        ("sample", sampling, "pick_frames"),
     ],
 )
 def test_the_slow_stage_is_found(train, data_settings, monkeypatch, stage, owner, name):

@@ -11,7 +11,7 @@ import numpy as np
 from hvt_jax.data import containers, images, stages
 from hvt_jax.data.decode import VideoInfo
 from hvt_jax.data.problems import Problem, VideoError
-from hvt_jax.data.segments import Reader
+from hvt_jax.data.segments import Reader, finish_reading, plan_reading
 from hvt_jax.data.sources import Video
 
 
@@ -54,8 +54,8 @@ class StoredFrames:
         with faults_named("cannot be read"):
             return list(self._fetch(np.asarray(indices, np.int64)))
 
-    def read(self, indices: np.ndarray, height: int, width: int) -> np.ndarray:
-        """Return frames `indices`, uint8 [T, height, width, 3] in RGB; only these are decoded, each once.
+    def read(self, indices: np.ndarray, height: int, width: int, out: np.ndarray | None = None) -> np.ndarray:
+        """Return frames `indices`, uint8 [T, height, width, 3] in RGB, in `out` if given; no other is decoded.
 
         Raises:
           VideoError: if a frame is missing or damaged, or the time is over.
@@ -65,10 +65,7 @@ class StoredFrames:
         outside = indices[(indices < 0) | (indices >= count)]
         if outside.size:
             raise VideoError(Problem.TOO_FEW_FRAMES, f"frame {outside[0]} of {count} was asked for", count)
-        # Nearly always; and a copy of a clip costs as much as two frames.
-        is_rising = bool((indices[1:] > indices[:-1]).all())
-        wanted, positions = (indices, None) if is_rising else np.unique(indices, return_inverse=True)
-        frames = np.empty((len(wanted), height, width, 3), np.uint8)
+        wanted, positions, frames = plan_reading(indices, height, width, out)
         found, room = 0, images.Room(self.info.height, self.info.width, height, width)
         with faults_named("cannot be read"):
             for found, content in enumerate(stages.timed_items("read", lambda: self._fetch(wanted)), start=1):
@@ -76,7 +73,7 @@ class StoredFrames:
                 room.put(content, frames[found - 1])
         if found < len(wanted):
             raise VideoError(Problem.TOO_FEW_FRAMES, f"truncated: {found} of {len(wanted)} frames", found)
-        return frames if positions is None else frames[positions]
+        return finish_reading(frames, positions, out)
 
 
 @dataclasses.dataclass(frozen=True)
