@@ -6,8 +6,8 @@
 16 frames of stride 4 at a random start, 128 x 128 pixels, batches of 16, warm file cache. The loader runs with two
 worker processes, or with two threads of one process; the bare loop of the same bytes (`hvt_jax.data.bare_decoding`) in
 two processes that do nothing else. Both take turns, --rounds times. JPEG files and .mp4 segments are in memory for the
-bare loop, a raw file it opens. A core-second is a second of a core as the system counts it for all processes of a
-side, so that other work on the machine matters little; the ratio is clips a core-second, of the medians. --soak takes tiny
+bare loop, a raw file it opens. A core-second is a second of a core as the system counts it for all processes of a side,
+so that other work on the machine matters little; the ratio is clips a core-second, of the medians. --soak takes tiny
 clips by two worker processes and looks at resident memory and open files of all processes.
 """
 
