@@ -84,7 +84,7 @@ def check_python(words):
     for argument in arguments:
         assert argument.startswith("--"), f"{module}: {argument} is no flag"
         name = argument[2:].split("=")[0].split(".")[0]
-        assert name in known, f"{module} has no flag --{name}"
+        assert name in known or name.removeprefix("no") in known, f"{module} has no flag --{name}"
     config = [argument for argument in arguments if argument.startswith(("--config=", "--config."))]
     if config and config[0].startswith("--config=configs/"):
         check_config(config)
