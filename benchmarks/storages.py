@@ -89,7 +89,7 @@ def _alternate(storage, dataset: Dataset, encoded, clips: int, seed: int) -> tup
             with storage.open_video(video) as reader:
                 count = reader.info.num_frames
                 start = int(np.random.default_rng((seed, turn)).integers(max(1, count - 60)))
-                return reader.read(sampling.frame_indices(start, 16, 4, count), 128, 128)
+                return reader.read(sampling.pick_frames(start, 16, 4, count, "loop")[0], 128, 128)
 
         def bare(video=video, number=number, turn=turn):
             if encoded is None:
@@ -98,7 +98,7 @@ def _alternate(storage, dataset: Dataset, encoded, clips: int, seed: int) -> tup
             else:
                 count = encoded[number].num_frames
             start = int(np.random.default_rng((seed, turn)).integers(max(1, count - 60)))
-            return bare_read(encoded[number], sampling.frame_indices(start, 16, 4, count), 128)
+            return bare_read(encoded[number], sampling.pick_frames(start, 16, 4, count, "loop")[0], 128)
 
         pair = [(ours, seconds[0])] + ([(bare, seconds[1])] if encoded else [])
         for side, times in pair if turn % 2 else pair[::-1]:

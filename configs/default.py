@@ -25,6 +25,34 @@ def get_config() -> ConfigDict:
     return config.lock()
 
 
+def get_action_config() -> ConfigDict:
+    """Return the locked config that sets of short action videos start from: ViT-Ti-sized frames at 112x112."""
+    config = get_config()
+    config.data.update(num_frames=16, frame_stride=4, window_step=4, height=112, width=112, resize_margin=1.15)
+    config.model.hierarchy = "patch-frame-clip"
+    config.model.stem.patch_size = 16
+    config.model.patch.update(width=192, predictor_hidden=(384,))
+    config.model.frame.update(width=192, depth=12, num_heads=3, head_width=64, mlp_width=768)
+    config.model.frame.update(predictor_hidden=(384,), scan=True)
+    config.model.clip.update(width=256, depth=4, num_heads=4, head_width=64, mlp_width=1024, predictor_hidden=(512,))
+    config.model.compute_dtype = "bfloat16"
+    config.optimizer.learning_rate = 5e-4
+    config.evaluation.update(schedule="exponential", interval=2.0)
+    config.checkpoint.interval_steps = 1000
+    return config
+
+
+def shorten(config: ConfigDict, argument: str, path: str) -> ConfigDict:
+    """Return an action config, cut down to 20 steps at 64x64 if the mini-argument of `path` is `smoke`."""
+    if argument not in ("", "smoke"):
+        raise ValueError(f"{path}:{argument} is unknown; use {path} or {path}:smoke")
+    if argument == "smoke":
+        config.data.update(height=64, width=64, num_frames=8)
+        config.model.compute_dtype = "float32"
+        config.train.update(batch_size=8, num_epochs=2.0, max_steps=20)
+    return config
+
+
 def _data() -> ConfigDict:
     data = ConfigDict()
     data.name = "digits"  # digits | folder | csv | ucf101 | hmdb51 | kinetics400 | ssv2 | imagenet

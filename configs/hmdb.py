@@ -22,24 +22,8 @@ from configs import default
 
 def get_config(argument: str = "") -> ConfigDict:
     """Return the config; `argument` is empty or `smoke`."""
-    if argument not in ("", "smoke"):
-        raise ValueError(f"configs/hmdb.py:{argument} is unknown; use configs/hmdb.py or configs/hmdb.py:smoke")
-    config = default.get_config()
-    config.data.update(name="hmdb51", root="data/hmdb51", num_frames=16, frame_stride=4, window_step=4)
-    config.data.update(height=112, width=112, resize_margin=1.15)
-    config.model.hierarchy = "patch-frame-clip"
-    config.model.stem.patch_size = 16
-    config.model.patch.update(width=192, predictor_hidden=(384,))
-    config.model.frame.update(width=192, depth=12, num_heads=3, head_width=64, mlp_width=768)
-    config.model.frame.update(predictor_hidden=(384,), scan=True)
-    config.model.clip.update(width=256, depth=4, num_heads=4, head_width=64, mlp_width=1024, predictor_hidden=(512,))
-    config.model.compute_dtype = "bfloat16"
-    config.optimizer.update(learning_rate=5e-4, warmup_epochs=10.0)
+    config = default.get_action_config()
+    config.data.update(name="hmdb51", root="data/hmdb51")
+    config.optimizer.warmup_epochs = 10.0
     config.train.update(batch_size=128, num_epochs=400.0)
-    config.evaluation.update(schedule="exponential", interval=2.0)
-    config.checkpoint.interval_steps = 1000
-    if argument == "smoke":
-        config.data.update(height=64, width=64, num_frames=8)
-        config.model.compute_dtype = "float32"
-        config.train.update(batch_size=8, num_epochs=2.0, max_steps=20)
-    return config
+    return default.shorten(config, argument, "configs/hmdb.py")

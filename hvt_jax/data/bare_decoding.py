@@ -187,7 +187,7 @@ def draw_clip(storage: storages.Storage, video: Video, settings: DataSettings, r
 def _draw_frames(count: int, settings: DataSettings, rng: np.random.Generator) -> np.ndarray:
     span = sampling.window_span(settings.num_frames, settings.frame_stride)
     start = int(sampling.random_starts(count, span, 1, rng)[0])
-    return np.unique(sampling.frame_indices(start, settings.num_frames, settings.frame_stride, count))
+    return np.unique(sampling.pick_frames(start, settings.num_frames, settings.frame_stride, count, "loop")[0])
 
 
 def _target(settings: DataSettings) -> tuple[int, int]:

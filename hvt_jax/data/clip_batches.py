@@ -14,8 +14,8 @@ from hvt_jax.settings import DataSettings
 
 Batch = dict[str, np.ndarray]
 
-# Linux's MADV_POPULATE_WRITE: all pages at once in two thirds of the time of one fault each, and an error where they
-# cannot be had, instead of a signal that ends the process.
+# Linux's MADV_POPULATE_WRITE: all pages at once instead of one fault each, and an error where they cannot be had,
+# instead of a signal that ends the process.
 _POPULATE_WRITE = 23
 
 

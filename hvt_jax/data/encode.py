@@ -8,7 +8,7 @@ import av
 import numpy as np
 import simplejpeg
 
-# No B-frames, no arithmetic coding, no deblocking: clips come 1.6 times as fast. Keyframes where the group says so and
+# No B-frames, no arithmetic coding, no deblocking: clips decode faster. Keyframes where the group says so and
 # not at scene cuts: the cost of seeks would be uneven. Without cpu-independent 4 of 300 encodes of equal frames,
 # in parallel processes on one machine, gave other bytes (PyAV 18.1; the cause is not known); with it none of 2,300 did.
 _H264 = {

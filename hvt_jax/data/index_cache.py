@@ -1,6 +1,6 @@
 """The lists of frames of files that were opened before, so that a later epoch need not make them again.
 
-Listing takes a twentieth of the time of a clip of UCF101. A file that has changed since is listed again.
+A file that has changed since is listed again.
 """
 
 import collections

@@ -114,13 +114,6 @@ def uniform_starts(num_frames: int, span: int, count: int) -> np.ndarray:
     return np.round(np.linspace(0, max(0, num_frames - span), count)).astype(np.int64)
 
 
-def frame_indices(start: int, length: int, stride: int, num_frames: int) -> np.ndarray:
-    """Return the frames, int64 [length], of a window; past its end the video begins again."""
-    if num_frames < 1:
-        raise ValueError(f"a video of {num_frames} frames has no window")
-    return (start + stride * np.arange(length)) % num_frames
-
-
 def pick_frames(
     start: int | np.ndarray, length: int, stride: int, num_frames: int, short: ShortVideos
 ) -> tuple[np.ndarray, np.ndarray]:

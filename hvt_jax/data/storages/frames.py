@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from hvt_jax.data import images
+from hvt_jax.data import images, picture_files
 from hvt_jax.data.containers import MAX_FRAMES
 from hvt_jax.data.problems import Problem, VideoError
 from hvt_jax.data.segments import Reader
@@ -69,7 +69,9 @@ def _list_frames(folder: pathlib.Path) -> list[str]:
     """Return the names of the pictures of a folder in the order of their numbers."""
     try:
         with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if os.path.splitext(entry.name)[1].lower() in images.SUFFIXES]
+            names = [
+                entry.name for entry in entries if os.path.splitext(entry.name)[1].lower() in picture_files.SUFFIXES
+            ]
     except OSError as error:
         raise VideoError(Problem.MISSING, f"no folder of frames ({error.strerror})") from error
     found: dict[int, str] = {}
