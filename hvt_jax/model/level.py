@@ -106,4 +106,5 @@ class Level(nnx.Module):
         if key is not None:
             key, layer_key = jax.random.split(key)
             tokens = self.dropout(tokens, deterministic=False, rngs=key)
-        return self.transformer(tokens, layer_key)
+        # Nothing reads the outputs of the members once the class token has seen them.
+        return self.transformer(tokens, layer_key, num_outputs=None if self.causal else 1)

@@ -20,16 +20,30 @@ class SelfAttention(nnx.Module):
         self.qkv = Linear(width, 3 * inner, use_bias=False, dtype=dtype, rngs=rngs)
         self.out = Linear(inner, width, dtype=dtype, rngs=rngs)
 
-    def __call__(self, tokens: jax.Array, norm: LayerNorm | None = None, *, causal: bool) -> jax.Array:
-        """Mix `norm(tokens)` [rows, length, D] over length; with `causal` no token sees a later one."""
-        qkv = self.qkv(tokens, norm).reshape(*tokens.shape[:-1], 3, self.num_heads, self.head_width)
-        query, key, value = qkv.transpose(2, 0, 3, 1, 4)
+    def __call__(
+        self, tokens: jax.Array, norm: LayerNorm | None = None, *, causal: bool, num_outputs: int | None = None
+    ) -> jax.Array:
+        """Mix `norm(tokens)` [rows, length, D] over length; with `causal` no token sees a later one.
+
+        With `num_outputs` only the first so many tokens ask, and [rows, num_outputs, D] is returned.
+        """
+        if num_outputs is None:
+            query, key, value = self._heads(self.qkv(tokens, norm))
+        else:
+            inner = self.num_heads * self.head_width
+            (query,) = self._heads(self.qkv(tokens[:, :num_outputs], norm, slice(inner)))
+            key, value = self._heads(self.qkv(tokens, norm, slice(inner, None)))
         mixed = attend(query, key, value, causal=causal).transpose(0, 2, 1, 3)
-        return self.out(mixed.reshape(*tokens.shape[:-1], -1))
+        return self.out(mixed.reshape(*mixed.shape[:2], -1))
+
+    def _heads(self, projected: jax.Array) -> jax.Array:
+        """Part [rows, length, parts·H·K] into [parts, rows, H, length, K]."""
+        parts = projected.reshape(*projected.shape[:2], -1, self.num_heads, self.head_width)
+        return parts.transpose(2, 0, 3, 1, 4)
 
 
 def attend(query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool) -> jax.Array:
-    """Return softmax(query key^T / sqrt(K)) value for arrays [rows, H, length, K].
+    """Return softmax(query key^T / sqrt(K)) value for queries [rows, H, n, K], keys and values [rows, H, length, K].
 
     Written out, for sequences of tens to hundreds of tokens: heads in front make every product a plain
     batched one, the weights are normalised after they met the values (fewer numbers to divide), and
@@ -38,7 +52,7 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool) 
     dtype = jnp.promote_types(query.dtype, jnp.float32)
     logits_BHQK = jnp.einsum("bhqk,bhsk->bhqs", query * query.shape[-1] ** -0.5, key, preferred_element_type=dtype)
     if causal:
-        logits_BHQK = jnp.where(jnp.tri(logits_BHQK.shape[-1], dtype=bool), logits_BHQK, -jnp.inf)
+        logits_BHQK = jnp.where(jnp.tri(*logits_BHQK.shape[-2:], dtype=bool), logits_BHQK, -jnp.inf)
     # The largest logit only keeps exp finite; the result does not depend on it, nor does its gradient.
     weights_BHQK = jnp.exp(logits_BHQK - jax.lax.stop_gradient(logits_BHQK.max(-1, keepdims=True)))
     mixed_BHQK = jnp.einsum("bhqs,bhsk->bhqk", weights_BHQK.astype(value.dtype), value, preferred_element_type=dtype)

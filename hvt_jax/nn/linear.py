@@ -16,17 +16,17 @@ class Linear(nnx.Module):
     """
 
     def __init__(self, width_in: int, width_out: int, *, use_bias: bool = True, dtype: jnp.dtype, rngs: nnx.Rngs):
-        self.dtype, self.width_out = dtype, width_out
+        self.dtype = dtype
         self.kernel = nnx.Param(nnx.initializers.lecun_normal()(rngs.params(), (width_in, width_out)))
         self.bias = nnx.Param(jnp.zeros(width_out)) if use_bias else None
 
-    def __call__(self, x: jax.Array, norm: LayerNorm | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, norm: LayerNorm | None = None, columns: slice = slice(None)) -> jax.Array:
         """Map [..., width_in] to [..., width_out] in `dtype`; with `norm`, map `norm(x)`.
 
         The norm's own scale and bias go into the small matrix rather than over every row: W' = scale W
-        and b' = b + bias W.
+        and b' = b + bias W. With `columns` only those of the outputs are made.
         """
-        kernel, bias = self.kernel[...], None if self.bias is None else self.bias[...]
+        kernel, bias = self.kernel[:, columns], None if self.bias is None else self.bias[columns]
         if norm is not None:
             x = standardise(x.astype(jnp.promote_types(x.dtype, jnp.float32)), norm.epsilon)
             shift = norm.bias[...] @ kernel
@@ -36,4 +36,4 @@ class Linear(nnx.Module):
         y = rows @ kernel.astype(self.dtype)
         if bias is not None:
             y = y + bias.astype(self.dtype)
-        return y.reshape(*x.shape[:-1], self.width_out)
+        return y.reshape(*x.shape[:-1], y.shape[-1])

@@ -25,11 +25,14 @@ class TransformerLayer(nnx.Module):
         self.mlp_out = Linear(mlp_width, width, dtype=dtype, rngs=rngs)
         self.dropout = nnx.Dropout(dropout)
 
-    def __call__(self, tokens: jax.Array, key: jax.Array | None, *, causal: bool) -> jax.Array:
-        """Return new tokens of the same shape [rows, length, D]; a None key switches dropout off."""
+    def __call__(
+        self, tokens: jax.Array, key: jax.Array | None, *, causal: bool, num_outputs: int | None = None
+    ) -> jax.Array:
+        """Return new tokens for all of `tokens` [rows, length, D] or the first `num_outputs`; no key, no dropout."""
         keys = (None, None, None) if key is None else jax.random.split(key, 3)
         drop = lambda x, k: x if k is None else self.dropout(x, deterministic=False, rngs=k)  # noqa: E731
-        tokens = tokens + drop(self.attention(tokens, self.attention_norm, causal=causal), keys[0])
+        mixed = self.attention(tokens, self.attention_norm, causal=causal, num_outputs=num_outputs)
+        tokens = tokens[:, :num_outputs] + drop(mixed, keys[0])
         hidden = drop(gelu(self.mlp_hidden(tokens, self.mlp_norm)), keys[1])
         return tokens + drop(self.mlp_out(hidden), keys[2])
 
@@ -54,20 +57,33 @@ class Transformer(nnx.Module):
         )
         self.norm = LayerNorm(width, dtype=dtype)
 
-    def __call__(self, tokens: jax.Array, key: jax.Array | None) -> jax.Array:
-        """Return tokens of the same shape [rows, length, D]; a None key means no dropout."""
+    def __call__(self, tokens: jax.Array, key: jax.Array | None, *, num_outputs: int | None = None) -> jax.Array:
+        """Return new tokens for all of `tokens` [rows, length, D] or the first `num_outputs`; no key, no dropout.
+
+        What is not asked for is not computed in the last layer: its queries, its attention and its MLP,
+        which is most of a layer where one class token stands for a sequence. The numbers are the same.
+        """
         keys = None if key is None or self.dropout == 0.0 else jax.random.split(key, self.depth)
         parts = [nnx.split(self.layers[layer_name(index)]) for index in range(self.depth)]
-        apply = functools.partial(_apply_layer, parts[0][0] if parts else None, causal=self.causal)
-        if self.remat:
-            apply = jax.checkpoint(apply)
-        if self.scan and self.depth > 1:
-            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(state for _, state in parts))
-            tokens, _ = jax.lax.scan(lambda carry, xs: (apply(carry, *xs), None), tokens, (stacked, keys))
+        graphdef, states = (parts[0][0] if parts else None), [state for _, state in parts]
+
+        def apply(tokens, state, key, **options):
+            layer = functools.partial(_apply_layer, graphdef, causal=self.causal, **options)
+            return (jax.checkpoint(layer) if self.remat else layer)(tokens, state, key)
+
+        # A last layer that does less cannot share the compiled one of the others.
+        alike = self.depth if num_outputs is None else self.depth - 1
+        if self.scan and alike > 1:
+            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states[:alike])
+            scanned = (stacked, None if keys is None else keys[:alike])
+            tokens, _ = jax.lax.scan(lambda carry, xs: (apply(carry, *xs), None), tokens, scanned)
+            done = alike
         else:
-            for index, (_, state) in enumerate(parts):
-                tokens = apply(tokens, state, None if keys is None else keys[index])
-        return self.norm(tokens)
+            done = 0
+        for index in range(done, self.depth):
+            options = {} if index < alike else {"num_outputs": num_outputs}
+            tokens = apply(tokens, states[index], None if keys is None else keys[index], **options)
+        return self.norm(tokens[:, :num_outputs])
 
 
 def layer_name(index: int) -> str:
@@ -75,5 +91,5 @@ def layer_name(index: int) -> str:
     return f"layer_{index:02d}"
 
 
-def _apply_layer(graphdef, tokens, state, key, *, causal):
-    return nnx.merge(graphdef, state)(tokens, key, causal=causal)
+def _apply_layer(graphdef, tokens, state, key, **options):
+    return nnx.merge(graphdef, state)(tokens, key, **options)

@@ -164,6 +164,35 @@ def test_scan_and_remat_change_nothing_but_cost(dropout, x64):
         assert small.largest_difference(gradients, found) < 1e-12
 
 
+@pytest.mark.parametrize("changes", [{}, {"causal": True}, {"scan": True, "remat": True}, {"depth": 1}, {"depth": 0}])
+def test_outputs_that_nobody_asks_for_are_left_out_without_a_change(changes, x64):
+    graphdef, params = nnx.split(_transformer(**changes), nnx.Param)
+    tokens = jax.random.normal(jax.random.key(5), (2, 4, 8))
+
+    def run(params, tokens, num_outputs):
+        kept = nnx.merge(graphdef, params)(tokens, None, num_outputs=num_outputs)[:, :1]
+        return jnp.sin(kept @ jnp.arange(8.0)).sum(), kept
+
+    def everything(num_outputs):
+        gradient = jax.value_and_grad(run, argnums=(0, 1), has_aux=True)
+        return jax.device_get(jax.jit(gradient, static_argnums=2)(nnx.to_pure_dict(params), tokens, num_outputs))
+
+    assert small.largest_difference(everything(None), everything(1)) < 1e-12
+
+
+def test_outputs_that_nobody_asks_for_cost_nothing():
+    transformer, tokens = _transformer(depth=1), jnp.ones((2, 4, 8))
+
+    def flops(num_outputs):
+        run = jax.jit(lambda tokens: transformer(tokens, None, num_outputs=num_outputs))
+        return run.lower(tokens).cost_analysis()["flops"]
+
+    # A layer of width 8, 2 heads of width 4 and a hidden width of 12 maps 8 to 24, 8, 12 and 12 to 8 for each
+    # of 8 tokens; keys and values remain for all of them, the rest for 2.
+    assert flops(None) > 2 * 8 * 8 * (24 + 8 + 12 + 12)
+    assert flops(1) < 0.55 * flops(None)
+
+
 def test_dropout_follows_its_key_and_differs_between_layers_and_places():
     transformer = _transformer(dropout=0.5)
     tokens = jnp.broadcast_to(jax.random.normal(jax.random.key(9), (8,)), (1, 4, 8))
