@@ -4,6 +4,9 @@ A spatial convolution acts on [B·T, Y, X, C], a temporal one on [B, Y·X, T, C]
 convolutions, which every backend runs fast, unlike 3-D ones, which are slow on CPU.
 """
 
+import math
+from collections.abc import Iterable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -38,7 +41,7 @@ class ConvNormRelu(nnx.Module):
         if self.size == 1:
             x = x.reshape(-1, shape[-1]) @ kernel[0, 0]
         elif self.spatial:
-            x = convolve(x.reshape(-1, *shape[2:]), kernel)
+            x = convolve(x, kernel)
         else:
             x = convolve_time(x.reshape(shape[0], -1, *shape[3:]), kernel[:, 0])
         x = x.reshape(*shape[:-1], -1)
@@ -47,47 +50,75 @@ class ConvNormRelu(nnx.Module):
 
 @jax.custom_vjp
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolve [B, Y, X, C] with a kernel [y, x, C, D] of odd sizes at stride 1, padded with zeros to the same size.
+    """Convolve [B, T, Y, X, C] over space with a kernel [y, x, C, D] of odd sizes, padded with zeros to the same size.
 
-    Its weight gradient is written as one matrix product per row of the kernel. Derived by jax it would
-    be a convolution whose window is the whole map, which is slow on CPU: `python -m
-    benchmarks.convolution` shows by how much.
+    On CPU its weight gradient is written as matrix products. Derived by jax it would be a convolution
+    whose window is the whole map, which is slow there: `python -m benchmarks.convolution` shows by how much.
     """
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-
-def _convolve_forward(x, kernel):
-    return convolve(x, kernel), (x, kernel)
+    frames = x.reshape(-1, *x.shape[2:])
+    y = jax.lax.conv_general_dilated(frames, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return y.reshape(*x.shape[:-1], -1)
 
 
 def _convolve_backward(kept, gradient):
-    x, kernel = kept
-    plain = convolve.fun  # without this rule, so that jax can transpose it
+    return _gradients(convolve.fun, _kernel_gradient, *kept, gradient)
+
+
+def _gradients(plain, written, x, kernel, gradient):
+    """Return the gradients of `plain`, a convolution without a rule of its own, and on CPU `written` for the kernel."""
     (gradient_x,) = jax.linear_transpose(lambda x: plain(x, kernel), x)(gradient)
-    return gradient_x, _kernel_gradient(x, gradient, kernel.shape).astype(kernel.dtype)
+
+    def derived(x, gradient):
+        return jax.linear_transpose(lambda kernel: plain(x, kernel), kernel)(gradient)[0]
+
+    def on_cpu(x, gradient):
+        return written(x, gradient, kernel.shape).astype(kernel.dtype)
+
+    return gradient_x, jax.lax.platform_dependent(x, gradient, cpu=on_cpu, default=derived)
 
 
 def _kernel_gradient(x: jax.Array, gradient: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    rows, columns, _, channels = shape
-    height, width = x.shape[1:3]
-    gradient = gradient.reshape(-1, channels)
-    # What each column of the kernel sees, side by side: [B, Y + rows - 1, X, x·C]. The map is padded rather than
-    # the gradient cut, because at the first layer it is much the smaller one.
-    padded = jnp.pad(x, ((0, 0), (rows // 2, rows // 2), (columns // 2, columns // 2), (0, 0)))
-    seen = jnp.concatenate([padded[:, :, shift : shift + width] for shift in range(columns)], axis=-1)
-    parts = [seen[:, shift : shift + height].reshape(len(gradient), -1).T @ gradient for shift in range(rows)]
-    return jnp.stack(parts).reshape(shape)
+    rows, columns, channels_in, channels = shape
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    # A product of what all columns of the kernel see with what all its rows make has every weight in it. Of a
+    # picture's few channels it is cheaper to see all rows, too, than to widen the gradient.
+    few = columns * channels_in < channels
+
+    def add_frame(total, time):
+        seen, made = _side_by_side(x[:, time], 2, range(columns)), gradient[:, time]
+        if few:
+            seen = _side_by_side(seen, 1, range(rows))
+        else:
+            made = _side_by_side(made, 1, reversed(range(rows)))
+        seen, made = seen.reshape(-1, seen.shape[-1]), made.reshape(-1, made.shape[-1])
+        return total + jnp.matmul(seen.T, made, preferred_element_type=dtype), None
+
+    # Frame by frame, so that what lies side by side stays in the caches; over T, as B may be spread over devices.
+    order = (rows, columns, channels_in, 1, channels) if few else (1, columns, channels_in, rows, channels)
+    sizes = math.prod(order[:3]), math.prod(order[3:])
+    total, _ = jax.lax.scan(add_frame, jnp.zeros(sizes, dtype), jnp.arange(x.shape[1]))
+    return total.reshape(order).transpose(0, 3, 1, 2, 4).reshape(shape)
 
 
-convolve.defvjp(_convolve_forward, _convolve_backward)
+def _side_by_side(x: jax.Array, axis: int, shifts: Iterable[int]) -> jax.Array:
+    """Return `x` [B, Y, X, C], padded with zeros and shifted along an axis, once a shift: [B, Y, X, shifts·C]."""
+    shifts = list(shifts)
+    padding = [(0, 0)] * x.ndim
+    padding[axis] = (len(shifts) // 2, len(shifts) // 2)
+    padded = jnp.pad(x, padding)
+    parts = [jax.lax.slice_in_dim(padded, shift, shift + x.shape[axis], axis=axis) for shift in shifts]
+    return jnp.stack(parts, axis=3).reshape(*x.shape[:3], -1)
+
+
+convolve.defvjp(lambda x, kernel: (convolve(x, kernel), (x, kernel)), _convolve_backward)
 
 
 @jax.custom_vjp
 def convolve_time(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolve [B, N, T, C] over T with a kernel [t, C, D] of odd size at stride 1, padded with zeros to the same T.
 
-    Its weight gradient is written as products, too. Of few frames every one meets every other in one product of
-    which only some blocks are used: still less work than cutting out the frames that each weight sees.
+    On CPU its weight gradient is written as products, too. Of few frames every one meets every other in one product
+    of which only some blocks are used: still less work than cutting out the frames that each weight sees.
     """
     y = jax.lax.conv_general_dilated(
         x.reshape(-1, *x.shape[2:]), kernel, (1,), "SAME", dimension_numbers=("NHC", "HIO", "NHC")
@@ -96,13 +127,11 @@ def convolve_time(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _convolve_time_backward(kept, gradient):
-    x, kernel = kept
-    (gradient_x,) = jax.linear_transpose(lambda x: convolve_time.fun(x, kernel), x)(gradient)
-    return gradient_x, _time_kernel_gradient(x, gradient, len(kernel)).astype(kernel.dtype)
+    return _gradients(convolve_time.fun, _time_kernel_gradient, *kept, gradient)
 
 
-def _time_kernel_gradient(x: jax.Array, gradient: jax.Array, size: int) -> jax.Array:
-    frames = x.shape[2]
+def _time_kernel_gradient(x: jax.Array, gradient: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    frames, size = x.shape[2], shape[0]
     # For each weight the frames of x it sees, and the frames of the result it makes of them.
     offsets = [shift - size // 2 for shift in range(size)]
     pairs = [(slice(max(0, o), min(frames, frames + o)), slice(max(0, -o), min(frames, frames - o))) for o in offsets]

@@ -105,15 +105,23 @@ def _gradients(function, *arguments):
 
 @pytest.mark.parametrize("size", [1, 3, 5])
 @pytest.mark.parametrize("frames", [1, 2, 5, 11])  # below, at and above the most that are multiplied at once
-def test_written_gradients_of_convolutions_are_those_of_jax(frames, size, x64):
+def test_written_gradients_of_temporal_convolutions_are_those_of_jax(frames, size, x64):
     x = jax.random.normal(jax.random.key(0), (2, 6, frames, 4))
     kernel = jax.random.normal(jax.random.key(1), (size, 4, 3))
-    for function, arguments in (
-        (convolution.convolve_time, (x, kernel)),
-        (convolution.convolve, (x, jnp.stack([kernel] * size))),
-    ):
-        written, derived = _gradients(function, *arguments), _gradients(function.fun, *arguments)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), written, derived)
+    _assert_written_is_derived(convolution.convolve_time, x, kernel)
+
+
+@pytest.mark.parametrize("rows, columns", [(1, 1), (3, 3), (5, 5), (1, 3), (5, 3)])
+@pytest.mark.parametrize("channels", [(4, 3), (2, 11)])  # written differently for few channels on the way in
+def test_written_gradients_of_spatial_convolutions_are_those_of_jax(rows, columns, channels, x64):
+    x = jax.random.normal(jax.random.key(0), (2, 3, 6, 7, channels[0]))
+    kernel = jax.random.normal(jax.random.key(1), (rows, columns, *channels))
+    _assert_written_is_derived(convolution.convolve, x, kernel)
+
+
+def _assert_written_is_derived(function, x, kernel):
+    written, derived = _gradients(function, x, kernel), _gradients(function.fun, x, kernel)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), written, derived)
 
 
 def test_written_gradients_of_gelu_and_of_rows_are_those_of_jax(x64):
