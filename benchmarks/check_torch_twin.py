@@ -2,7 +2,8 @@
 
 `python -m benchmarks.check_torch_twin --goldens DIR` runs every `ht_*.npz` of DIR in float64 and
 prints, per file and kind of number, the largest error relative to the array's largest magnitude
-(1e-7 is storage rounding). Exit code 1 if any exceeds the tolerance, 2 if DIR holds no file.
+(1e-7 is storage rounding), of the twin as it is and trimmed. Exit code 1 if any
+exceeds the tolerance, 2 if DIR holds no file.
 """
 
 from __future__ import annotations
@@ -56,9 +57,9 @@ class Reference:
         self.note(kind, key, float(difference / (scale or np.abs(wanted).max() or 1.0)))
 
 
-def build(reference: Reference) -> Twin:
+def build(reference: Reference, trimmed: bool) -> Twin:
     """Build the twin of a stored step, in float64 with the stored parameters."""
-    twin = Twin(TwinConfig.from_golden(reference.meta)).double()
+    twin = Twin(TwinConfig.from_golden(reference.meta), trimmed=trimmed).double()
     state = {k: torch.from_numpy(v).double() for k, v in reference.under("param").items()}
     mismatch = twin.load_state_dict(state, strict=False)
     # The counter of batches is not stored; nothing reads it.
@@ -126,10 +127,10 @@ def compare_evaluation(reference: Reference, twin: Twin, video: torch.Tensor, to
         reference.compare("eval", f"eval/{key}", values.get(key))
 
 
-def check(path: pathlib.Path) -> Errors:
+def check(path: pathlib.Path, trimmed: bool = False) -> Errors:
     """Replay one stored file and return its largest error per kind."""
     reference = Reference(path)
-    twin = build(reference)
+    twin = build(reference, trimmed)
     video = torch.from_numpy(reference.arrays["video_uint8"]).double() / 255
     tokens = {k: torch.from_numpy(v).long() for k, v in reference.under("tokens").items()}
     outputs, losses = twin.backward(video, tokens)
@@ -155,13 +156,14 @@ def main(arguments: list[str] | None = None) -> int:
     if not paths:
         print(f"no ht_*.npz in {folder}: name the folder of the reference numbers", file=sys.stderr)
         return 2
-    wide = max(len(p.stem) for p in paths)
+    names = {(path, trimmed): path.stem + ", trimmed" * trimmed for path in paths for trimmed in (False, True)}
+    wide = max(map(len, names.values()))
     print(" " * wide, *(f"{kind:>10}" for kind in KINDS))
     failures = []
-    for path in paths:
-        errors = check(path)
-        print(f"{path.stem:{wide}}", *(f"{errors[kind][0]:10.1e}" for kind in KINDS))
-        failures += [f"{path.stem}: {key}: {error:.1e}" for error, key in errors.values() if error > TOLERANCE]
+    for key, name in names.items():
+        errors = check(*key)
+        print(f"{name:{wide}}", *(f"{errors[kind][0]:10.1e}" for kind in KINDS))
+        failures += [f"{name}: {number}: {error:.1e}" for error, number in errors.values() if error > TOLERANCE]
     print(*failures, sep="\n")
     return 1 if failures else 0
 

@@ -239,7 +239,7 @@ class ConvStem(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, [rows, N, D] -> [rows, N, D]; no bias on q, k, v."""
+    """Multi-head self-attention, [rows, N, D] -> [rows, N or `outputs`, D]; no bias on q, k, v."""
 
     def __init__(self, config: LevelConfig):
         super().__init__()
@@ -248,13 +248,19 @@ class Attention(nn.Module):
         self.to_qkv = nn.Linear(config.width, 3 * inner, bias=False)
         self.to_out = nn.Sequential(nn.Linear(inner, config.width))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Attend within each row of [rows, N, D]."""
+    def forward(self, x: torch.Tensor, outputs: int | None = None) -> torch.Tensor:
+        """Attend within each row of [rows, N, D]; only the first `outputs` positions ask."""
         rows, length, _ = x.shape
-        qkv = self.to_qkv(x).view(rows, length, 3, self.heads, -1)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        if outputs is None:
+            query, key, value = self.to_qkv(x).view(rows, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        else:
+            inner = self.to_qkv.out_features // 3
+            query = F.linear(x[:, :outputs], self.to_qkv.weight[:inner])
+            query = query.view(rows, outputs, self.heads, -1).transpose(1, 2)
+            both = F.linear(x, self.to_qkv.weight[inner:])
+            key, value = both.view(rows, length, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
         out = F.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
-        return self.to_out(out.transpose(1, 2).reshape(rows, length, -1))
+        return self.to_out(out.transpose(1, 2).reshape(rows, out.shape[2], -1))
 
 
 class Mlp(nn.Module):
@@ -277,13 +283,15 @@ class PreNorm(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.fn = fn
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map [rows, N, D] to [rows, N, D]."""
-        return x + self.fn(self.norm(x))
+    def forward(self, x: torch.Tensor, outputs: int | None = None) -> torch.Tensor:
+        """Map [rows, N, D] to [rows, N, D], or to its first `outputs` positions."""
+        if outputs is None:
+            return x + self.fn(self.norm(x))
+        return x[:, :outputs] + self.fn(self.norm(x), outputs)
 
 
 class Transformer(nn.Module):
-    """Pre-norm layers and a final norm, [rows, N, D] -> [rows, N, D]."""
+    """Pre-norm layers and a final norm, [rows, N, D] -> [rows, N or `outputs`, D]."""
 
     def __init__(self, config: LevelConfig):
         super().__init__()
@@ -298,31 +306,35 @@ class Transformer(nn.Module):
         )
         self.norm = nn.LayerNorm(config.width)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map [rows, N, D] to [rows, N, D]."""
-        for attention, mlp in self.layers:
-            x = mlp(attention(x))
+    def forward(self, x: torch.Tensor, outputs: int | None = None) -> torch.Tensor:
+        """Map [rows, N, D] to [rows, N, D]; the last layer computes only the first `outputs` positions."""
+        for number, (attention, mlp) in enumerate(self.layers, 1):
+            x = mlp(attention(x, outputs if number == len(self.layers) else None))
         return self.norm(x)
 
 
 class LevelEncoder(nn.Module):
-    """Encoder of one level: [rows, N, D] -> every position's output, class token first if any."""
+    """Encoder of one level: [rows, N, D] -> every position's output, class token first if any.
 
-    def __init__(self, config: LevelConfig, members: int):
+    Trimmed, the last layer of a level with a class token computes that token alone: nobody reads the others.
+    """
+
+    def __init__(self, config: LevelConfig, members: int, trimmed: bool):
         super().__init__()
         length = members + (not config.causal)
         self.pos_embedding = nn.Parameter(0.02 * torch.randn(1, length, config.width))
         if not config.causal:
             self.cls_token = nn.Parameter(0.02 * torch.randn(1, config.width))
         self.causal = config.causal
+        self.outputs = 1 if trimmed and not config.causal else None
         self.transformer = Transformer(config)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Encode [rows, N, D] to [rows, N (+1), D]."""
+        """Encode [rows, N, D] to [rows, N (+1), D], trimmed to [rows, 1, D]."""
         if not self.causal:
             first = self.cls_token.expand(x.shape[0], 1, -1)
             x = torch.cat([first, x], dim=1)
-        return self.transformer(x + self.pos_embedding)
+        return self.transformer(x + self.pos_embedding, self.outputs)
 
 
 class Predictor(nn.Module):
@@ -363,20 +375,21 @@ class Outputs:
 class Twin(nn.Module):
     """The original's local hierarchy: encoders, predictors, losses and one training step."""
 
-    def __init__(self, config: TwinConfig, attached: bool = True):
+    def __init__(self, config: TwinConfig, attached: bool = True, trimmed: bool = False):
         """Build with fresh parameters.
 
         Args:
           config: the sizes.
           attached: True keeps the original's targets, which leak gradient into other levels (only a
             trained patch level's tokens are stopped as targets); False stops every target.
+          trimmed: leave out what nobody reads in the last layer of a level, which the original computes.
         """
         super().__init__()
         self.config, self.attached = config, attached
         widths = {"backbone": config.patch_width} | {v.name: v.width for v in config.levels}
         chain = ("backbone", *(v.name for v in config.levels))
         self.transformer_modules = nn.ModuleDict(
-            {v.name: LevelEncoder(v, config.counts(v.name)[1]) for v in config.levels}
+            {v.name: LevelEncoder(v, config.counts(v.name)[1], trimmed) for v in config.levels}
         )
         self.linear_proj = nn.ModuleDict(
             {
