@@ -39,17 +39,23 @@ class Compiled:
 
 
 @functools.cache
-def compiler_options() -> dict[str, int]:
-    """Return what XLA is asked for beside its defaults: on CPU, to use the widest vectors there are.
-
-    By default it keeps to 256 bits even where there are 512; `python -m benchmarks.train_step` compiles with them, too.
-    """
-    options = {"xla_cpu_prefer_vector_width": 512} if jax.default_backend() == "cpu" else {}
-    try:
-        jax.jit(lambda: 0, compiler_options=options).lower().compile()
-    except jax.errors.JaxRuntimeError:  # another version of XLA may not know the option
+def compiler_options() -> dict[str, int | str]:
+    """Return what XLA is asked for beside its defaults: on CPU what `benchmarks.train_step` showed to be faster."""
+    if jax.default_backend() != "cpu":
         return {}
-    return options
+    options: dict[str, int | str] = {"xla_cpu_prefer_vector_width": 512}  # else 256 bits, where there are 512, too
+    if jax.__version_info__ < (0, 11):
+        # Of what YNNPACK takes over by default, all but convolutions: it runs these on one thread.
+        options["xla_cpu_experimental_ynn_fusion_type"] = "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
+    return {name: value for name, value in options.items() if _is_known(name, value)}
+
+
+def _is_known(name: str, value: int | str) -> bool:
+    try:
+        jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+    except jax.errors.JaxRuntimeError:  # another version of XLA
+        return False
+    return True
 
 
 def compile_functions(definition: Definition, optimizer: optax.GradientTransformation, *, num_steps: int) -> Compiled:
