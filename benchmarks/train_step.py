@@ -8,8 +8,8 @@ positions of a level's last layer that nobody reads. Reported per case: seconds 
 whole step (forward, losses, one backward, SGD update), the ratio of ours to that side turn by turn, compile
 time, peak memory, the FLOPs of a step as the side's own library counts them, and their share of the machine's
 matrix peak (a large matrix product by each side's library at its end; the better one counts): on a GPU, in
-bfloat16, that is the model FLOPs utilisation. `--write` appends the table to benchmarks/RESULTS.md. Needs torch for the twin;
-`--ours_only` does without. On a GPU:
+bfloat16, that is the model FLOPs utilisation. `--write` appends the table to benchmarks/RESULTS.md. Needs
+torch for the twin; `--ours_only` does without. On a GPU:
 
     python -m benchmarks.train_step --cases=vit,vit_b --dtype=bfloat16 --batch=32 --ours_only --write
 """
