@@ -42,11 +42,16 @@ def get_action_config() -> ConfigDict:
     return config
 
 
-def shorten(config: ConfigDict, argument: str, path: str) -> ConfigDict:
-    """Return an action config, cut down to 20 steps at 64x64 if the mini-argument of `path` is `smoke`."""
+def is_smoke(argument: str, path: str) -> bool:
+    """Return whether the mini-argument of the config `path` is `smoke`; there is no other one."""
     if argument not in ("", "smoke"):
         raise ValueError(f"{path}:{argument} is unknown; use {path} or {path}:smoke")
-    if argument == "smoke":
+    return argument == "smoke"
+
+
+def shorten(config: ConfigDict, argument: str, path: str) -> ConfigDict:
+    """Return an action config, cut down to 20 steps at 64x64 if the mini-argument of `path` is `smoke`."""
+    if is_smoke(argument, path):
         config.data.update(height=64, width=64, num_frames=8)
         config.model.compute_dtype = "float32"
         config.train.update(batch_size=8, num_epochs=2.0, max_steps=20)
@@ -66,8 +71,8 @@ def _data() -> ConfigDict:
     data.window_step = 4  # frames of the video between the starts of two training windows
     data.max_windows_per_video = 1  # training windows drawn from a video per epoch; 0 = all of them
     data.short_videos = "loop"  # videos shorter than a sample: loop | drop | pad: repeat the last frame, marked
-    data.test_views_temporal = 1  # windows of a video that multi-view tests look at, spread evenly over it
-    data.test_views_spatial = 1  # crops of each of them along the longer side; 1 = the centre
+    data.test_views_temporal = 1  # windows of a video that tests look at; no command uses more than 1 yet
+    data.test_views_spatial = 1  # crops of each of them, 1 = the centre; no command uses more than 1 yet
     data.height = 64  # Y, pixel rows the model sees
     data.width = 64  # X, pixel columns the model sees
     data.resize_margin = 1.0  # decoded frames are this many times larger than Y, X; random crops use the rest
@@ -87,14 +92,14 @@ def _augmentation() -> ConfigDict:
     augmentation.resized_crop_scale = (0.75, 0.95)  # share of the area a random crop keeps; (1, 1) = off
     augmentation.resized_crop_ratio = (0.75, 1.3333)  # width / height of the crop
     augmentation.flip_probability = 0.5  # mirror left-right; 0 where the label says left or right
-    augmentation.color_jitter_probability = 0.3
+    augmentation.color_jitter_probability = 0.3  # of a change of the four below
     augmentation.brightness = 0.4  # largest change, as a share
-    augmentation.contrast = 0.4
-    augmentation.saturation = 0.4
+    augmentation.contrast = 0.4  # largest change, as a share
+    augmentation.saturation = 0.4  # largest change, as a share
     augmentation.hue = 0.1  # largest change, as a share of the colour circle
-    augmentation.greyscale_probability = 0.15
-    augmentation.blur_probability = 0.3
-    augmentation.blur_sigma = (0.1, 2.0)  # pixels
+    augmentation.greyscale_probability = 0.15  # of taking all colour away
+    augmentation.blur_probability = 0.3  # of blurring the frames
+    augmentation.blur_sigma = (0.1, 2.0)  # smallest and largest width of the blur, pixels
     return augmentation
 
 
@@ -102,9 +107,9 @@ def _level(width: int, depth: int, num_heads: int) -> ConfigDict:
     level = ConfigDict()
     level.width = width  # D, size of a token
     level.depth = depth  # transformer layers
-    level.num_heads = num_heads  # H
-    level.head_width = width // num_heads  # K
-    level.mlp_width = 4 * width  # M
+    level.num_heads = num_heads  # H, attention heads
+    level.head_width = width // num_heads  # K, size of a query, key or value of one head
+    level.mlp_width = 4 * width  # M, hidden width of the MLP in each layer
     level.dropout = 0.0  # probability, in attention output, MLP and positions
     level.causal = False  # causal mask, no class token, a state token at every position
     level.output_norm = "batch"  # of the token: batch (the original's) | layer | none
@@ -120,9 +125,7 @@ def _model() -> ConfigDict:
     model = ConfigDict()
     model.hierarchy = "frame-clip"  # patch-frame | frame-clip[-sequence] | patch-frame-clip[-sequence]
     model.num_clips = 1  # C, clips per sequence; above 1 only with `sequence`
-    model.compute_dtype = (
-        "float32"  # float32 | bfloat16, parameters stay float32 | float64 for parity (JAX_ENABLE_X64=1)
-    )
+    model.compute_dtype = "float32"  # float32 | bfloat16, parameters stay float32 | float64, needs JAX_ENABLE_X64=1
     model.stem = ConfigDict()
     model.stem.kind = "linear"  # linear: patches of pixels | conv: S3D stem, patches of its map (Y/4, X/4)
     model.stem.patch_size = 8  # pixels (linear) or cells of the convolved map (conv), square
@@ -130,11 +133,11 @@ def _model() -> ConfigDict:
     model.stem.channels = 64  # channels of the convolved map that patches are cut from
     model.stem.norm_momentum = 0.9  # share of the old BatchNorm statistics kept per step in the conv stem
     model.patch = ConfigDict()
-    model.patch.width = 64
+    model.patch.width = 64  # D, size of a token
     model.patch.output_norm = "batch"  # of the patch token: batch | layer | none
-    model.patch.predictor_hidden = (128,)
-    model.patch.predictor_hidden_norm = "batch"
-    model.patch.predictor_norm = "none"
+    model.patch.predictor_hidden = (128,)  # hidden widths of each predictor of this level; () = one linear map
+    model.patch.predictor_hidden_norm = "batch"  # after each hidden map of the predictors: batch | layer | none
+    model.patch.predictor_norm = "none"  # of the prediction: none | layer | batch (the original's)
     model.frame = _level(width=64, depth=2, num_heads=4)
     model.clip = _level(width=96, depth=2, num_heads=4)
     model.sequence = _level(width=128, depth=2, num_heads=4)
@@ -147,8 +150,8 @@ def _objective() -> ConfigDict:
     objective.targets = "stopped"  # stopped | attached: the original's leak, for parity and the study
     objective.side = True  # predict the same level at another time
     objective.std_divisor = 3.0  # side: std of the drawn time distance = max(p, N-p) / this
-    objective.prediction_temperature = 1.0  # cross_entropy
-    objective.target_temperature = 0.5  # cross_entropy
+    objective.prediction_temperature = 1.0  # cross_entropy: divides predictions before the softmax
+    objective.target_temperature = 0.5  # cross_entropy: divides targets before the softmax
     objective.cosine_scale = 1.0  # cosine: multiplies 1 - similarity
     objective.invariance_weight = 25.0  # vicreg distance: prediction to target
     objective.variance_weight = 25.0  # vicreg distance and regulariser
@@ -157,7 +160,10 @@ def _objective() -> ConfigDict:
     objective.regularizer_weight = 0.5  # multiplies the regulariser
     objective.edge_weights = ConfigDict()  # loss weight by source level and relation
     for level in ("patch", "frame", "clip", "sequence"):
-        objective.edge_weights[level] = ConfigDict({"up": 1.0, "down": 1.0, "side": 1.0})
+        weights = objective.edge_weights[level] = ConfigDict()
+        weights.up = 1.0  # predicts the level above
+        weights.down = 1.0  # predicts the level below
+        weights.side = 1.0  # predicts its own level at another time
     objective.weights_to_uniform = False  # move the edge weights linearly to 1 over the training
     return objective
 
@@ -166,25 +172,27 @@ def _optimizer() -> ConfigDict:
     optimizer = ConfigDict()
     optimizer.name = "adamw"  # sgd | adamw | lars | lamb | adadelta
     optimizer.learning_rate = 1e-3  # peak, of every level
-    optimizer.weight_decay = 1e-2
-    optimizer.momentum = 0.9  # sgd and lars
-    optimizer.nesterov = True  # sgd and lars
-    optimizer.b1 = 0.9  # adamw and lamb
-    optimizer.b2 = 0.95  # adamw and lamb
+    optimizer.weight_decay = 1e-2  # share taken off matrices, per step and unit of learning rate
+    optimizer.momentum = 0.9  # of past gradients, share kept per step; sgd and lars
+    optimizer.nesterov = True  # Nesterov's momentum; sgd and lars
+    optimizer.b1 = 0.9  # share of the mean gradient kept per step; adamw and lamb
+    optimizer.b2 = 0.95  # share of the mean squared gradient kept per step; adamw and lamb
     optimizer.clip_norm = 1.0  # largest gradient norm per label (a level, or its predictors); 0 = off
     optimizer.predictors = "rate"  # with: as their level | rate: own learning rate | own: own optimizer too
     optimizer.predictor_rate_multiplier = 3.0  # learning rate of predictors over that of their level
     optimizer.predictor_name = "adamw"  # optimizer of the predictors when `predictors` is `own`
     optimizer.single = False  # one optimizer for all parameters (clipping is then global)
     optimizer.schedule = "cosine"  # cosine | step | constant
-    optimizer.warmup_epochs = 1.0
+    optimizer.warmup_epochs = 1.0  # epochs over which the learning rate rises to its peak
     optimizer.final_rate = 1e-5  # cosine: learning rate at the end
     optimizer.step_epochs = 1.0  # step: epochs between two decays
     optimizer.step_decay = 0.8  # step: factor
     optimizer.accumulation_steps = 1  # batches whose gradients are averaged into one update
     optimizer.alternating_percent = 0.0  # levels of even and odd index take turns, each for this % of an epoch; 0 = off
     optimizer.frozen = ()  # labels that never train, e.g. ("frame", "frame/predictors")
-    optimizer.start_epochs = ConfigDict({"patch": 0.0, "frame": 0.0, "clip": 0.0, "sequence": 0.0})  # staged start
+    optimizer.start_epochs = ConfigDict()  # staged start, by level
+    for level in ("patch", "frame", "clip", "sequence"):
+        optimizer.start_epochs[level] = 0.0  # epochs before it begins to train
     optimizer.max_bad_updates = 10  # consecutive NaN or Inf updates of one label before the run ends with code 3
     return optimizer
 
@@ -192,7 +200,7 @@ def _optimizer() -> ConfigDict:
 def _train() -> ConfigDict:
     train = ConfigDict()
     train.batch_size = 32  # videos per step over all devices
-    train.num_epochs = 20.0
+    train.num_epochs = 20.0  # passes over the training videos; may be a fraction
     train.max_steps = 0  # stop after this many steps; 0 = when the epochs are over
     train.fsdp = False  # shard parameters and optimizer state over the devices as well
     train.fsdp_min_size = 65536  # smallest array that is sharded, elements
@@ -204,7 +212,7 @@ def _evaluation() -> ConfigDict:
     evaluation = ConfigDict()
     evaluation.schedule = "exponential"  # linear: every `interval` epochs | exponential: 1, i, i*i, ...
     evaluation.interval = 2.0  # epochs, or the growth factor
-    evaluation.batch_size = 64
+    evaluation.batch_size = 64  # videos per batch over all devices while levels are judged
     evaluation.neighbours = 20  # k of the weighted kNN
     evaluation.temperature = 0.07  # of the kNN's weights exp(similarity / temperature)
     evaluation.monitor_tokens = 1024  # tokens per level that the collapse monitors look at
@@ -213,17 +221,17 @@ def _evaluation() -> ConfigDict:
 
 def _checkpoint() -> ConfigDict:
     checkpoint = ConfigDict()
-    checkpoint.interval_steps = 200  # also saved at every evaluation and at the end
-    checkpoint.keep_latest = 3
-    checkpoint.keep_best = 2
+    checkpoint.interval_steps = 200  # steps between two checkpoints; also saved at every evaluation and at the end
+    checkpoint.keep_latest = 3  # newest checkpoints that stay
+    checkpoint.keep_best = 2  # checkpoints with the highest `best_metric` that stay besides
     checkpoint.best_metric = ""  # e.g. "knn/clip/top1"; "" = the top level's kNN
     return checkpoint
 
 
 def _logging() -> ConfigDict:
     logging = ConfigDict()
-    logging.interval_steps = 10
-    logging.tensorboard = True
+    logging.interval_steps = 10  # steps between two records of metrics
+    logging.tensorboard = True  # write TensorBoard's files to tb/ in the run folder
     logging.wandb = False  # needs the `wandb` extra; WANDB_MODE=offline works without a key
-    logging.wandb_project = "hvt-jax"
+    logging.wandb_project = "hvt-jax"  # name of the W&B project that runs go to
     return logging

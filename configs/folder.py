@@ -1,7 +1,7 @@
 """A folder of your own videos, with no other preparation.
 
 Class folders (`root/<class>/<video>`) are judged by kNN; in a flat folder everything is one class and the
-accuracy says nothing. `train/` and `test/` folders are taken as they are, otherwise a stable fifth of the
+accuracy says nothing. `train/` and `test/` (or `val/`) folders are taken as they are, otherwise a stable fifth of the
 videos is held out. Any container that PyAV reads; damaged files are masked and named,
 `hvt_jax.scan` names them beforehand.
 
@@ -17,8 +17,6 @@ from configs import default
 
 def get_config(argument: str = "") -> ConfigDict:
     """Return the config; `argument` is empty or `smoke`."""
-    if argument not in ("", "smoke"):
-        raise ValueError(f"configs/folder.py:{argument} is unknown; use configs/folder.py or configs/folder.py:smoke")
     config = default.get_config()
     config.data.update(name="folder", root="data/videos", height=96, width=128, resize_margin=1.15)
     config.model.hierarchy = "patch-frame-clip"
@@ -26,6 +24,6 @@ def get_config(argument: str = "") -> ConfigDict:
     config.model.frame.update(width=128, depth=4, num_heads=4, head_width=32, mlp_width=512, predictor_hidden=(256,))
     config.model.clip.update(width=192, depth=2, num_heads=4, head_width=48, mlp_width=768, predictor_hidden=(384,))
     config.train.update(batch_size=16, num_epochs=50.0)
-    if argument == "smoke":
+    if default.is_smoke(argument, "configs/folder.py"):
         config.train.update(batch_size=8, num_epochs=2.0, max_steps=20)
     return config

@@ -21,10 +21,6 @@ from configs import default
 
 def get_config(argument: str = "") -> ConfigDict:
     """Return the config; `argument` is empty or `smoke`."""
-    if argument not in ("", "smoke"):
-        raise ValueError(
-            f"configs/imagenet.py:{argument} is unknown; use configs/imagenet.py or configs/imagenet.py:smoke"
-        )
     config = default.get_config()
     config.data.update(name="imagenet", root="data/imagenet", num_frames=1, frame_stride=1, window_step=1)
     config.data.update(height=112, width=112, resize_margin=1.15)
@@ -40,7 +36,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.train.update(batch_size=512, num_epochs=50.0)
     config.evaluation.update(schedule="exponential", interval=2.0)
     config.checkpoint.interval_steps = 2000
-    if argument == "smoke":
+    if default.is_smoke(argument, "configs/imagenet.py"):
         config.data.update(height=64, width=64)
         config.model.compute_dtype = "float32"
         config.train.update(batch_size=8, num_epochs=2.0, max_steps=20)

@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
         return cli.fail(f"unknown argument {argv[1]!r}; options begin with --")
     if CONFIG.value is None:
         return cli.fail("--config is missing; e.g. --config=configs/digits.py")
-    return cli.run(_audit)
+    return cli.run(_audit, resumed="to begin anew")
 
 
 def _audit() -> int:

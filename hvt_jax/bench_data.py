@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
         return cli.fail(f"unknown argument {argv[1]!r}; options begin with --")
     if CONFIG.value is None:
         return cli.fail("--config is missing; e.g. --config=configs/ucf.py")
-    return cli.run(_examine)
+    return cli.run(_examine, resumed="to begin anew")
 
 
 def _examine() -> int:

@@ -1,55 +1,77 @@
 """What all commands share: errors as one line with an exit code, never a traceback for a user's mistake."""
 
 import logging
-import re
 import sys
 from collections.abc import Callable
 
-from absl import flags
+from absl import app, flags
 
-BAD_INPUT = 2
+from hvt_jax import config_file, disk
+
+BAD_INPUT, INTERRUPTED = 2, 130
+_HELP = {"-h", "-help", "--help", "-helpshort", "--helpshort", "-?"}
+_FULL_HELP = {"-helpfull", "--helpfull"}
+# Where the errors live whose message is meant for the user. Only modules that were imported are asked: none of them is
+# worth importing here, because decoding processes import the main module again and must not pay for jax.
+_ERRORS = {
+    "hvt_jax.config_reader": "SettingsError",
+    "hvt_jax.engine.manifest": "CheckpointError",
+    "hvt_jax.engine.metrics": "MetricsError",
+    "hvt_jax.engine.run_folder": "RunFolderError",
+}
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parse the command line; a mistake in it, or in the config file it names, ends with one line and code 2."""
+def parse_flags(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
+    """Parse the command line; a mistake in it, or in the config file it names, ends with one line and code 2.
+
+    `--help` prints the command's documentation with its examples and ends with code 0.
+    """
+    words = argv[1 : argv.index("--")] if "--" in argv else argv[1:]
+    if not _HELP.isdisjoint(words) or not _FULL_HELP.isdisjoint(words):
+        app.usage(shorthelp=_FULL_HELP.isdisjoint(words), writeto_stdout=True)
+        sys.exit(0)
+    absl_logger = logging.getLogger("absl")
+    absl_logger.disabled = True  # config_flags warns of a config that is None; ours is the only line
     try:
-        rest = flags.FLAGS(argv)
-        if "config" in flags.FLAGS and not isinstance(flags.FLAGS["config"].value, str | None):
-            flags.FLAGS["config"].value.keys()  # a config that could not be read says so only when it is used
-        return rest
-    except SystemExit:
-        raise
+        rest = values(argv)
     except (Exception, flags.Error) as error:  # a config file is code: it may raise anything
-        sys.exit(fail(_plain(error)))
+        sys.exit(fail(config_file.explain(words, values, error) or " ".join(str(error).split())))
+    finally:
+        absl_logger.disabled = False
+    if line := config_file.explain(words, values):
+        sys.exit(fail(line))
+    for name in values:
+        # An empty path would be the current folder; most likely a variable of the shell was not set.
+        if values[name].present and values[name].value == "" and not name.startswith("config."):
+            sys.exit(fail(f"--{name} is empty; give it a value or leave it out"))
+    return rest
 
 
-def _plain(error: BaseException) -> str:
-    """Return an error's message on one line, without the quoting and tracebacks that wrappers put around it."""
-    lines = str(error).replace("\\n", "\n").replace("\\'", "'").strip().splitlines()
-    text = lines[-1] if "Traceback" in str(error) else " ".join(line.strip() for line in lines)
-    missing = re.search(r"No such file or directory: '([^']+)'?", text)
-    if missing:
-        return f"{missing.group(1)}: no such config file"
-    text = re.sub(r"^'*(\w+)'* Did you mean (.*?)'*$", r"the config has no field \1; did you mean \2", text)
-    return text or type(error).__name__
+def run(command: Callable[[], int], *, output: str | None = None, resumed: str = "to go on where it stopped") -> int:
+    """Return `command`'s exit code, or 2 with one line if what the user gave, or the disk, cannot be used.
 
-
-def run(command: Callable[[], int]) -> int:
-    """Return `command`'s exit code, or 2 with one line if what the user gave cannot be used."""
+    Args:
+      command: does the work.
+      output: where it writes, for errors of the system that name no file.
+      resumed: why to run the same command again after Ctrl-C.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", force=True)
     logging.getLogger("hvt_jax").setLevel(logging.INFO)
-    # Imported late: decoding processes import the main module again and must not pay for jax.
-    from hvt_jax.engine.checkpoint import CheckpointError
-    from hvt_jax.engine.metrics import MetricsError
-    from hvt_jax.engine.run_folder import RunFolderError
-    from hvt_jax.settings import SettingsError
-
     try:
         return command()
-    except (SettingsError, RunFolderError, CheckpointError, MetricsError) as error:
+    except _errors_for_users() as error:
         return fail(str(error))
+    except OSError as error:
+        if not disk.is_refusal(error):
+            raise
+        return fail(disk.explain(error, error.filename or output, "name another place", "used"))
     except KeyboardInterrupt:
-        return fail("interrupted; run the same command again to go on from the last checkpoint") + 128
+        fail(f"interrupted; run the same command again {resumed}")
+        return INTERRUPTED
+
+
+def _errors_for_users() -> tuple[type[Exception], ...]:
+    return tuple(getattr(sys.modules[module], name) for module, name in _ERRORS.items() if module in sys.modules)
 
 
 def fail(line: str) -> int:

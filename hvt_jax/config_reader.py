@@ -4,10 +4,12 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from ml_collections import ConfigDict
+
+_ALIKE = 0.7  # of two names; 1 = equal
 
 
 class SettingsError(ValueError):
@@ -38,6 +40,27 @@ def read(kind: Any, value: Any, field: str) -> Any:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise SettingsError(f"{field} = {value!r} is a {type(value).__name__}, but must be {_name(kind)}")
     return value
+
+
+def field_names(kind: Any, prefix: str = "") -> list[str]:
+    """Return the dotted names of all fields of the dataclass `kind` and of the dataclasses in it."""
+    found = []
+    for name, child in typing.get_type_hints(kind).items():
+        inner = dataclasses.is_dataclass(child)
+        found += field_names(child, f"{prefix}{name}.") if inner else [f"{prefix}{name}"]
+    return found
+
+
+def closest_field(name: str, known: Iterable[str]) -> str | None:
+    """Return that of the dotted names `known` which a misspelt or misplaced `name` most likely means, or None."""
+
+    def likeness(other: str) -> tuple[float, float]:
+        # The last part counts most: `batch_size` for `train.batch_size` is the commonest slip but a misspelling.
+        leaves = name.rpartition(".")[2], other.rpartition(".")[2]
+        return tuple(difflib.SequenceMatcher(None, *pair).ratio() for pair in (leaves, (name, other)))
+
+    best = max(known, key=likeness, default=None)
+    return best if best is not None and likeness(best)[0] >= _ALIKE else None
 
 
 def _read_choice(choices: tuple[Any, ...], value: Any, field: str) -> Any:

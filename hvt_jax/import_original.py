@@ -24,7 +24,7 @@ def main(argv: list[str]) -> int:
     for flag in (_CHECKPOINT, _CONFIG, _OUTPUT):
         if not flag.value:
             return cli.fail(f"--{flag.name} is missing; e.g. --checkpoint=model.pt --config=config.yaml --output=out")
-    return cli.run(_import)
+    return cli.run(_import, output=_OUTPUT.value, resumed="to begin anew")
 
 
 def _import() -> int:

@@ -102,6 +102,8 @@ for _level in LEVELS:
     RANGES[f"model.{_level}.predictor_hidden"] = (1, _ANY)
     RANGES[f"optimizer.start_epochs.{_level}"] = (0, _ANY)
     RANGES |= {f"objective.edge_weights.{_level}.{relation}": (0, _ANY) for relation in RELATIONS}
+# Fields that no command reads yet, and the one value that promises nothing.
+UNUSED = {"data.test_views_temporal": 1, "data.test_views_spatial": 1}
 # Colour statistics hold one value a channel, ranges a lowest and a highest one.
 LENGTHS = {
     "data.mean": 3,
@@ -113,7 +115,7 @@ LENGTHS = {
 
 
 def check_limits(settings: Any) -> None:
-    """Raise SettingsError for the first number of `settings` outside its range, naming both.
+    """Raise SettingsError for the first number of `settings` outside its range, naming both, or without effect.
 
     NaN and infinity are outside every range.
     """
@@ -129,6 +131,14 @@ def check_limits(settings: Any) -> None:
             raise SettingsError(f"config.{field} = {value} has {len(value)} values, but must have {length}")
         if length == 2 and value[0] > value[1]:
             raise SettingsError(f"config.{field} = {value}: the first value must not exceed the second")
+    for field, only in UNUSED.items():
+        if (value := _get(settings, field)) != only:
+            raise SettingsError(f"config.{field} = {value}, but no command uses it yet; leave it at {only}")
+    if settings.data.storage == "raw" and settings.data.storage_root:
+        raise SettingsError(
+            f"config.data.storage_root = {settings.data.storage_root!r}, but with config.data.storage = 'raw' videos "
+            "are read from config.data.root; set the storage to what that folder holds, or leave the folder out"
+        )
 
 
 def _get(settings: Any, field: str) -> Any:

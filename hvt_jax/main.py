@@ -27,7 +27,9 @@ def main(argv: list[str]) -> int:
         return cli.fail("--config is missing; e.g. --config=configs/digits.py")
     if WORKDIR.value is None and not DESCRIBE.value:
         return cli.fail("--workdir is missing; e.g. --workdir=runs/digits")
-    return cli.run(_describe if DESCRIBE.value else _train)
+    if DESCRIBE.value:
+        return cli.run(_describe)
+    return cli.run(_train, output=WORKDIR.value, resumed="to go on from the last checkpoint")
 
 
 def _train() -> int:

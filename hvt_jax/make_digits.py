@@ -3,14 +3,14 @@
 Example:
   python -m hvt_jax.make_digits --root=data/digits
   python -m hvt_jax.make_digits --root=data/digits_large --num_videos=5000 --size=96 --codec=h264
-"""
 
-import sys
+Exit codes: 0 done; 2 bad flags, or a folder that cannot be used.
+"""
 
 from absl import app, flags
 
+from hvt_jax import cli
 from hvt_jax.data import digits_files
-from hvt_jax.data.sources import DataError
 
 _ROOT = flags.DEFINE_string("root", "data/digits", "Folder to write; left alone if it holds these videos already.")
 _NUM_VIDEOS = flags.DEFINE_integer("num_videos", 1000, "Number of videos, 28 % of them for testing.", lower_bound=1)
@@ -19,23 +19,25 @@ _CODEC = flags.DEFINE_enum("codec", "mpeg4", list(digits_files.CODECS), "mpeg4 m
 _SEED = flags.DEFINE_integer("seed", 0, "Equal seeds give equal files.")
 
 
-def main(_) -> int:
-    """Write the data set and return the exit code."""
+def main(argv: list[str]) -> int:
+    """Check the flags, make one call, return its exit code."""
+    if len(argv) > 1:
+        return cli.fail(f"unknown argument {argv[1]!r}; options begin with --")
+    return cli.run(_make, output=_ROOT.value)
+
+
+def _make() -> int:
     from rich import progress
 
     spec = digits_files.DigitsSpec(_NUM_VIDEOS.value, _SIZE.value, _CODEC.value, _SEED.value)
     columns = (*progress.Progress.get_default_columns(), progress.MofNCompleteColumn())
-    try:
-        with progress.Progress(*columns) as bar:
-            task = bar.add_task("videos", total=spec.num_videos)
-            made = digits_files.make_digits(_ROOT.value, spec, lambda done: bar.update(task, completed=done))
-            bar.update(task, completed=spec.num_videos)
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    with progress.Progress(*columns) as bar:
+        task = bar.add_task("videos", total=spec.num_videos)
+        made = digits_files.make_digits(_ROOT.value, spec, lambda done: bar.update(task, completed=done))
+        bar.update(task, completed=spec.num_videos)
     print(f"{_ROOT.value}: {spec.num_videos} videos " + ("written" if made else "were there already"))
     return 0
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=cli.parse_flags)

@@ -12,7 +12,6 @@ Examples:
 Exit codes: 0 done; 2 bad config or data, or more failures than data.max_bad_fraction allows.
 """
 
-import logging
 import pathlib
 import re
 import time
@@ -39,8 +38,6 @@ _LISTED = 100  # failures on the screen; the reports have all
 
 def main(argv: list[str]) -> int:
     """Check the flags, make one call, return its exit code."""
-    from hvt_jax.settings import SettingsError
-
     if len(argv) > 1 and ENGINE.value != "beam":
         return cli.fail(f"unknown argument {argv[1]!r}; options begin with --")
     for name, holder in {"config": CONFIG, "storage": STORAGE, "out": OUT}.items():
@@ -50,14 +47,7 @@ def main(argv: list[str]) -> int:
         return cli.fail(f"--crop={CROP.value}, but must be HEIGHTxWIDTH, e.g. 112x112")
     if SHARDS.value not in range(100_001) or WORKERS.value not in range(1025):
         return cli.fail(f"--shards={SHARDS.value} --workers={WORKERS.value}, but must be 0-100000 and 0-1024")
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", force=True)
-    logging.getLogger("hvt_jax").setLevel(logging.INFO)
-    try:
-        return _prepare(argv[1:])
-    except SettingsError as error:
-        return cli.fail(str(error))
-    except KeyboardInterrupt:
-        return cli.fail("interrupted; run the same command again to go on where it stopped") + 128
+    return cli.run(lambda: _prepare(argv[1:]), output=OUT.value)
 
 
 def _prepare(arguments: list[str]) -> int:

@@ -9,7 +9,6 @@ Example:
 Exit codes: 0 done, bad videos or not; 2 bad config or data, or more bad videos than data.max_bad_fraction allows.
 """
 
-import logging
 import pathlib
 
 from absl import app, flags
@@ -24,19 +23,11 @@ _LISTED = 100  # bad videos on the screen; the file has all
 
 def main(argv: list[str]) -> int:
     """Check the flags, make one call, return its exit code."""
-    from hvt_jax.settings import SettingsError
-
     if len(argv) > 1:
         return cli.fail(f"unknown argument {argv[1]!r}; options begin with --")
     if CONFIG.value is None:
         return cli.fail("--config is missing; e.g. --config=configs/folder.py")
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", force=True)
-    try:
-        return _scan()
-    except SettingsError as error:
-        return cli.fail(str(error))
-    except KeyboardInterrupt:
-        return cli.fail("interrupted; run the same command again to go on where it stopped") + 128
+    return cli.run(_scan, output=MANIFEST.value)
 
 
 def _scan() -> int:

@@ -1,6 +1,8 @@
 """Every config builds, describes itself and takes a step; the reader answers each mistake with one line."""
 
+import ast
 import importlib.util
+import math
 import pathlib
 
 import jax
@@ -9,6 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import default
+from hvt_jax import limits
 from hvt_jax.engine import describe, steps
 from hvt_jax.settings import SettingsError, read_settings
 from tests import small
@@ -77,6 +80,79 @@ def test_mistakes_are_named_in_one_line(name, value, words):
     with pytest.raises(SettingsError, match=words) as caught:
         read_settings(_changed(name, value))
     assert "\n" not in str(caught.value)
+
+
+def _outside(low, high, like):
+    """Return values that are not from `low` to `high`, of the type of `like`."""
+    if isinstance(like, int):
+        return [low - 1] + ([high + 1] if math.isfinite(high) else [])
+    return [low - 1e-7, math.nan, math.inf] + ([high + 1e-6] if math.isfinite(high) else [])
+
+
+@pytest.mark.parametrize("field", limits.RANGES)
+def test_numbers_outside_their_range_are_refused(field):
+    low, high = limits.RANGES[field]
+    default_value = default.get_config()
+    for name in field.split("."):
+        default_value = default_value[name]
+    items = default_value if isinstance(default_value, tuple) else (default_value,)
+    for number in _outside(low, high, items[0]):
+        value = (*items[:-1], number) if isinstance(default_value, tuple) else number
+        with pytest.raises(SettingsError, match=rf"^config.{field} = .*, but must be (at least|from) "):
+            read_settings(_changed(field, value))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"data.test_views_temporal": 2}, "config.data.test_views_temporal = 2, but no command uses it yet"),
+        ({"data.test_views_spatial": 3}, "config.data.test_views_spatial = 3, but no command uses it yet"),
+        ({"data.storage_root": "x"}, "config.data.storage_root = 'x', but with config.data.storage = 'raw' "),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(fields, words):
+    (field,) = fields
+    with pytest.raises(SettingsError, match=words):
+        read_settings(_changed(field, fields[field]))
+
+
+def test_storages_may_have_a_folder():
+    config = _changed("data.storage_root", "x")
+    config["data"]["storage"] = "frames"
+    assert read_settings(config).data.storage_root == "x"
+
+
+def test_every_field_is_explained_where_it_is_set():
+    source = (FOLDER / "default.py").read_text()
+    lines, starts = source.splitlines(), ("get_action_config", "shorten")
+    functions = [
+        node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name not in starts
+    ]
+    fields = [
+        node
+        for function in functions
+        for node in ast.walk(function)
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Attribute | ast.Subscript)
+        and not isinstance(node.value, ast.Call)
+    ]
+    assert len(fields) > 90
+    assert [lines[node.lineno - 1] for node in fields if "  # " not in lines[node.end_lineno - 1]] == []
+
+
+@pytest.mark.parametrize("name", ["digits", "ssv2"])
+def test_nothing_is_mirrored_where_a_label_says_left_or_right(name):
+    for argument in ("", "smoke"):
+        assert _module(name).get_config(argument).augmentation.flip_probability == 0.0
+
+
+@pytest.mark.parametrize("name", sorted(set(CONFIGS) - {"default"}))
+def test_smoke_is_the_only_argument(name):
+    assert _module(name).get_config("smoke").train.max_steps == 20
+    with pytest.raises(
+        ValueError, match=f"^configs/{name}.py:fast is unknown; use configs/{name}.py or configs/{name}.p"
+    ):
+        _module(name).get_config("fast")
 
 
 def test_a_missing_field_is_named():

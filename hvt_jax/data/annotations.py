@@ -1,6 +1,7 @@
 """Rows of annotation files and the videos they name, checked before anything is opened; shared by `catalog`."""
 
 import csv
+import functools
 import io
 import logging
 import os
@@ -113,17 +114,33 @@ def first_present(root: pathlib.Path, names: Collection[str], how_to_get: str) -
 
 
 def list_files(folder: pathlib.Path, suffixes: Collection[str]) -> list[str]:
-    """Return the sorted relative paths of all files with one of `suffixes`; links out of the folder are left out."""
-    safe, found = SafeFolder(folder), []
+    """Return the sorted relative paths of all files with one of `suffixes`.
+
+    Links to folders and links out of the folder are left out, and one line of the log counts them.
+
+    Raises:
+      DataError: if a folder in it cannot be read.
+    """
+    safe, found, skipped = SafeFolder(folder), [], []
     for where, folders, files in os.walk(folder, onerror=_refuse_unreadable):
         folders[:] = [name for name in folders if not name.startswith(".")]
+        skipped += [os.path.join(where, name) for name in folders if os.path.islink(os.path.join(where, name))]
         prefix = pathlib.Path(where).relative_to(folder).as_posix()
         prefix = "" if prefix == "." else prefix + "/"
         names = [name for name in files if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes]
         # Folders that are links are not entered, so a file can lead out only if it is a link itself.
         outside = {n for n in names if os.path.islink(os.path.join(where, n)) and safe.reason_against(prefix + n)}
         found += [prefix + name for name in names if name not in outside]
+        skipped += [os.path.join(where, name) for name in outside]
+    if skipped:
+        what = f"{len(skipped)} links to folders or out of it are left out, such as {min(skipped)}"
+        _warn_once(f"{folder}: {what}; put the videos themselves there")
     return sorted(found)
+
+
+@functools.cache
+def _warn_once(line: str) -> None:
+    _LOG.warning("%s", line)  # every split reads the same folder
 
 
 def _refuse_unreadable(error: OSError) -> None:

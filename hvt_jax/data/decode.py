@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import av
 import numpy as np
 
-from hvt_jax.data import containers, index_cache, segments, stages, transforms
+from hvt_jax.data import containers, frame_order, index_cache, stages, transforms
 from hvt_jax.data.containers import VideoInfo
 from hvt_jax.data.problems import Problem, VideoError, faults_named
 
@@ -96,14 +96,14 @@ class VideoReader:
         if outside.size:
             raise VideoError(Problem.TOO_FEW_FRAMES, f"frame {outside[0]} of {count} was asked for", count)
         numbers = self._index.frame_numbers(indices)
-        wanted, positions, frames = segments.plan_reading(numbers, height, width, out)
+        wanted, positions, frames = frame_order.plan_reading(numbers, height, width, out)
 
         def keep(place: int, frame: av.VideoFrame) -> None:
             frames[place] = transforms.fit_frame(frame, height, width)
 
         with faults_named():
             containers.check_found(self._read_wanted(wanted, keep), len(wanted))
-        return segments.finish_reading(frames, positions, out)
+        return frame_order.finish_reading(frames, positions, out)
 
     def upright_size(self) -> tuple[int, int]:
         """Return height and width in pixels of the first frame, upright; a `VideoError` if none can be decoded."""

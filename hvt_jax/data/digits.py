@@ -69,8 +69,7 @@ def plan_clips(num_videos: int, seed: int, labels: np.ndarray) -> list[Clip]:
       seed: of everything.
       labels: integers [samples], digit of every handwriting sample.
     """
-    per_motion = [len(range(position, num_videos, len(MOTIONS))) for position in range(len(MOTIONS))]
-    num_groups = min(_NUM_GROUPS, min(per_motion))
+    per_motion, num_groups = _share_out(num_videos)
     rng = np.random.default_rng(seed)
     pools = _deal_handwriting(labels, num_groups, rng)
     clips = []
@@ -81,10 +80,30 @@ def plan_clips(num_videos: int, seed: int, labels: np.ndarray) -> list[Clip]:
         for part in (is_test_group(groups, num_groups), ~is_test_group(groups, num_groups)):
             digits[part] = rng.permutation(np.arange(part.sum()) % 10)
         for group, place, digit in zip(groups.tolist(), places.tolist(), digits.tolist(), strict=True):
-            name = f"v_{motion}_g{group:02d}_c{place:02d}"
+            name = _name(motion, group, place)
             sample = int(rng.choice(pools[group][digit]))
             clips.append(Clip(name, motion, group, digit, sample, int(rng.integers(2**31))))
     return sorted(clips, key=lambda clip: (MOTIONS.index(clip.motion), clip.group, clip.name))
+
+
+def clip_names(num_videos: int) -> list[tuple[str, str]]:
+    """Return (motion, name) of the videos that `plan_clips` plans; they depend on the number alone."""
+    per_motion, num_groups = _share_out(num_videos)
+    return [
+        (motion, _name(motion, number % num_groups + 1, number // num_groups + 1))
+        for motion, count in zip(MOTIONS, per_motion, strict=True)
+        for number in range(count)
+    ]
+
+
+def _share_out(num_videos: int) -> tuple[list[int], int]:
+    """Return the number of videos of each motion, and the number of groups."""
+    per_motion = [len(range(position, num_videos, len(MOTIONS))) for position in range(len(MOTIONS))]
+    return per_motion, min(_NUM_GROUPS, min(per_motion))
+
+
+def _name(motion: str, group: int, place: int) -> str:
+    return f"v_{motion}_g{group:02d}_c{place:02d}"
 
 
 def is_test_group(group: np.ndarray | int, num_groups: int) -> np.ndarray | bool:

@@ -8,6 +8,7 @@ digit, and a trail tells the direction from a single frame.
 """
 
 import concurrent.futures
+import contextlib
 import csv
 import dataclasses
 import functools
@@ -16,11 +17,13 @@ import json
 import multiprocessing
 import os
 import pathlib
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 
 import av
 import numpy as np
 
+from hvt_jax import disk
 from hvt_jax.data import digits, parallel
 from hvt_jax.data.sources import DataError
 
@@ -29,7 +32,9 @@ CODECS = {
     "mpeg4": ("avi", "mpeg4", {"qmin": "3", "qmax": "3", "g": "1"}),
     "h264": ("mp4", "libx264", {"qp": "20", "g": "1", "preset": "veryfast"}),
 }
+_ELSEWHERE = "name another folder with --root"
 _MANIFEST = "digits.json"
+_LISTS = tuple(f"annotations/{name}.txt" for name in ("classInd", "trainlist01", "testlist01"))
 _FORMAT = 1  # raise it with every change of the videos
 
 
@@ -44,7 +49,9 @@ class DigitsSpec:
 
 
 def make_digits(root: str | os.PathLike, spec: DigitsSpec, on_video: Callable[[int], object] | None = None) -> bool:
-    """Write the data set; return False if it was there already.
+    """Write the data set, or what of it is missing; return False if all of it was there already.
+
+    A file counts as there if it is not empty; more would take as long as making it anew.
 
     Args:
       root: folder of the data set, made if it is not there.
@@ -52,27 +59,64 @@ def make_digits(root: str | os.PathLike, spec: DigitsSpec, on_video: Callable[[i
       on_video: is told how many videos are there.
 
     Raises:
-      DataError: if the spec is impossible, or the folder holds anything but this data set.
+      DataError: if the spec is impossible, or the folder holds anything but this data set or cannot be written.
     """
     root = pathlib.Path(root)
     _check_spec(spec)
-    if not _claim_folder(root, spec):
-        return False
+    try:
+        if _claim_folder(root, spec) and not _missing(root, spec):
+            return False
+        _make(root, spec, on_video)
+    except OSError as error:
+        raise DataError(disk.explain(error, error.filename or root, _ELSEWHERE)) from error
+    return True
+
+
+def _make(root: pathlib.Path, spec: DigitsSpec, on_video: Callable[[int], object] | None) -> None:
+    _write_manifest(root, spec, complete=False)
     images, labels = digits.load_handwriting()
     clips = digits.plan_clips(spec.num_videos, spec.seed, labels)
     for motion in digits.MOTIONS:
         (root / "videos" / motion).mkdir(parents=True, exist_ok=True)
     write = functools.partial(_write_clip, root, spec)
-    context = multiprocessing.get_context("spawn")
+    context, factors = multiprocessing.get_context("spawn"), []
     with concurrent.futures.ProcessPoolExecutor(parallel.available_cores(), mp_context=context) as pool:
-        factors = []
-        for row in pool.map(write, clips, [images[clip.sample] for clip in clips], chunksize=16):
-            factors.append(row)
-            if on_video:
-                on_video(len(factors))
+        with _interrupts_held():  # the processes inherit it: Ctrl-C is for this one, which ends them
+            rows = pool.map(write, clips, [images[clip.sample] for clip in clips], chunksize=16)
+        try:
+            for row in rows:
+                factors.append(row)
+                if on_video:
+                    on_video(len(factors))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     _write_annotations(root, spec, clips, factors)
     _write_manifest(root, spec, complete=True)
-    return True
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let Ctrl-C wait until the body is done."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _missing(root: pathlib.Path, spec: DigitsSpec) -> bool:
+    """Return whether a file of the data set is missing or empty."""
+    suffix = CODECS[spec.codec][0]
+    videos = [f"videos/{motion}/{name}.{suffix}" for motion, name in digits.clip_names(spec.num_videos)]
+    return not all(_is_there(root / path) for path in (*videos, *_LISTS, "factors.csv"))
+
+
+def _is_there(path: pathlib.Path) -> bool:
+    try:
+        return os.stat(path).st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 def _check_spec(spec: DigitsSpec) -> None:
@@ -89,7 +133,7 @@ def _check_spec(spec: DigitsSpec) -> None:
 
 
 def _claim_folder(root: pathlib.Path, spec: DigitsSpec) -> bool:
-    """Make sure that the folder is ours and of this spec; return whether anything is left to do."""
+    """Make sure that the folder is ours and of this spec; return whether it was finished once."""
     manifest = root / _MANIFEST
     if manifest.exists():
         try:
@@ -102,12 +146,12 @@ def _claim_folder(root: pathlib.Path, spec: DigitsSpec) -> bool:
             if found.get(key) != asked[key]:
                 detail = f"was made with {key}={found.get(key)}, not {asked[key]}"
                 raise DataError(f"{root}: {detail}; use another --root or delete the folder")
-        return not complete
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        return complete
+    # A death while the manifest was first written leaves nothing but its beginning.
+    if root.exists() and (not root.is_dir() or any(path.name != f"{_MANIFEST}.tmp" for path in root.iterdir())):
         raise DataError(f"--root={root}: holds something else already; name a new folder")
     root.mkdir(parents=True, exist_ok=True)
-    _write_manifest(root, spec, complete=False)
-    return True
+    return False
 
 
 def _describe(spec: DigitsSpec) -> dict[str, int | str]:
@@ -119,10 +163,10 @@ def _write_manifest(root: pathlib.Path, spec: DigitsSpec, complete: bool) -> Non
 
 
 def _write_clip(root: pathlib.Path, spec: DigitsSpec, clip: digits.Clip, image: np.ndarray) -> list[str]:
-    """Write one video unless it is there, and return its row of factors.csv."""
+    """Write one video unless it is there and not empty, and return its row of factors.csv."""
     path = root / _video_path(clip, spec)
     video, track = digits.render(image, clip.motion, spec.size, clip.seed)
-    if not path.exists():
+    if not _is_there(path):
         _write_bytes(path, encode_video(video, spec.codec))
     return [path.name, str(clip.digit), clip.motion, f"{track.speed:.5f}", f"{track.start:.5f}", str(clip.seed)]
 
@@ -168,8 +212,8 @@ def _write_annotations(
         else:
             lists["trainlist01"].append(f"{path} {number[clip.motion]}")
     (root / "annotations").mkdir(exist_ok=True)
-    for name, rows in lists.items():
-        _write_bytes(root / "annotations" / f"{name}.txt", "".join(f"{row}\n" for row in rows).encode())
+    for path, rows in zip(_LISTS, lists.values(), strict=True):
+        _write_bytes(root / path, "".join(f"{row}\n" for row in rows).encode())
     table = io.StringIO(newline="")
     header = ["video", "digit", "motion", "speed", "start", "seed", "sample"]
     samples = [str(clip.sample) for clip in clips]
@@ -181,5 +225,6 @@ def _write_annotations(
 def _write_bytes(path: pathlib.Path, content: bytes) -> None:
     """Write under another name and rename, so that a file is there whole or not at all."""
     unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_bytes(content)
-    os.replace(unfinished, path)
+    with disk.refusals_as(DataError, path, _ELSEWHERE):
+        unfinished.write_bytes(content)
+        os.replace(unfinished, path)

@@ -18,7 +18,7 @@ dict of numpy arrays, B samples of this host:
 from collections.abc import Iterator
 
 import grain
-from absl import flags
+from absl import flags  # for `_start` alone, which says why
 
 from hvt_jax.data import clip_batches, counts, parallel, storages
 from hvt_jax.data.clip_batches import Batch
@@ -146,7 +146,9 @@ def _start(batches: grain.MapDataset, settings: DataSettings, workers: int, thre
     read = grain.ReadOptions(num_threads=max(1, threads), prefetch_buffer_size=max(ahead, threads))
     if not workers:
         return iter(batches.to_iter_dataset(read))
-    if not flags.FLAGS.is_parsed():  # in notebooks and tests; Grain hands the flags on to its processes
+    # Grain reads the flags of the process to hand them on to its own processes, and fails if no command has parsed
+    # any, as in notebooks and tests. No flag is defined or read here: those belong to the commands.
+    if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
     ahead = -(-ahead // workers)
     read = grain.ReadOptions(num_threads=max(1, threads), prefetch_buffer_size=max(ahead, threads))

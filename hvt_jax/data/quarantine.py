@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 
+from hvt_jax import disk
 from hvt_jax.data.problems import Problem
 from hvt_jax.data.sources import DataError, Dataset
 
@@ -80,10 +81,15 @@ def read_quarantine(path: str, last_step: int) -> list[BadVideo]:
 
 
 def write_quarantine(path: str, videos: list[BadVideo]) -> None:
-    """Replace the file, one line a video, so that a reader sees the old or the new one, never a part."""
-    with open(path + ".tmp", "w", encoding="ascii") as file:
-        for video in videos:
-            file.write(json.dumps({**dataclasses.asdict(video), "problem": str(video.problem)}) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(path + ".tmp", path)
+    """Replace the file, one line a video, so that a reader sees the old or the new one, never a part.
+
+    Raises:
+      DataError: if it cannot be written.
+    """
+    rows = [json.dumps({**dataclasses.asdict(video), "problem": str(video.problem)}) + "\n" for video in videos]
+    with disk.refusals_as(DataError, path, "give another --workdir"):
+        with open(path + ".tmp", "w", encoding="ascii") as file:
+            file.writelines(rows)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(path + ".tmp", path)

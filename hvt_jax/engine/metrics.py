@@ -1,7 +1,9 @@
 """Where the numbers of a run go: console, `metrics.jsonl`, TensorBoard, and Weights & Biases if asked."""
 
+import contextlib
 import datetime
 import json
+import logging
 import math
 import os
 import re
@@ -13,13 +15,16 @@ import numpy as np
 import rich.console
 import rich.live
 import rich.text
-import tensorboardX
 from jax.experimental import multihost_utils
 
-from hvt_jax.engine.run_folder import json_safe, write_json
+from hvt_jax import disk
+from hvt_jax.engine import earlier_run
+from hvt_jax.engine.event_file import EventFile
+from hvt_jax.engine.run_folder import ELSEWHERE, RunFolderError, json_safe, write_json
 from hvt_jax.engine.throughput import Throughput as Throughput
 from hvt_jax.settings import LoggingSettings
 
+_LOG = logging.getLogger(__name__)
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
@@ -49,12 +54,13 @@ class MetricWriter:
         Args:
           folder: the run folder; gets `metrics.jsonl`, `tb/` and, with W&B, `wandb.json` and `wandb/`.
           settings: which sinks are used.
-          restored_step: step of the restored checkpoint; later lines are dropped. None starts all anew.
+          restored_step: step of the restored checkpoint; later lines are dropped. None starts all anew, and
+            records that are there are moved aside with a warning, see `earlier_run`.
           config: shown by W&B.
           console: standard output if None.
 
         Raises:
-          MetricsError: if W&B is asked for and cannot be used.
+          MetricsError: if W&B is asked for and cannot be used, or a file cannot be written.
         """
         self._is_writer = jax.process_index() == 0
         self._tensorboard = self._wandb = self._jsonl = None
@@ -63,8 +69,10 @@ class MetricWriter:
         if self._is_writer:
             try:
                 self._open(folder, settings, restored_step, config)
-            except MetricsError as caught:
+            except (MetricsError, RunFolderError) as caught:
                 error = caught
+            except OSError as caught:
+                error = MetricsError(disk.explain(caught, caught.filename or folder, ELSEWHERE))
         # Everybody learns of a failure, or the others would wait for process 0 until a heartbeat is missed.
         if multihost_utils.broadcast_one_to_all(np.int32(error is not None)):
             self.close()
@@ -72,12 +80,14 @@ class MetricWriter:
 
     def _open(self, folder, settings: LoggingSettings, restored_step: int | None, config) -> None:
         first_step = 0 if restored_step is None else restored_step + 1
-        self._jsonl = _open_jsonl(os.path.join(folder, "metrics.jsonl"), first_step)
+        if restored_step is None and (line := earlier_run.move_aside(folder)):
+            _LOG.warning("%s", line)
+        self._paths = os.path.join(folder, "metrics.jsonl"), os.path.join(folder, "tb")
+        with disk.refusals_as(MetricsError, self._paths[0], ELSEWHERE):
+            self._jsonl = _open_jsonl(self._paths[0], first_step)
         if settings.tensorboard:
-            # Its `flush` does not wait for its own queue; without this a killed run leaves a hole of 2 minutes.
-            self._tensorboard = tensorboardX.SummaryWriter(
-                os.path.join(folder, "tb"), purge_step=first_step, flush_secs=1, max_queue=1000
-            )
+            with disk.refusals_as(MetricsError, self._paths[1], ELSEWHERE):
+                self._tensorboard = EventFile(self._paths[1], first_step)
         if settings.wandb:
             self._wandb = _start_wandb(folder, settings.wandb_project, config, resumed=restored_step is not None)
 
@@ -93,17 +103,22 @@ class MetricWriter:
         Args:
           step: number of updates done.
           metrics: numbers or 0-d arrays on the host; non-finite ones become strings in `metrics.jsonl`.
+
+        Raises:
+          MetricsError: if a file cannot be written.
         """
         if not self._is_writer:
             return
         step, values = int(step), {name: float(value) for name, value in metrics.items()}
-        self._jsonl.write(json.dumps(json_safe({"step": step} | values), allow_nan=False) + "\n")
-        self._jsonl.flush()
+        line = json.dumps(json_safe({"step": step} | values), allow_nan=False) + "\n"
+        with disk.refusals_as(MetricsError, self._paths[0], ELSEWHERE):
+            self._jsonl.write(line)
+            self._jsonl.flush()
         plain = {_plain_name(name): value for name, value in values.items()}
         if self._tensorboard is not None:
-            for name, value in plain.items():
-                if math.isfinite(value):  # it draws no others, and complains of each on the console
-                    self._tensorboard.add_scalar(name, value, step)
+            finite = {name: value for name, value in plain.items() if math.isfinite(value)}  # it draws no others
+            with disk.refusals_as(MetricsError, self._paths[1], ELSEWHERE):
+                self._tensorboard.write(step, finite)
         if self._wandb is not None:
             self._wandb.log(plain | {"global_step": step})
 
@@ -125,13 +140,16 @@ class MetricWriter:
     def close(self) -> None:
         """Flush and close every sink; may be called twice."""
         self._progress.close()
-        if self._is_writer:
-            self._jsonl.close()
-        if self._tensorboard is not None:
-            self._tensorboard.close()
+        # Every line was flushed when it was written: what is refused now was refused, and raised, before.
+        with contextlib.suppress(OSError):
+            if self._jsonl is not None:
+                self._jsonl.close()
+        with contextlib.suppress(OSError):
+            if self._tensorboard is not None:
+                self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish()
-        self._is_writer, self._tensorboard, self._wandb = False, None, None
+        self._is_writer, self._jsonl, self._tensorboard, self._wandb = False, None, None, None
 
 
 class Progress:
@@ -206,8 +224,11 @@ def _start_wandb(folder: str, project: str, config: Mapping[str, Any] | None, *,
     """Return a W&B run, the one of this folder if `resumed`."""
     try:
         import wandb  # 1 s, and an extra
-    except ImportError:
-        raise MetricsError("logging.wandb = True needs wandb: pip install -r requirements-extras.txt") from None
+    except Exception as error:  # it may be there and broken, in any way
+        if isinstance(error, ModuleNotFoundError) and error.name == "wandb":
+            raise MetricsError("logging.wandb = True needs wandb: pip install -r requirements-extras.txt") from None
+        why = f"wandb is installed, but its import fails ({' '.join([type(error).__name__, *str(error).split()])})"
+        raise MetricsError(f"{why}; mend it by pip install -r requirements-extras.txt") from error
     id_file, run_id = os.path.join(folder, "wandb.json"), None
     if resumed and os.path.exists(id_file):
         with open(id_file, encoding="utf-8") as file:

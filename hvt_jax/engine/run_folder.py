@@ -3,14 +3,10 @@
 import datetime
 import errno
 import fcntl
-import importlib.metadata
 import json
 import math
 import os
-import platform
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,7 +15,10 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+from hvt_jax import disk
+from hvt_jax.engine import environment
+
+ELSEWHERE = "give another --workdir"  # what to do where a run folder cannot be written
 _ORPHAN_SECONDS = 10.0
 
 
@@ -58,7 +57,8 @@ class RunFolder:
         error = None
         if self._is_writer:
             try:
-                self._lock_file = _take_lock(self.path, warn)
+                with disk.refusals_as(RunFolderError, self.path, ELSEWHERE):
+                    self._lock_file = _take_lock(self.path, warn)
             except RunFolderError as caught:
                 error = caught
         # Everybody learns of the refusal, or the others would wait for process 0 until a heartbeat is missed.
@@ -102,7 +102,7 @@ class RunFolder:
             raise RunFolderError(f"{path} is damaged ({error}); remove it to go on with the config given") from None
         after = dict(_fields(json.loads(config.to_json_best_effort())))
         return [
-            f"config differs: {name} {before.get(name, 'absent')} -> {after.get(name, 'absent')}"
+            f"config differs: {name} {_shown(before, name)} -> {_shown(after, name)}"
             for name in sorted(before.keys() | after.keys())
             if before.get(name, "absent") != after.get(name, "absent")
         ]
@@ -113,7 +113,7 @@ class RunFolder:
         On resume the file describes the latest session. Environment variables are not recorded: they hold secrets.
         """
         if self._is_writer:
-            write_json(os.path.join(self.path, "environment.json"), _environment() | {"seed": seed})
+            write_json(os.path.join(self.path, "environment.json"), environment.describe() | {"seed": seed})
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Write the final numbers to `results.json`; non-finite ones become strings."""
@@ -122,16 +122,21 @@ class RunFolder:
 
 
 def write_json(path: str, value: Any) -> None:
-    """Replace the file `path` by `value` as JSON, so that a reader sees the old or the new, never a part."""
-    with open(path + ".tmp", "w", encoding="utf-8") as file:
-        json.dump(json_safe(value), file, indent=1, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(path + ".tmp", path)
-    folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
-    os.fsync(folder)  # the rename itself must survive a power cut
-    os.close(folder)
+    """Replace the file `path` by `value` as JSON, so that a reader sees the old or the new, never a part.
+
+    Raises:
+      RunFolderError: if it cannot be written.
+    """
+    text = json.dumps(json_safe(value), indent=1, allow_nan=False) + "\n"
+    with disk.refusals_as(RunFolderError, path, ELSEWHERE):
+        with open(path + ".tmp", "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(path + ".tmp", path)
+        folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
+        os.fsync(folder)  # the rename itself must survive a power cut
+        os.close(folder)
 
 
 def json_safe(value: Any) -> Any:
@@ -149,11 +154,8 @@ def json_safe(value: Any) -> Any:
 
 def _take_lock(folder: str, warn: Callable[[str], None]) -> int:
     """Return the open, locked file descriptor of `folder`'s lock file."""
-    try:
-        os.makedirs(folder, exist_ok=True)
-        lock = os.open(os.path.join(folder, "lock"), os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise RunFolderError(f"{folder} cannot be written: {error.strerror}; give another --workdir") from error
+    os.makedirs(folder, exist_ok=True)
+    lock = os.open(os.path.join(folder, "lock"), os.O_RDWR | os.O_CREAT, 0o644)
     deadline = time.monotonic() + _ORPHAN_SECONDS
     while not _try_lock(lock):
         owner = _read_owner(lock)
@@ -217,33 +219,5 @@ def _fields(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
     return [pair for key in tree for pair in _fields(tree[key], f"{prefix}.{key}" if prefix else str(key))]
 
 
-def _environment() -> dict[str, Any]:
-    versions = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
-    return {
-        "started": _now(),
-        "host": socket.gethostname(),
-        "command": sys.argv,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": versions,
-        "backend": jax.default_backend(),
-        "devices": [device.device_kind for device in jax.devices()],
-        "processes": jax.process_count(),
-        "git": _git_commit(),
-    }
-
-
-def _git_commit() -> str | None:
-    """Return the commit of the library's checkout, marked `-dirty` if files changed, or None outside one."""
-    here = os.path.dirname(os.path.abspath(__file__))
-    command = ["git", "-C", here, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
+def _shown(fields: dict[str, Any], name: str) -> str:
+    return repr(fields[name]) if name in fields else "absent"  # quotes, or an empty text would be seen as nothing

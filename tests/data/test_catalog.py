@@ -1,6 +1,7 @@
 """Official annotation files as they are found in the wild, hostile ones included: one clear line each."""
 
 import dataclasses
+import errno
 import os
 
 import numpy as np
@@ -191,6 +192,64 @@ def test_flat_folder_and_own_split(tmp_path, data_settings):
         "train/walk/2.mp4": "walk",
     }
     assert _load_folder(data_settings, tmp_path / "own", "test") == {"test/walk/3.mp4": "walk"}
+
+
+@pytest.mark.parametrize(("train", "test"), [("train", "val"), ("Train", "VALID"), ("TRAIN", "Validation")])
+def test_folders_of_splits_by_other_names(tmp_path, data_settings, caplog, train, test):
+    _touch(tmp_path, f"{train}/run/1.mp4", f"{train}/walk/2.mp4", f"{test}/walk/3.mp4", "other/run/4.mp4")
+    splits = [_load_folder(data_settings, tmp_path, split) for split in ("train", "test")]
+    assert splits == [{f"{train}/run/1.mp4": "run", f"{train}/walk/2.mp4": "walk"}, {f"{test}/walk/3.mp4": "walk"}]
+    assert caplog.messages == [f"{tmp_path}: 1 video(s) are not in {train} or {test} and left out"]
+
+
+def test_one_folder_of_a_split_alone_is_refused(tmp_path, data_settings):
+    _touch(tmp_path, "train/run/1.mp4", "train/walk/2.mp4")
+    for split in ("train", "test"):
+        with pytest.raises(
+            DataError, match=r"has train but no test \(or val\) with videos; add it, give the folder train"
+        ):
+            _load_folder(data_settings, tmp_path, split)
+    (tmp_path / "train").rename(tmp_path / "Val")
+    with pytest.raises(DataError, match="has Val but no train with videos"):
+        _load_folder(data_settings, tmp_path, "train")
+    _touch(tmp_path, "val/run/3.mp4", "train/run/1.mp4")
+    with pytest.raises(DataError, match="has Val and val; keep one of them"):
+        _load_folder(data_settings, tmp_path, "train")
+    _touch(tmp_path, "test/run/4.mp4")  # goes before them
+    assert list(_load_folder(data_settings, tmp_path, "test")) == ["test/run/4.mp4"]
+
+
+def test_links_that_are_not_followed_are_counted_in_one_line(tmp_path, data_settings, caplog):
+    _touch(tmp_path / "disk", *(f"c/{number}.mp4" for number in range(5)))
+    _touch(tmp_path / "root", *(f"a/{number}.mp4" for number in range(10)))
+    os.symlink(tmp_path / "disk" / "c", tmp_path / "root" / "c")
+    os.symlink(tmp_path / "disk" / "c" / "1.mp4", tmp_path / "root" / "a" / "link.mp4")
+    os.symlink(tmp_path / "root" / "a" / "1.mp4", tmp_path / "root" / "a" / "within.mp4")
+    both = [_load_folder(data_settings, tmp_path / "root", split) for split in ("train", "test")]
+    assert {path for split in both for path in split} == {f"a/{name}.mp4" for name in (*range(10), "within")}
+    (line,) = caplog.messages
+    assert "2 links to folders or out of it are left out, such as" in line and "root/a/link.mp4;" in line
+
+
+def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path, data_settings, monkeypatch):
+    _touch(tmp_path, *(f"{name}/{number}.mp4" for name in "ab" for number in range(5)))
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("/b"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match="/b: Permission denied; what is in it would be lost, make it readable"):
+        _load_folder(data_settings, tmp_path, "train")
+
+
+@pytest.mark.parametrize("name", ["csv", "digits", "folder", "imagenet"])
+def test_a_split_that_does_not_exist_is_refused(data_settings, name):
+    assert f"data.split = 2, but {name} has one split only" in _refusal(
+        dataclasses.replace(data_settings, name=name, split=2)
+    )
 
 
 def test_folder_without_videos(tmp_path, data_settings):

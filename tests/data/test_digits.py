@@ -6,8 +6,10 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -153,6 +155,33 @@ def test_a_finished_folder_is_left_alone_and_an_interrupted_one_is_continued(mad
     assert (root / "videos" / "Left" / "v_Left_g02_c01.avi").stat().st_mtime == 1
 
 
+def test_what_is_missing_or_empty_in_a_finished_folder_is_made_again(made, tmp_path):
+    root = tmp_path / "digits"
+    shutil.copytree(made, root)
+    for path in root.rglob("*"):
+        os.utime(path, (1, 1))
+    shutil.rmtree(root / "videos" / "Up")
+    (root / "videos" / "Left" / "v_Left_g01_c01.avi").write_bytes(b"")
+    (root / "annotations" / "testlist01.txt").unlink()
+    said = []
+    assert digits_files.make_digits(root, _SPEC, said.append)
+    assert _contents(root) == _contents(made) and said[-1] == 16
+    assert (root / "videos" / "Left" / "v_Left_g02_c01.avi").stat().st_mtime == 1
+    assert not digits_files.make_digits(root, _SPEC)
+
+
+def test_a_death_while_the_first_file_was_written_refuses_nothing(made, tmp_path):
+    (tmp_path / "digits.json.tmp").write_text('{"form')
+    assert digits_files.make_digits(tmp_path, _SPEC)
+    assert _contents(tmp_path) == _contents(made)
+
+
+def test_names_are_those_of_the_plan():
+    for num_videos in (16, 99, 1000):
+        planned = digits.plan_clips(num_videos, 0, np.arange(1797) % 10)
+        assert sorted(digits.clip_names(num_videos)) == sorted((clip.motion, clip.name) for clip in planned)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -193,7 +222,36 @@ def test_command(tmp_path):
     assert (first.returncode, second.returncode) == (0, 0)
     assert "16 videos written" in first.stdout and "16 videos were there already" in second.stdout
     assert len(list((tmp_path / "d").rglob("*.mp4"))) == 16
-    refused = _command(f"--root={tmp_path}/d", "--num_videos=24")
-    assert refused.returncode == 2 and len(refused.stderr.strip().splitlines()) == 1
-    assert "error: " in refused.stderr and "num_videos=16, not 24" in refused.stderr
-    assert "python -m hvt_jax.make_digits --root=data/digits" in _command("--help").stdout
+    (tmp_path / "file").touch()
+    refused = {
+        (f"--root={tmp_path}/d", "--num_videos=24"): "num_videos=16, not 24",
+        (f"--root={tmp_path}/file/d",): f"{tmp_path}/file/d cannot be written: Not a directory; name another folder",
+        ("--sise=3",): "Unknown command line flag 'sise'. Did you mean: size ?",
+        ("--root=",): "--root is empty",
+        ("stray",): "unknown argument 'stray'; options begin with --",
+    }
+    for arguments, words in refused.items():
+        done = _command(*arguments)
+        (line,) = done.stderr.splitlines()
+        assert done.returncode == 2 and line.startswith("error: ") and words in line
+
+
+def test_ctrl_c_ends_it_with_one_line(tmp_path):
+    command = [sys.executable, "-m", "hvt_jax.make_digits", f"--root={tmp_path}/d"]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, **pipes, text=True, start_new_session=True)
+    while not list(tmp_path.rglob("*.avi")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to all processes, those that encode too
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (
+        130,
+        "error: interrupted; run the same command again to go on where it stopped\n",
+    )
+    assert 0 < len(list(tmp_path.rglob("*.avi"))) < 1000
+
+
+def test_the_command_does_not_wait_for_jax():
+    program = "import sys, hvt_jax.make_digits; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import struct
 import sys
 import time
 import types
@@ -11,6 +12,8 @@ import jax
 import numpy as np
 import pytest
 import rich.console
+from tensorboardX.proto import event_pb2
+from tensorboardX.record_writer import masked_crc32c
 
 from hvt_jax.engine.metrics import MetricsError, MetricWriter, Throughput, read_metrics
 from hvt_jax.settings import LoggingSettings
@@ -42,10 +45,33 @@ def test_resumed_file_reads_like_an_uninterrupted_one(tmp_path):
     assert texts[0] == texts[1] and len(texts[0].splitlines()) == 20
 
 
-def test_a_run_from_the_beginning_starts_a_new_file(tmp_path):
-    train(tmp_path, range(5))
-    train(tmp_path, range(2))
-    assert [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")] == [0, 1]
+def test_a_run_from_the_beginning_moves_earlier_records_aside(tmp_path, caplog):
+    train(tmp_path, range(5), TENSORBOARD)
+    (tmp_path / "results.json").write_text("{}")
+    (tmp_path / "report.md").write_text("# Report")
+    (tmp_path / "figures").mkdir()
+    assert caplog.messages == []
+    before = {path.name: path.stat().st_ino for path in tmp_path.iterdir()}
+    for number in (1, 2, 3):  # within a second, too
+        train(tmp_path, range(2), TENSORBOARD)
+        assert [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")] == [0, 1]
+        assert {path.name for path in tmp_path.glob("[!e]*")} == {"metrics.jsonl", "tb"}
+        assert len(list(tmp_path.glob("earlier-*"))) == len(caplog.messages) == number
+    first = min(tmp_path.glob("earlier-*"), key=lambda path: (len(path.name), path.name))
+    assert {path.name: path.stat().st_ino for path in first.iterdir()} == before
+    assert len(read_metrics(first / "metrics.jsonl")) == 5
+    assert caplog.messages[0] == (
+        f"{tmp_path} has no checkpoint to go on from, but 5 records of an earlier run; figures, metrics.jsonl, "
+        f"report.md, results.json, tb are now in {first.name}, and the run begins at step 0"
+    )
+
+
+def test_without_records_or_with_a_checkpoint_nothing_is_moved(tmp_path, caplog):
+    train(tmp_path, [])
+    (tmp_path / "results.json").write_text("{}")
+    train(tmp_path, range(3))
+    train(tmp_path, range(1, 3), restored_step=0)
+    assert {path.name for path in tmp_path.iterdir()} == {"metrics.jsonl", "results.json"} and not caplog.messages
 
 
 def test_non_finite_values_stay_valid_json(tmp_path):
@@ -68,6 +94,8 @@ def test_damage_but_at_the_end_is_named(tmp_path):
     path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
     with pytest.raises(MetricsError, match="line 2 is damaged"):
         read_metrics(path)
+    with pytest.raises(MetricsError, match="line 2 is damaged"):
+        MetricWriter(tmp_path, PLAIN, restored_step=3)
     path.write_bytes(b'{"step": 1}\n{"step": 2}\n\0\0\0\xff')
     assert [record["step"] for record in read_metrics(path)] == [1, 2]
 
@@ -95,16 +123,31 @@ def test_one_live_line_on_a_terminal(tmp_path):
     assert "\x1b[" in text and "step 20/20  loss 1.0000  2.50 clips/s  ETA 0:00:00" in text and "a note" in text
 
 
-def test_tensorboard_takes_every_name_and_is_on_disk_soon(tmp_path, caplog):
-    caplog.set_level("INFO")
+def _events(path):
+    """Return the events of a file in TensorFlow's format of records."""
+    content, events = path.read_bytes(), []
+    while content:
+        (length,) = struct.unpack("<Q", content[:8])
+        assert [masked_crc32c(part) for part in (content[:8], content[12 : 12 + length])] == [
+            *struct.unpack("<I", content[8:12]),
+            *struct.unpack("<I", content[12 + length : 16 + length]),
+        ]
+        events.append(event_pb2.Event.FromString(content[12 : 12 + length]))
+        content = content[16 + length :]
+    return events
+
+
+def test_tensorboard_takes_every_name_and_is_on_disk_at_once(tmp_path):
     with MetricWriter(tmp_path, TENSORBOARD, restored_step=4) as writer:
-        writer.write(5, {"train/frame->clip/up": 0.5})
-        (events,) = (tmp_path / "tb").iterdir()
-        deadline = time.monotonic() + 10
-        while b"train/frame_to_clip/up" not in events.read_bytes():
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-    assert "illegal" not in caplog.text
+        writer.write(5, {"train/frame->clip/up": 0.5, "monitor/clip/rank": math.nan, "knn/clip/top1": 2.5})
+        (path,) = (tmp_path / "tb").iterdir()
+        version, restart, scalars = _events(path)
+    assert version.file_version == "brain.Event:2" and abs(scalars.wall_time - time.time()) < 60
+    assert (restart.step, restart.session_log.status, scalars.step) == (5, event_pb2.SessionLog.START, 5)
+    values = {value.tag: value.simple_value for value in scalars.summary.value}
+    assert values == {"train/frame_to_clip/up": 0.5, "knn/clip/top1": 2.5}
+    with MetricWriter(tmp_path, TENSORBOARD, restored_step=4):
+        assert len(list((tmp_path / "tb").iterdir())) == 2
 
 
 class FakeWandb(types.ModuleType):
@@ -143,6 +186,18 @@ def test_a_missing_wandb_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(MetricsError, match="requirements-extras"):
         MetricWriter(tmp_path, WANDB)
+
+
+@pytest.mark.parametrize("line", ["import nothing_of_this_name", "raise TypeError('two\\nlines')"])
+def test_a_broken_wandb_is_not_called_missing(tmp_path, monkeypatch, line):
+    (tmp_path / "wandb.py").write_text(line)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    with pytest.raises(
+        MetricsError, match="wandb is installed, but its import fails .(ModuleNotF|TypeE).*; mend"
+    ) as caught:
+        MetricWriter(tmp_path, WANDB)
+    assert "\n" not in str(caught.value)
 
 
 def test_only_the_first_process_writes(tmp_path, monkeypatch):

@@ -100,8 +100,10 @@ def test_config_changes_are_listed_field_by_field(tmp_path):
         more = ml_collections.ConfigDict({"seed": 3, "model": {"clip": {"width": 96}}, "name": "x"})
         assert folder.changed_fields(more) == [
             "config differs: model.clip.scales [1, 2] -> absent",
-            "config differs: name absent -> x",
+            "config differs: name absent -> 'x'",
         ]
+        folder.write_config(ml_collections.ConfigDict({"name": ""}))
+        assert folder.changed_fields(ml_collections.ConfigDict({"name": "x"})) == ["config differs: name '' -> 'x'"]
         (tmp_path / "config.json").write_text("{")
         with pytest.raises(RunFolderError, match="config.json is damaged"):
             folder.changed_fields(config())

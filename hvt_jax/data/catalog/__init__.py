@@ -20,6 +20,7 @@ LOADERS: dict[str, Loader] = {
     "ssv2": ssv2.load,
     "ucf101": ucf101.load,
 }
+_ONE_SPLIT = ("csv", "digits", "folder", "imagenet")  # they have no official splits to choose from
 
 
 def load_dataset(settings: DataSettings, split: Literal["train", "test"]) -> Dataset:
@@ -29,11 +30,13 @@ def load_dataset(settings: DataSettings, split: Literal["train", "test"]) -> Dat
     `prepare` made is read from the listing there; of the files it was made from none is needed.
 
     Raises:
-      DataError: if the data set is unknown, missing, or its files cannot be used as they are.
+      DataError: if the data set is unknown, missing, has no such split, or its files cannot be used as they are.
     """
     if settings.name not in LOADERS:
         raise DataError(f"data.name = {settings.name!r}, but must be one of {', '.join(LOADERS)}")
     if (prepared := listing.find_listing(settings)) is not None:
         return listing.read_listing(prepared, settings, split).with_primary(settings.label)
+    if settings.split != 1 and settings.name in _ONE_SPLIT:
+        raise DataError(f"data.split = {settings.split}, but {settings.name} has one split only; leave it at 1")
     dataset = LOADERS[settings.name](settings, split).with_primary(settings.label)
     return manifest.apply_manifest(settings, split, dataset)

@@ -4,38 +4,47 @@
     ROOT/*.mp4                           one class, "all"
     ROOT/train/..., ROOT/test/...        your own split, in either of these forms
 
-Without `train` and `test` folders every fifth video is for testing, chosen by a hash of its path: adding or removing
-videos moves no other one between the splits.
+The test split may also be called `val`, `valid` or `validation`, in small or capital letters; `test` goes before them.
+Without such folders every fifth video is for testing, chosen by a hash of its path: adding or removing videos moves no
+other one between the splits.
 """
 
 import hashlib
+import logging
 import os
 import pathlib
 from typing import Literal
 
-from hvt_jax.data.sources import DataError, Dataset, SafeFolder, Video
+from hvt_jax.data import annotations
+from hvt_jax.data.sources import DataError, Dataset, Video
 from hvt_jax.settings import DataSettings
 
 SUFFIXES = frozenset(
     ".avi .mp4 .m4v .mov .mkv .webm .mpg .mpeg .ts .mts .m2ts .wmv .asf .flv .3gp .3g2 .ogv .gif .mxf .vob .dv".split()
 )
 _TEST_SHARE = 5  # one of this many
+_TRAIN_NAMES = ("train",)
+_TEST_NAMES = ("test", "val", "valid", "validation")  # the first that is there
+
+_LOG = logging.getLogger(__name__)
 
 
 def load(settings: DataSettings, split: Literal["train", "test"]) -> Dataset:
     """Return one split; the only label set is `class`.
 
     Raises:
-      DataError: if there is no such folder, no video in it, or none in this split.
+      DataError: if there is no such folder, no video in it, none in this split, or a folder of one split alone.
     """
     root = pathlib.Path(settings.root)
     if not root.is_dir():
         raise DataError(f"data.root = {settings.root!r}: no such folder; name the folder that holds your videos")
-    paths = _find_videos(root)
+    paths = annotations.list_files(root, SUFFIXES)
     if not paths:
         raise DataError(f"data.root = {settings.root!r}: no video there; known endings: {' '.join(sorted(SUFFIXES))}")
-    if {"train", "test"} <= {path.split("/")[0] for path in paths if "/" in path}:
-        splits = {part: [path for path in paths if path.startswith(part + "/")] for part in ("train", "test")}
+    if folders := _split_folders(root, {path.split("/")[0] for path in paths if "/" in path}):
+        splits = {part: [path for path in paths if path.startswith(f"{name}/")] for part, name in folders.items()}
+        if split == "train" and (rest := len(paths) - sum(map(len, splits.values()))):
+            _LOG.warning("%s: %d video(s) are not in %s and left out", root, rest, " or ".join(folders.values()))
         class_of = {path: _class_name(path.split("/", 1)[1]) for part in splits.values() for path in part}
     else:
         splits = split_by_hash(paths)
@@ -47,17 +56,24 @@ def load(settings: DataSettings, split: Literal["train", "test"]) -> Dataset:
     return Dataset(root, videos, {"class": classes})
 
 
-def _find_videos(root: pathlib.Path) -> list[str]:
-    """Return the relative paths of all videos, sorted; links that lead out of the folder are left out."""
-    safe, paths = SafeFolder(root), []
-    for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            path = pathlib.Path(folder, name).relative_to(root).as_posix()
-            if pathlib.Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
-                if not safe.reason_against(path):
-                    paths.append(path)
-    return sorted(paths)
+def _split_folders(root: pathlib.Path, folders: set[str]) -> dict[str, str]:
+    """Return the folder of each split, {} if none of `folders` has the name of one."""
+    found = {}
+    for split, names in {"train": _TRAIN_NAMES, "test": _TEST_NAMES}.items():
+        for name in names:
+            alike = sorted(folder for folder in folders if folder.lower() == name)
+            if len(alike) > 1:
+                raise DataError(f"data.root = {str(root)!r}: has {' and '.join(alike)}; keep one of them")
+            if alike:
+                found[split] = alike[0]
+                break
+    if len(found) == 1:
+        (there,), missing = found.values(), "train" if "test" in found else "test (or val)"
+        raise DataError(
+            f"data.root = {str(root)!r}: has {there} but no {missing} with videos; add it, give the folder {there} "
+            "itself as data.root, or rename it if it is a class"
+        )
+    return found
 
 
 def _class_name(path: str) -> str:

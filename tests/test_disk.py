@@ -1,0 +1,101 @@
+"""A full disk, or a folder that cannot be written, ends with one line: the file, the reason and the remedy."""
+
+import errno
+import os
+import pathlib
+
+import ml_collections
+import pytest
+
+from hvt_jax.data import digits_files, manifest, quarantine
+from hvt_jax.data.problems import Problem
+from hvt_jax.data.sources import DataError
+from hvt_jax.engine import run_folder
+from hvt_jax.engine.metrics import MetricsError, MetricWriter
+from hvt_jax.engine.run_folder import RunFolder, RunFolderError
+from hvt_jax.settings import LoggingSettings
+
+PLAIN = LoggingSettings(interval_steps=10, tensorboard=False, wandb=False, wandb_project="test")
+TENSORBOARD = LoggingSettings(interval_steps=10, tensorboard=True, wandb=False, wandb_project="test")
+FULL = "/dev/full"
+REFUSED = "cannot be written: No space left on device; free some space there, or give another --workdir"
+needs_dev_full = pytest.mark.skipif(not os.path.exists(FULL), reason="no /dev/full on this system")
+
+
+def _fill(path):
+    """Let every attempt to replace the file `path` find a full disk."""
+    pathlib.Path(f"{path}.tmp").symlink_to(FULL)
+
+
+@needs_dev_full
+@pytest.mark.parametrize("name", ["config.json", "environment.json", "results.json"])
+def test_files_of_a_run_folder(tmp_path, name):
+    _fill(tmp_path / name)
+    with RunFolder(tmp_path, warn=pytest.fail) as folder, pytest.raises(RunFolderError) as caught:
+        folder.write_config(ml_collections.ConfigDict({"seed": 3}))
+        folder.write_environment(seed=3)
+        folder.write_results({})
+    assert str(caught.value) == f"{tmp_path}/{name} {REFUSED}"
+
+
+def test_the_lock(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", refuse)
+    with pytest.raises(RunFolderError, match=REFUSED):
+        RunFolder(tmp_path, warn=pytest.fail)
+
+
+@needs_dev_full
+def test_metrics(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with pytest.raises(MetricsError, match=f"metrics.jsonl {REFUSED}"), MetricWriter(tmp_path, PLAIN) as writer:
+        writer.write(1, {"a": 1.0})
+        writer._jsonl.close()
+        writer._jsonl = open(FULL, "a")  # the disk is full from here on
+        writer.write(2, {"a": 1.0})
+    assert path.read_text().count("\n") == 1
+    _fill(path)
+    with pytest.raises(MetricsError, match=f"metrics.jsonl {REFUSED}"):
+        MetricWriter(tmp_path, PLAIN, restored_step=1)
+    assert path.read_text().count("\n") == 1
+
+
+@needs_dev_full
+def test_tensorboard(tmp_path):
+    (tmp_path / "tb").touch()
+    with pytest.raises(MetricsError, match="tb cannot be written: File exists; give another --workdir"):
+        MetricWriter(tmp_path, TENSORBOARD)
+    (tmp_path / "tb").unlink()
+    with pytest.raises(MetricsError, match=f"tb {REFUSED}"), MetricWriter(tmp_path, TENSORBOARD) as writer:
+        writer._tensorboard._file = open(FULL, "ab")
+        writer.write(2, {"a": 1.0})
+
+
+@needs_dev_full
+def test_lists_of_bad_videos(tmp_path):
+    _fill(tmp_path / "quarantine.jsonl")
+    bad = [quarantine.BadVideo("a.mp4", Problem.EMPTY, 0, 1)]
+    with pytest.raises(DataError, match=f"quarantine.jsonl {REFUSED}"):
+        quarantine.write_quarantine(str(tmp_path / "quarantine.jsonl"), bad)
+    _fill(tmp_path / "manifest.jsonl")
+    with pytest.raises(DataError, match="manifest.jsonl: No space left on device; name a file .* with --manifest"):
+        manifest.write_manifest(tmp_path / "manifest.jsonl", [manifest.Entry("a.mp4", 1, 1.0)])
+
+
+@needs_dev_full
+@pytest.mark.parametrize("name", ["digits.json", "videos/Left/v_Left_g01_c01.avi", "factors.csv"])
+def test_digits(tmp_path, name):
+    spec = digits_files.DigitsSpec(16, 32, "mpeg4", 0)
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    if name != "digits.json":
+        digits_files._write_manifest(tmp_path, spec, complete=False)
+    _fill(tmp_path / name)
+    with pytest.raises(DataError, match=f"{name} cannot be written: No space .* name another folder with --root"):
+        digits_files.make_digits(tmp_path, spec)
+
+
+def test_mistakes_of_the_program_keep_their_traceback(tmp_path):
+    with pytest.raises(TypeError):
+        run_folder.write_json(str(tmp_path / "a.json"), {"a": object()})
