@@ -10,7 +10,7 @@ import pytest
 from hvt_jax.data import digits_files, manifest, quarantine
 from hvt_jax.data.problems import Problem
 from hvt_jax.data.sources import DataError
-from hvt_jax.engine import run_folder
+from hvt_jax.engine import event_file, run_folder
 from hvt_jax.engine.metrics import MetricsError, MetricWriter
 from hvt_jax.engine.run_folder import RunFolder, RunFolderError
 from hvt_jax.settings import LoggingSettings
@@ -63,13 +63,14 @@ def test_metrics(tmp_path):
 
 
 @needs_dev_full
-def test_tensorboard(tmp_path):
+def test_tensorboard(tmp_path, monkeypatch):
+    monkeypatch.setattr(event_file, "_FLUSH_SECONDS", 0.0)
     (tmp_path / "tb").touch()
     with pytest.raises(MetricsError, match="tb cannot be written: File exists; give another --workdir"):
         MetricWriter(tmp_path, TENSORBOARD)
     (tmp_path / "tb").unlink()
     with pytest.raises(MetricsError, match=f"tb {REFUSED}"), MetricWriter(tmp_path, TENSORBOARD) as writer:
-        writer._tensorboard._file = open(FULL, "ab")
+        writer._tensorboard._writer._py_recordio_writer._writer = open(FULL, "ab")
         writer.write(2, {"a": 1.0})
 
 

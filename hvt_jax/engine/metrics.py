@@ -140,7 +140,8 @@ class MetricWriter:
     def close(self) -> None:
         """Flush and close every sink; may be called twice."""
         self._progress.close()
-        # Every line was flushed when it was written: what is refused now was refused, and raised, before.
+        # Every line of metrics.jsonl was flushed when it was written: what is refused now was refused, and raised,
+        # before. It has all that the last seconds of TensorBoard's file may lack.
         with contextlib.suppress(OSError):
             if self._jsonl is not None:
                 self._jsonl.close()
