@@ -12,13 +12,14 @@ import optax
 
 from hvt_jax.engine import augmentation, monitors, schedules
 from hvt_jax.engine import state as state_lib
-from hvt_jax.engine.labels import label_norms, parameter_labels
-from hvt_jax.engine.optim import optimizer_statistics
+from hvt_jax.engine.optim import optimizer_statistics, update_norms
 from hvt_jax.engine.state import TrainState
 from hvt_jax.hierarchy import Edge, Geometry, hierarchy_edges
 from hvt_jax.model.pyramid import model_geometry
 from hvt_jax.objectives import distances, draws, local
 from hvt_jax.settings import Settings, SettingsError
+
+LONGEST_BAD_ROW = "longest_bad_row"  # metric: the most bad updates that ever followed one another, of any label
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +83,7 @@ def build_train_step(
     All randomness is a function of `key` and `state.step`. `batch` holds `video` uint8
     [B, T, Y', X', 3] and `valid` bool [B]; videos that are not valid count in no loss and no statistics.
     Metrics are device scalars; `monitor/...` are computed in steps that are logged
-    (`schedules.is_logged`) and 0 in the others.
+    (`schedules.is_logged`) and 0 in the others, norms are those of the last update (`optim.update_norms`).
     """
 
     def train_step(state: TrainState, batch: dict, key: jax.Array):
@@ -99,7 +100,7 @@ def build_train_step(
         stats = _sound_statistics(state.stats, stats, batch["valid"])
         metrics = _loss_metrics(definition, losses)
         metrics["data/valid_share"] = batch["valid"].mean()
-        metrics |= _optimizer_metrics(definition, gradients, updates, opt_state)
+        metrics |= _optimizer_metrics(opt_state)
         metrics |= _monitors(definition, state.step, num_steps, outputs, predictions, batch["valid"])
         return TrainState(state.step + 1, params, stats, opt_state), metrics
 
@@ -185,12 +186,13 @@ def _loss_metrics(definition: Definition, losses: local.LocalLosses) -> dict[str
     return metrics
 
 
-def _optimizer_metrics(definition, gradients, updates, opt_state) -> dict[str, jax.Array]:
-    labels = parameter_labels(gradients, definition.hierarchy)
-    metrics = {f"gradient_norm/{label}": norm for label, norm in label_norms(gradients, labels).items()}
-    metrics |= {f"update_norm/{label}": norm for label, norm in label_norms(updates, labels).items()}
-    for label, counters in optimizer_statistics(opt_state).items():
-        metrics |= {f"{name}_updates/{label}": count for name, count in counters.items()}
+def _optimizer_metrics(opt_state: optax.OptState) -> dict[str, jax.Array]:
+    metrics, counters = {}, optimizer_statistics(opt_state)
+    for label, norms in update_norms(opt_state).items():
+        metrics |= {f"{name}_norm/{label}": norm for name, norm in norms.items()}
+        metrics |= {f"{name}_updates/{label}": counters[label][name] for name in ("skipped", "consecutive")}
+    # One number for all labels, because it is fetched at every step.
+    metrics[LONGEST_BAD_ROW] = jnp.stack([counts["longest"] for counts in counters.values()]).max()
     return metrics
 
 

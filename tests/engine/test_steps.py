@@ -156,7 +156,7 @@ def test_names_of_the_metrics():
     definition = small.define(**{"model.hierarchy": "frame-clip", "logging.interval_steps": 3})
     state, batch, step = small.new_state(definition), small.batch_of(definition), small.train_step(definition)
     edges = ["frame->clip/up", "frame->frame/side", "clip->frame/down"]
-    names = {"train/total", "data/valid_share", "train/frame/regularizer", "train/clip/regularizer"}
+    names = {"train/total", "data/valid_share", "train/frame/regularizer", "train/clip/regularizer", "longest_bad_row"}
     names |= {f"train/{edge}" for edge in edges} | {f"monitor/{edge}/trivial_ratio" for edge in edges}
     for label in ("frame", "frame/predictors", "clip", "clip/predictors"):
         names |= {f"{kind}_norm/{label}" for kind in ("gradient", "update")}
@@ -220,6 +220,8 @@ def test_a_nan_stops_the_labels_it_reaches_and_no_other(guarded, path, touched):
             bad = count if label in touched else 0
             assert int(metrics[f"skipped_updates/{label}"]) == int(metrics[f"consecutive_updates/{label}"]) == bad
             assert (float(metrics[f"update_norm/{label}"]) > 0) == (label not in touched)
+            assert np.isfinite(metrics[f"gradient_norm/{label}"]) == (label not in touched)
+        assert int(metrics["longest_bad_row"]) == count
     after = small.named_leaves(state.params)
     moved = {name for name in after if not np.array_equal(before[name], after[name], equal_nan=True)}
     root = {"patch": "stem", "frame": "levels/frame", "clip": "levels/clip"}
@@ -229,7 +231,7 @@ def test_a_nan_stops_the_labels_it_reaches_and_no_other(guarded, path, touched):
         names = [name for name in moved if name.startswith(own) and ("/predictors/" in name) == bool(predictors)]
         assert bool(names) == (label not in touched)
     # Running statistics and optimizer moments never hold a NaN; the poisoned parameter is the only one.
-    rest = small.named_leaves((state.stats, state.opt_state))
+    rest = small.named_leaves((state.stats, state.opt_state._replace(norms=())))
     assert all(np.isfinite(leaf).all() for leaf in rest.values())
     assert sum(np.isnan(leaf).sum() for leaf in after.values()) == 1
 
@@ -240,7 +242,7 @@ def test_a_good_step_ends_a_row_of_bad_ones(guarded):
     state, _ = step(_poison(healthy, *path), batch, KEY)
     state, metrics = step(state.replace(params=healthy.params), batch, KEY)
     assert int(metrics["consecutive_updates/frame"]) == 0
-    assert int(metrics["skipped_updates/frame"]) == 1
+    assert int(metrics["skipped_updates/frame"]) == int(metrics["longest_bad_row"]) == 1
 
 
 def test_encode_gives_a_feature_per_level_and_video_by_running_statistics():
