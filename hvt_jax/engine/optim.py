@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from hvt_jax.engine.labels import label_names, label_norms, parameter_labels
+from hvt_jax.engine.optimizer_checks import check_optimizer
 from hvt_jax.engine.schedules import Number, learning_rates, moving_labels
 from hvt_jax.settings import OptimizerSettings
 
@@ -81,16 +82,9 @@ def build_optimizer(
       num_steps: mini-batches in the run; trailing ones that fill no update are not used.
 
     Raises:
-      ValueError: if `frozen` has no such label, `accumulation_steps` is below 1, or `single` meets `own`.
+      ValueError: if something could never train, or settings exclude each other; see `optimizer_checks`.
     """
-    names = label_names(hierarchy)
-    unknown = [label for label in settings.frozen if label not in names]
-    if unknown:
-        raise ValueError(f"optimizer.frozen names {', '.join(unknown)}; the labels are {', '.join(names)}")
-    if settings.accumulation_steps < 1:
-        raise ValueError(f"optimizer.accumulation_steps is {settings.accumulation_steps}; use 1 or more")
-    if settings.single and settings.predictors == "own":
-        raise ValueError("optimizer.single and optimizer.predictors='own' exclude each other; use 'with' or 'rate'")
+    check_optimizer(settings, hierarchy, steps_per_epoch=steps_per_epoch, num_steps=num_steps)
     optimizer = _Optimizer(settings, hierarchy, steps_per_epoch, num_steps)
     return optax.GradientTransformation(optimizer.init, optimizer.update)
 

@@ -14,10 +14,10 @@ from hvt_jax.engine import augmentation, monitors, schedules
 from hvt_jax.engine import state as state_lib
 from hvt_jax.engine.optim import optimizer_statistics, update_norms
 from hvt_jax.engine.state import TrainState
-from hvt_jax.hierarchy import Edge, Geometry, hierarchy_edges
+from hvt_jax.hierarchy import LEVELS, RELATIONS, Edge, Geometry, hierarchy_edges
 from hvt_jax.model.pyramid import model_geometry
 from hvt_jax.objectives import distances, draws, local
-from hvt_jax.settings import Settings, SettingsError
+from hvt_jax.settings import ObjectiveSettings, Settings, SettingsError
 
 LONGEST_BAD_ROW = "longest_bad_row"  # metric: the most bad updates that ever followed one another, of any label
 
@@ -48,7 +48,7 @@ def define(settings: Settings) -> Definition:
     """Return the static parts of a run.
 
     Raises:
-      SettingsError: for a geometry that is impossible.
+      SettingsError: for a geometry that is impossible, or the weight of an edge that it does not have.
     """
     data, model, side = settings.data, settings.model, settings.objective.side
     if model.compute_dtype == "float64" and not jax.config.jax_enable_x64:
@@ -58,7 +58,21 @@ def define(settings: Settings) -> Definition:
     except ValueError as error:
         raise SettingsError(str(error)) from error
     edges = hierarchy_edges(geometry, model.causal_levels, side)
+    _check_edge_weights(settings.objective, edges)
     return Definition(settings, geometry, edges, state_lib.graph_definition(model, geometry, side=side))
+
+
+def _check_edge_weights(objective: ObjectiveSettings, edges: tuple[Edge, ...]) -> None:
+    """Raise SettingsError for a weight that no edge has, unless it is 1, as in every config."""
+    known = {(edge.source, edge.relation) for edge in edges}
+    for level in LEVELS:
+        for relation in RELATIONS:
+            weight = getattr(getattr(objective.edge_weights, level), relation)
+            if weight != 1 and (level, relation) not in known:
+                raise SettingsError(
+                    f"objective.edge_weights.{level}.{relation} = {weight:g} weighs nothing: the {len(edges)} edges of "
+                    f"this config are {', '.join(map(str, edges))}; set it to 1"
+                )
 
 
 def build_initialise(

@@ -326,8 +326,6 @@ def test_frozen_labels_do_not_move_by_decay_and_hold_no_state(name):
     per_parameter = 2 if name == "sgd" else 3  # trace or two moments, and the accumulator
     trained = part(history[0][0], "clip").size + part(history[0][0], "frame/predictors").size
     assert sum(x.size for x in arrays) == per_parameter * trained
-    with pytest.raises(ValueError, match="frame, frame/predictors, clip, clip/predictors"):
-        build(frozen=("frame/predictor",))
 
 
 def test_turns_alternate_over_odd_numbers_and_epochs_and_keep_the_state_of_the_resting():
@@ -366,6 +364,38 @@ def test_staged_start():
     assert moved(history, "frame") == "xxxxxx"
     assert moved(history, "clip") == moved(history, "clip/predictors") == "----xx"
     assert_same(history[0][1].labels.inner_states["clip"], history[4][1].labels.inner_states["clip"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"frozen": ("frame/predictor",)},
+            "names frame/predictor; the labels are frame, frame/predictors, clip, clip/predictors",
+        ),
+        ({"frozen": LABELS[::-1]}, r"optimizer.frozen names all 4 labels \(frame, .*nothing would train; leave"),
+        ({"accumulation_steps": 9}, "optimizer.accumulation_steps = 9, but the run has 8 steps, .*use at most 8"),
+        (
+            {"start_epochs": 2.0},
+            "start_epochs.clip = 2, but the last update .* at step 7, 1.75 epochs in, so clip would",
+        ),
+        ({"start_epochs": 1.5, "accumulation_steps": 3}, "start_epochs.clip = 1.5, but the last update .* at step 3"),
+    ],
+)
+def test_what_could_never_train_is_refused_with_its_numbers(changes, words):
+    if "start_epochs" in changes:
+        changes |= {"start_epochs": settings_lib.LevelEpochs(0.0, 0.0, changes["start_epochs"], 9.0)}
+    with pytest.raises(ValueError, match=words) as caught:
+        build(num_steps=8, steps_per_epoch=4, **changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_trains_a_little_is_not_refused():
+    """The last label, the only update, the last step; and a level that the hierarchy has not may start when it will."""
+    build(num_steps=8, steps_per_epoch=4, frozen=LABELS[1:])
+    build(num_steps=8, accumulation_steps=8)
+    start = settings_lib.LevelEpochs(patch=9.0, frame=0.0, clip=1.75, sequence=9.0)
+    assert moved(run(build(num_steps=8, steps_per_epoch=4, start_epochs=start), [ones()] * 8), "clip") == "-------x"
 
 
 # Accumulation and placement

@@ -299,6 +299,18 @@ def test_weights_move_to_one():
     assert moved == sorted(moved) and moved[0] < 0.2 and moved[-1] > 0.8
 
 
+def test_a_weight_that_weighs_nothing_is_refused():
+    weight = {"model.hierarchy": "frame-clip", "objective.edge_weights.clip.up": 0.5}
+    with pytest.raises(
+        steps.SettingsError, match="edge_weights.clip.up = 0.5 weighs nothing: the 3 edges .*set it to 1"
+    ):
+        small.define(**weight)
+    side = {"model.hierarchy": "frame-clip", "objective.side": False, "objective.edge_weights.frame.side": 0.0}
+    with pytest.raises(steps.SettingsError, match="the 2 edges of this config are frame->clip/up, clip->frame/down"):
+        small.define(**side)
+    small.define(**weight | {"model.hierarchy": "frame-clip-sequence"})
+
+
 def test_frozen_and_resting_labels_do_not_move():
     definition = small.define(**{"model.hierarchy": "frame-clip", "optimizer.frozen": ("clip",)})
     state = small.new_state(definition)
