@@ -16,7 +16,7 @@ from hvt_jax.engine.optim import optimizer_statistics, update_norms
 from hvt_jax.engine.state import TrainState
 from hvt_jax.hierarchy import LEVELS, RELATIONS, Edge, Geometry, hierarchy_edges
 from hvt_jax.model.pyramid import model_geometry
-from hvt_jax.objectives import distances, draws, local
+from hvt_jax.objectives import draws, local
 from hvt_jax.settings import ObjectiveSettings, Settings, SettingsError
 
 LONGEST_BAD_ROW = "longest_bad_row"  # metric: the most bad updates that ever followed one another, of any label
@@ -214,13 +214,11 @@ def _monitors(definition, step, num_steps, outputs, predictions, valid) -> dict[
     settings = definition.settings
     outputs, predictions = jax.lax.stop_gradient((outputs, predictions))
 
-    def distance(prediction, target, mask):
-        return distances.distance(settings.objective, prediction, target, mask)
-
     def measure():
         raw = {level: outputs[level].raw for level in definition.hierarchy}
         found = monitors.monitor_levels(raw, valid, settings.evaluation.monitor_tokens)
         for edge in definition.edges:
+            distance = local.edge_distance(settings.objective, edge, definition.edges)
             ratio = monitors.trivial_loss_ratio(distance, *predictions[str(edge)], valid)
             found[f"monitor/{edge}/trivial_ratio"] = ratio
         return jax.tree.map(lambda x: x.astype(jnp.float32), found)

@@ -311,6 +311,34 @@ def test_a_weight_that_weighs_nothing_is_refused():
     small.define(**weight | {"model.hierarchy": "frame-clip-sequence"})
 
 
+# Losses of the variance alone: of a prediction that never changes it is 25 * (1 - sqrt(1e-4)).
+VARIANCE_ALONE = {
+    "objective.distance": "vicreg",
+    "objective.invariance_weight": 0.0,
+    "objective.covariance_weight": 0.0,
+    "objective.regularizer": "none",
+}
+WEIGHTS = {"patch->frame/up": 0.0, "frame->clip/up": 4.0, "clip->frame/down": 2.0}
+
+
+@pytest.fixture(scope="module")
+def unusual():
+    """A step with accumulation, weights that move, and a loss whose value can be told by hand; and its first state."""
+    fields = {"objective.weights_to_uniform": True, "optimizer.accumulation_steps": 2}
+    for name, weight in WEIGHTS.items():
+        fields[f"objective.edge_weights.{name.split('->')[0]}.{name.split('/')[1]}"] = weight
+    definition = small.define(**HIERARCHY, **VARIANCE_ALONE, **fields)
+    return definition, small.new_state(definition), small.train_step(definition)
+
+
+def test_the_trivial_ratio_is_of_the_loss_that_is_trained_on(unusual):
+    definition, state, step = unusual
+    _, metrics = step(state, small.batch_of(definition), KEY)
+    # A down target above the lowest level counts in no variance, so the loss of a constant prediction is known.
+    ratio = float(metrics["monitor/clip->frame/down/trivial_ratio"])
+    assert ratio == pytest.approx(float(metrics["train/clip->frame/down"]) / (25 * 0.99), rel=1e-4)
+
+
 def test_frozen_and_resting_labels_do_not_move():
     definition = small.define(**{"model.hierarchy": "frame-clip", "optimizer.frozen": ("clip",)})
     state = small.new_state(definition)
