@@ -1,5 +1,7 @@
 """The training step as a whole: masks, derivatives, precision, metrics and what a NaN may touch."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -337,6 +339,63 @@ def test_the_trivial_ratio_is_of_the_loss_that_is_trained_on(unusual):
     # A down target above the lowest level counts in no variance, so the loss of a constant prediction is known.
     ratio = float(metrics["monitor/clip->frame/down/trivial_ratio"])
     assert ratio == pytest.approx(float(metrics["train/clip->frame/down"]) / (25 * 0.99), rel=1e-4)
+
+
+def test_a_collapsed_level_reads_as_such_although_its_norm_hides_it(unusual):
+    definition, state, step = unusual
+    scale = ("levels", "frame", "transformer", "norm", "scale")
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, x: 0.02 * x if tuple(key.key for key in path) == scale else x, state.params
+    )
+    healthy, collapsed = (
+        float(step(one, small.batch_of(definition), KEY)[1]["monitor/frame/std"])
+        for one in (state, state.replace(params=params))
+    )
+    # After BatchNorm both would be about 1.
+    assert healthy > 0.3 and collapsed == pytest.approx(0.02 * healthy, rel=1e-3)
+
+
+def test_the_total_of_a_step_is_weighed_with_the_weights_of_that_step(unusual):
+    definition, state, step = unusual
+    _, metrics = step(state.replace(step=state.step + 2), small.batch_of(definition), KEY)
+    expected = 0.0
+    for edge in map(str, definition.edges):
+        weight = WEIGHTS.get(edge, 1.0)
+        expected += (weight + (1 - weight) * 2 / small.STEPS["num_steps"]) * float(metrics[f"train/{edge}"])
+    assert float(metrics["train/total"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_norms_between_two_updates_are_those_of_the_last(unusual):
+    definition, state, step = unusual
+    found = []
+    for seed in range(4):
+        state, metrics = step(state, small.batch_of(definition, seed), KEY)
+        found.append({name: float(value) for name, value in metrics.items() if "_norm/" in name})
+    assert len(found[0]) == 12 and set(found[0].values()) == {0.0}
+    assert all(value > 0 for value in found[1].values())
+    assert found[2] == found[1] and all(found[3][name] != found[2][name] for name in found[3])
+
+
+def test_training_videos_are_normalised_without_augmentation_too():
+    definition = small.define(**{"data.mean": (0.5, 0.4, 0.3), "data.std": (0.25, 0.5, 0.2)})
+    video = small.batch_of(definition)["video"]
+    expected = (video / 255 - np.array([0.5, 0.4, 0.3])) / np.array([0.25, 0.5, 0.2])
+    np.testing.assert_allclose(steps.prepare_training(definition, KEY, video), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_scan_and_remat_of_the_config_reach_the_program():
+    """They change no number, so only the program can tell."""
+
+    def program(**fields):
+        depth = {"model.frame.depth": 3, "model.clip.depth": 3}
+        definition = small.define(**{"model.hierarchy": "frame-clip"}, **depth, **fields)
+        state, batch = small.new_state(definition), small.batch_of(definition)
+        return str(small.loss_and_gradients(definition).trace(state.params, state.stats, batch, KEY).jaxpr)
+
+    scan, remat = re.compile(r"\bscan\["), re.compile(r"\b(checkpoint|remat2?)\[")  # its names in versions of JAX
+    plain, other = program(), program(**{"model.frame.scan": True, "model.clip.remat": True})
+    assert not scan.search(plain) and not remat.search(plain)
+    assert scan.search(other) and remat.search(other)
 
 
 def test_frozen_and_resting_labels_do_not_move():
