@@ -2,10 +2,13 @@
 
 import signal
 import socket
+import types
 
+import jax
 import numpy as np
 import pytest
 
+from hvt_jax import main
 from hvt_jax.engine import manifest
 from tests import runs
 
@@ -92,3 +95,20 @@ def test_two_processes_are_one_with_two_devices(world, resumed):
 def test_the_second_process_takes_part_and_is_silent(resumed):
     assert "in 2 process(es), fsdp" in resumed[0].stdout
     assert [line for line in resumed[1].stdout.splitlines() if not line.startswith("[Gloo]")] == []
+
+
+def test_a_silent_process_is_given_up_after_a_minute(monkeypatch, capsys):
+    """JAX itself ends the others then, so only what it is told is looked at."""
+    told = {}
+
+    def initialize(*_, **options):
+        told.update(options)
+        raise RuntimeError("nobody is there\nand more")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    given = {"DISTRIBUTED": True, "COORDINATOR": "host:1", "NUM_PROCESSES": 2, "PROCESS_ID": 0}
+    for name, value in given.items() | {("HEARTBEAT", main.HEARTBEAT.default)}:
+        monkeypatch.setattr(main, name, types.SimpleNamespace(value=value))
+    assert main._train() == 2
+    assert told == {"heartbeat_timeout_seconds": 60, "initialization_timeout": 300}
+    assert capsys.readouterr().err.startswith("error: --distributed: nobody is there; give --coordinator")
