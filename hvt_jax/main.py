@@ -17,6 +17,11 @@ DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several processes;
 COORDINATOR = flags.DEFINE_string("coordinator", None, "With --distributed elsewhere: host:port of process 0.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many processes there are.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: the number of this one, from 0.")
+HEARTBEAT = flags.DEFINE_integer(
+    "heartbeat_timeout_seconds", 60, "With --distributed: when one process is silent for so long, all end.", 1
+)
+
+_INITIALIZATION_TIMEOUT = 300  # seconds; the nodes of a job may start minutes apart
 
 
 def main(argv: list[str]) -> int:
@@ -39,7 +44,13 @@ def _train() -> int:
 
     if DISTRIBUTED.value:  # must precede every other call of jax
         try:
-            jax.distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+            jax.distributed.initialize(
+                COORDINATOR.value,
+                NUM_PROCESSES.value,
+                PROCESS_ID.value,
+                initialization_timeout=_INITIALIZATION_TIMEOUT,
+                heartbeat_timeout_seconds=HEARTBEAT.value,
+            )
         except (ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             return cli.fail(f"--distributed: {reason}; give --coordinator, --num_processes and --process_id")

@@ -1,5 +1,6 @@
 """What a run says and leaves behind while it trains: metrics, bad videos, results, report."""
 
+import collections
 import os
 import time
 from typing import Any
@@ -9,22 +10,26 @@ import numpy as np
 
 from hvt_jax.bad_videos import BadVideos
 from hvt_jax.data.sources import Dataset
-from hvt_jax.engine import describe, metrics, monitors, schedules
+from hvt_jax.engine import describe, metrics, monitors, optim, schedules
 from hvt_jax.engine.checkpoint import parameter_digest
+from hvt_jax.engine.labels import label_names
 from hvt_jax.engine.run_folder import RunFolder
 from hvt_jax.engine.state import TrainState
-from hvt_jax.engine.steps import Definition
+from hvt_jax.engine.steps import LONGEST_BAD_ROW, Definition
 from hvt_jax.evaluation import judge, report
 from hvt_jax.settings import Settings
 
 Scalars = dict[str, jax.Array]
+# Steps that the metrics lag behind what is dispatched. With two of them queued the device has work while this process
+# fetches and loads; a fixed number, so that all processes, and a resumed run, see a divergence at the same step.
+LAG_STEPS = 2
 
 
 class RunLog:
     """The written side of one run.
 
-    Metrics of a step are handed over as device arrays and fetched one step later, when the device
-    already has the next step to do: logging never makes it wait.
+    Metrics of a step are handed over as device arrays and fetched `LAG_STEPS` later, when the device
+    already has the next steps to do: logging never makes it wait.
     """
 
     def __init__(
@@ -42,7 +47,7 @@ class RunLog:
         self.bad_videos = bad_videos
         self._started = time.monotonic()
         self._seconds_before = max((record.get("time/seconds", 0.0) for record in self.records()), default=0.0)
-        self._pending: tuple[int, Scalars] | None = None
+        self._pending: collections.deque[tuple[int, Scalars]] = collections.deque()
         self.speed = metrics.Throughput(settings.train.batch_size, num_steps)
         self.note = writer.note
 
@@ -74,15 +79,31 @@ class RunLog:
                 return found
         return None
 
-    def keep(self, step: int, scalars: Scalars | None) -> bool:
-        """Write the metrics kept before, then keep those of `step`; return whether a label has diverged.
+    def keep(self, step: int, scalars: Scalars) -> bool:
+        """Keep the metrics of `step`, just dispatched, and settle the step `LAG_STEPS` before it.
 
-        Call it after dispatching the next step, and with None before a checkpoint.
+        Returns:
+          whether a label had diverged by then, whichever steps are logged.
         """
-        pending, self._pending = self._pending, None if scalars is None else (step, scalars)
-        return pending is not None and self._write(*pending)
+        self._pending.append((step, scalars))
+        scalars[LONGEST_BAD_ROW].copy_to_host_async()
+        return self._settle(LAG_STEPS)
 
-    def _write(self, step: int, scalars: Scalars) -> bool:
+    def catch_up(self) -> bool:
+        """Settle all steps, waiting for the device, as before a checkpoint; return whether a label has diverged."""
+        return self._settle(0)
+
+    def _settle(self, lag: int) -> bool:
+        """Write what is due of all steps but the latest `lag`; tell whether a row of bad updates reached the limit."""
+        longest = 0
+        while len(self._pending) > lag:
+            step, scalars = self._pending.popleft()
+            longest = int(scalars[LONGEST_BAD_ROW])  # the longest so far: a row that has ended counts, too
+            if schedules.is_logged(step, self._settings.logging.interval_steps, self._num_steps):
+                self._write(step, scalars)
+        return longest >= self._settings.optimizer.max_bad_updates
+
+    def _write(self, step: int, scalars: Scalars) -> None:
         values = {name: float(value) for name, value in jax.device_get(scalars).items()}
         self.speed.tick(step)
         rates = schedules.learning_rates(
@@ -106,8 +127,6 @@ class RunLog:
             clips_per_second=speed,
             eta_seconds=self.speed.eta_seconds,
         )
-        limit = self._settings.optimizer.max_bad_updates
-        return any(value >= limit for name, value in values.items() if name.startswith("consecutive_updates/"))
 
     def write_scores(self, step: int, scores: judge.Scores) -> dict[str, float]:
         """Write the kNN accuracies of `step`, unless a session before this one did; return them flat."""
@@ -125,6 +144,16 @@ class RunLog:
         """Name the damaged videos of a batch that is used at `step`, each once; their samples are masked."""
         for line in self.bad_videos.note(dataset, batch, step):
             self.note(f"bad video {line}; its samples are masked")
+
+    def note_divergence(self, state: TrainState, step: int) -> None:
+        """Say which labels diverged by `step`, and what is left."""
+        limit, names = self._settings.optimizer.max_bad_updates, label_names(self._settings.model.levels)
+        counters = optim.optimizer_statistics(state.opt_state)
+        labels = ", ".join(label for label in names if int(counters[label]["longest"]) >= limit)
+        self.note(
+            f"diverged: {limit} updates in a row of {labels} were NaN or Inf by step {step}; the state is in "
+            f"{self._folder.diverged}, earlier checkpoints are intact; lower optimizer.learning_rate"
+        )
 
     def write_results(self, state: TrainState, step: int, scores: judge.Scores, *, outcome: str) -> None:
         """Write results.json and report.md, and print how every level did against the untrained network."""

@@ -152,7 +152,7 @@ class Run:
     ) -> int:
         """Train to the end, a preemption or divergence; return the exit code.
 
-        Order of a step, which resuming relies on: write the metrics of the step before, checkpoint,
+        Order of a step, which resuming relies on: write the metrics of the steps before, checkpoint,
         evaluate, take the next batch, dispatch it.
         """
         settings, plan, compiled, log = self.definition.settings, self.plan, self.compiled, self.log
@@ -163,7 +163,7 @@ class Run:
             known = log.judged(step) if step == restored_step else None
             is_evaluated = step in plan.evaluations and (is_last or not (stop or known))
             if is_evaluated or stop or (step and step % settings.checkpoint.interval_steps == 0):
-                if log.keep(step, None):
+                if log.catch_up():
                     return self._end_diverged(state, step)
                 with log.speed.paused():
                     if step and step != restored_step:
@@ -187,8 +187,7 @@ class Run:
             log.note_problems(self.train_set, batch, step + 1)
             placed = compiled.to_devices({name: batch[name] for name in ("video", "valid")})
             state, scalars = compiled.train_step(state, placed, key)
-            due = schedules.is_logged(step + 1, settings.logging.interval_steps, plan.num_steps)
-            if log.keep(step + 1, scalars if due else None):
+            if log.keep(step + 1, scalars):
                 return self._end_diverged(state, step + 1)
             self.saved.poll()
         self.saved.wait()
@@ -237,13 +236,9 @@ class Run:
         return judge.Split(dataset.labels, num_classes, batches, note)
 
     def _end_diverged(self, state: TrainState, step: int) -> int:
-        self.log.keep(step, None)
+        self.log.catch_up()
         self.saved.wait()
         checkpoint_lib.save_diverged(self.folder.diverged, step, state)
-        limit = self.definition.settings.optimizer.max_bad_updates
-        self.log.note(
-            f"diverged: {limit} updates of a label in a row were NaN or Inf by step {step}; the state is in "
-            f"{self.folder.diverged}, earlier checkpoints are intact; lower optimizer.learning_rate"
-        )
+        self.log.note_divergence(state, step)
         self.log.write_results(state, step, {}, outcome="diverged")
         return DIVERGED

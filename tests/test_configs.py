@@ -40,6 +40,20 @@ def test_a_config_is_a_locked_document_that_can_be_read(name):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_avoids_two_faults_of_the_original(name):
+    """Both are settings here, so that no other test would notice a default that brings them back.
+
+    A momentum of 0.999 leaves evaluation statistics unset for thousands of steps; a predictor without hidden
+    layers adapts together with its encoder, which helps them to collapse.
+    """
+    model = read_settings(_module(name).get_config()).model
+    assert model.stem.norm_momentum <= 0.9
+    for level in ("patch", "frame", "clip", "sequence"):
+        sizes = getattr(model, level)
+        assert sizes.predictor_hidden == (2 * sizes.width,), level
+
+
+@pytest.mark.parametrize("name", CONFIGS)
 def test_a_config_takes_a_step_in_small(name):
     config = small.small_config(_module(name).get_config(), **small.NO_AUGMENTATION)
     definition = steps.define(read_settings(config))

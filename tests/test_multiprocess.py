@@ -1,17 +1,27 @@
 """Two real processes on the CPU that train together, as on two hosts, against one process with two devices."""
 
+import json
 import signal
 import socket
+import types
 
+import jax
 import numpy as np
 import pytest
 
-from hvt_jax.engine import manifest
+from hvt_jax import main
+from hvt_jax.engine import manifest, optim, steps
+from hvt_jax.engine.checkpoint import Checkpoints, parameter_digest
+from hvt_jax.settings import read_settings
 from tests import runs
 
-# 12 steps; the largest parameters cut over the processes, and BatchNorm and VICReg over the whole batch.
+# 12 steps; BatchNorm and VICReg over the whole batch, and the largest parameters cut over the processes, except before
+# the stop: so both ways of training are compared, and what one saves is what the other goes on with. SGD, because
+# adaptive optimizers blow up the rounding noise by which the two differ.
 FIELDS = {
     **runs.FIELDS,
+    "optimizer.name": "sgd",
+    "optimizer.learning_rate": 1e-2,
     "train.num_epochs": 3.0,
     "train.fsdp": True,
     "train.fsdp_min_size": 1024,
@@ -52,8 +62,8 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stopped(world):
-    """The pair after SIGTERM to one of them, and the step they saved."""
-    pair = _start_pair(world)
+    """The pair, data parallel, after SIGTERM to one of them, and the step they saved."""
+    pair = _start_pair(world, **{"train.fsdp": False})
     assert pair[0].wait_for_step(1), pair[0].wait().stderr
     pair[1].process.send_signal(signal.SIGTERM)
     assert _wait(pair) == [143, 143], [run.stderr[-3000:] for run in pair]
@@ -89,6 +99,35 @@ def test_two_processes_are_one_with_two_devices(world, resumed):
     assert runs.results(world / "one")["knn"] == runs.results(world / "two")["knn"]
 
 
-def test_the_second_process_takes_part_and_is_silent(resumed):
+def test_what_two_processes_saved_in_parts_is_whole(world, resumed):
+    settings = read_settings(json.loads((world / "two" / "config.json").read_text()))
+    definition, length = steps.define(settings), {"steps_per_epoch": 4, "num_steps": 12}
+    optimizer = optim.build_optimizer(settings.optimizer, definition.hierarchy, **length)
+    wanted = jax.eval_shape(steps.build_initialise(definition, optimizer), jax.random.key(0))
+    options = {"best_metric": "knn/clip/top1", "warn": pytest.fail, "read_only": True}
+    with Checkpoints(world / "two" / "checkpoints", settings.checkpoint, **options) as saved:
+        step, state, _ = saved.restore(wanted)
+    assert step == 12 and parameter_digest(state) == runs.results(world / "two")["state_digest"]
+
+
+def test_the_second_process_takes_part_and_is_silent(stopped, resumed):
+    assert "in 2 process(es), data parallel" in stopped[0][0].stdout
     assert "in 2 process(es), fsdp" in resumed[0].stdout
     assert [line for line in resumed[1].stdout.splitlines() if not line.startswith("[Gloo]")] == []
+
+
+def test_a_silent_process_is_given_up_after_a_minute(monkeypatch, capsys):
+    """JAX itself ends the others then, so only what it is told is looked at."""
+    told = {}
+
+    def initialize(*_, **options):
+        told.update(options)
+        raise RuntimeError("nobody is there\nand more")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    given = {"DISTRIBUTED": True, "COORDINATOR": "host:1", "NUM_PROCESSES": 2, "PROCESS_ID": 0}
+    for name, value in given.items() | {("HEARTBEAT", main.HEARTBEAT.default)}:
+        monkeypatch.setattr(main, name, types.SimpleNamespace(value=value))
+    assert main._train() == 2
+    assert told == {"heartbeat_timeout_seconds": 60, "initialization_timeout": 300}
+    assert capsys.readouterr().err.startswith("error: --distributed: nobody is there; give --coordinator")

@@ -162,11 +162,16 @@ def test_a_changed_architecture_is_refused_with_the_paths(world, finished, tmp_p
 
 def test_a_run_that_diverges_ends_with_3_and_its_state_apart(world, tmp_path):
     fields = {"optimizer.learning_rate": 1e30, "optimizer.name": "sgd", "optimizer.max_bad_updates": 2}
+    # No checkpoint, no evaluation and no logged step at which it would be noticed anyway.
+    fields |= {"logging.interval_steps": 100, "checkpoint.interval_steps": 100, "evaluation.interval": 0.0}
     run = _start(world, tmp_path / "run", **fields, **{"optimizer.schedule": "constant"}).wait()
     assert run.code == 3, run.stderr
     assert runs.results(tmp_path / "run")["outcome"] == "diverged"
-    assert list((tmp_path / "run" / "diverged").glob("manifest-*.json"))
-    assert "diverged: 2 updates" in run.stdout and "lower optimizer.learning_rate" in run.stdout
+    # Every update is beyond float32, and that the second one was is known two steps later.
+    assert runs.results(tmp_path / "run")["steps"] == 4
+    assert [path.name for path in (tmp_path / "run" / "diverged").glob("manifest-*.json")] == ["manifest-4.json"]
+    assert "diverged: 2 updates in a row of frame, frame/predictors, clip, clip/predictors were" in run.stdout
+    assert "by step 4;" in run.stdout and "lower optimizer.learning_rate" in run.stdout
 
 
 def _layout(world, tmp_path, name, text) -> pathlib.Path:

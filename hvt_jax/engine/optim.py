@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from hvt_jax.engine.labels import label_names, label_norms, parameter_labels
+from hvt_jax.engine.optimizer_checks import check_optimizer
 from hvt_jax.engine.schedules import Number, learning_rates, moving_labels
 from hvt_jax.settings import OptimizerSettings
 
@@ -30,18 +31,33 @@ class OptimizerState(NamedTuple):
       accumulated: mean gradients so far, like the parameters but without those of frozen labels; ()
         if `accumulation_steps` is 1.
       counters: by label, see `optimizer_statistics`.
+      norms: by label, see `update_norms`.
       labels: state of the partition, by label.
     """
 
     step: jax.Array
     accumulated: Any
     counters: dict[str, dict[str, jax.Array]]
+    norms: dict[str, dict[str, jax.Array]]
     labels: Any
 
 
 def optimizer_statistics(state: OptimizerState) -> dict[str, dict[str, jax.Array]]:
-    """Return `{label: {"skipped": int32, "consecutive": int32}}`: bad updates in all, and since the last good one."""
+    """Return `{label: {"skipped": int32, "consecutive": int32, "longest": int32}}`.
+
+    Bad updates in all, those since the last good one, and the most that ever followed one another. The last
+    never falls, so whoever looks at it only now and then misses no row of them.
+    """
     return state.counters
+
+
+def update_norms(state: OptimizerState) -> dict[str, dict[str, jax.Array]]:
+    """Return `{label: {"gradient": float32, "update": float32}}` of the last update that was due; 0 before the first.
+
+    The mean gradient before it is clipped, NaN or Inf if it was; and what was added to the parameters, 0 for
+    a label that was skipped or rested. Frozen labels accumulate nothing: their gradient is the last mini-batch's.
+    """
+    return state.norms
 
 
 def build_optimizer(
@@ -66,16 +82,9 @@ def build_optimizer(
       num_steps: mini-batches in the run; trailing ones that fill no update are not used.
 
     Raises:
-      ValueError: if `frozen` has no such label, `accumulation_steps` is below 1, or `single` meets `own`.
+      ValueError: if something could never train, or settings exclude each other; see `optimizer_checks`.
     """
-    names = label_names(hierarchy)
-    unknown = [label for label in settings.frozen if label not in names]
-    if unknown:
-        raise ValueError(f"optimizer.frozen names {', '.join(unknown)}; the labels are {', '.join(names)}")
-    if settings.accumulation_steps < 1:
-        raise ValueError(f"optimizer.accumulation_steps is {settings.accumulation_steps}; use 1 or more")
-    if settings.single and settings.predictors == "own":
-        raise ValueError("optimizer.single and optimizer.predictors='own' exclude each other; use 'with' or 'rate'")
+    check_optimizer(settings, hierarchy, steps_per_epoch=steps_per_epoch, num_steps=num_steps)
     optimizer = _Optimizer(settings, hierarchy, steps_per_epoch, num_steps)
     return optax.GradientTransformation(optimizer.init, optimizer.update)
 
@@ -96,12 +105,13 @@ class _Optimizer:
     def init(self, params: optax.Params) -> OptimizerState:
         labels = parameter_labels(params, self.hierarchy)
         names = label_names(self.hierarchy)
-        counters = {n: {"skipped": jnp.zeros((), jnp.int32), "consecutive": jnp.zeros((), jnp.int32)} for n in names}
+        counters = {label: _zeros(("skipped", "consecutive", "longest"), jnp.int32) for label in names}
+        norms = {label: _zeros(("gradient", "update"), jnp.float32) for label in names}
         accumulated = ()
         if self.settings.accumulation_steps > 1:
             accumulated = _mask_frozen(self.settings, labels, jax.tree.map(jnp.zeros_like, params))
         state = self._partition().init(params)
-        return OptimizerState(jnp.zeros((), jnp.int32), accumulated, counters, state)
+        return OptimizerState(jnp.zeros((), jnp.int32), accumulated, counters, norms, state)
 
     def update(
         self, gradients: optax.Updates, state: OptimizerState, params: optax.Params | None = None
@@ -111,9 +121,11 @@ class _Optimizer:
         rates = learning_rates(self.settings, self.hierarchy, state.step, num_steps=self.num_steps, **timing)
         labels = parameter_labels(gradients, self.hierarchy)
         gradients, accumulated, is_due = _accumulate(self.settings, gradients, state, labels)
-        gradients, norms = _clip(self.settings, gradients, labels, moves)
+        gradient_norms = label_norms(gradients, labels)
+        gradients, guarded = _clip(self.settings, gradients, gradient_norms, labels, moves)
         updates, partition = self._partition().update(gradients, state.labels, params, rates=rates)
-        healthy = _healthy(self.settings, norms, label_norms(updates, labels), moves)
+        norms = label_norms(updates, labels)
+        healthy = _healthy(self.settings, guarded, norms, moves)
 
         due = {label: moves[label] & is_due for label in moves}
         apply = {label: due[label] & healthy[label] for label in moves}
@@ -124,8 +136,15 @@ class _Optimizer:
             for label, new in partition.inner_states.items()
         }
         counters = {label: _count(state.counters[label], apply[label], bad[label]) for label in moves}
+        applied = {label: jnp.where(apply[label], norm, 0.0) for label, norm in norms.items()}
+        norms = {label: {"gradient": gradient_norms[label], "update": applied[label]} for label in moves}
+        norms = jax.tree.map(partial(_select, is_due), norms, state.norms)
         partition = partition._replace(inner_states=states)
-        return updates, OptimizerState(state.step + 1, accumulated, counters, partition)
+        return updates, OptimizerState(state.step + 1, accumulated, counters, norms, partition)
+
+
+def _zeros(names: tuple[str, ...], dtype: jnp.dtype) -> dict[str, jax.Array]:
+    return {name: jnp.zeros((), dtype) for name in names}
 
 
 def _is_decayed(tree: Any) -> Any:
@@ -197,9 +216,8 @@ def _accumulate(
     return mean, _mask_frozen(settings, labels, kept), is_due
 
 
-def _clip(settings: OptimizerSettings, gradients: Any, labels: Any, moves: dict) -> tuple[Any, dict]:
-    """Scale each label's gradients to norm `clip_norm` or less; return the norms before, too."""
-    norms = label_norms(gradients, labels)
+def _clip(settings: OptimizerSettings, gradients: Any, norms: dict, labels: Any, moves: dict) -> tuple[Any, dict]:
+    """Scale each label's gradients to norm `clip_norm` or less; return the norms that decided, too."""
     if settings.single:
         joint = optax.tree.norm([jnp.where(moves[label], norm, 0.0) for label, norm in norms.items()])
         norms = dict.fromkeys(norms, joint)
@@ -222,9 +240,10 @@ def _healthy(settings: OptimizerSettings, gradient_norms: dict, update_norms: di
 def _count(counters: dict, applied: jax.Array, bad: jax.Array) -> dict:
     """Counters after a step; a label at rest keeps them, only a good update ends a row of bad ones."""
     consecutive = jnp.where(applied, 0, counters["consecutive"] + bad)
-    return {"skipped": counters["skipped"] + bad, "consecutive": consecutive}
+    longest = jnp.maximum(counters["longest"], consecutive)
+    return {"skipped": counters["skipped"] + bad, "consecutive": consecutive, "longest": longest}
 
 
-def _select(condition: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+def _select(condition: bool | jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
     """`new` where `condition`, else `old`, in the dtype of `old`: the state's types never change."""
     return jnp.where(condition, new.astype(old.dtype), old)

@@ -12,13 +12,14 @@ import optax
 
 from hvt_jax.engine import augmentation, monitors, schedules
 from hvt_jax.engine import state as state_lib
-from hvt_jax.engine.labels import label_norms, parameter_labels
-from hvt_jax.engine.optim import optimizer_statistics
+from hvt_jax.engine.optim import optimizer_statistics, update_norms
 from hvt_jax.engine.state import TrainState
-from hvt_jax.hierarchy import Edge, Geometry, hierarchy_edges
+from hvt_jax.hierarchy import LEVELS, RELATIONS, Edge, Geometry, hierarchy_edges
 from hvt_jax.model.pyramid import model_geometry
-from hvt_jax.objectives import distances, draws, local
-from hvt_jax.settings import Settings, SettingsError
+from hvt_jax.objectives import draws, local
+from hvt_jax.settings import ObjectiveSettings, Settings, SettingsError
+
+LONGEST_BAD_ROW = "longest_bad_row"  # metric: the most bad updates that ever followed one another, of any label
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ def define(settings: Settings) -> Definition:
     """Return the static parts of a run.
 
     Raises:
-      SettingsError: for a geometry that is impossible.
+      SettingsError: for a geometry that is impossible, or the weight of an edge that it does not have.
     """
     data, model, side = settings.data, settings.model, settings.objective.side
     if model.compute_dtype == "float64" and not jax.config.jax_enable_x64:
@@ -57,7 +58,21 @@ def define(settings: Settings) -> Definition:
     except ValueError as error:
         raise SettingsError(str(error)) from error
     edges = hierarchy_edges(geometry, model.causal_levels, side)
+    _check_edge_weights(settings.objective, edges)
     return Definition(settings, geometry, edges, state_lib.graph_definition(model, geometry, side=side))
+
+
+def _check_edge_weights(objective: ObjectiveSettings, edges: tuple[Edge, ...]) -> None:
+    """Raise SettingsError for a weight that no edge has, unless it is 1, as in every config."""
+    known = {(edge.source, edge.relation) for edge in edges}
+    for level in LEVELS:
+        for relation in RELATIONS:
+            weight = getattr(getattr(objective.edge_weights, level), relation)
+            if weight != 1 and (level, relation) not in known:
+                raise SettingsError(
+                    f"objective.edge_weights.{level}.{relation} = {weight:g} weighs nothing: the {len(edges)} edges of "
+                    f"this config are {', '.join(map(str, edges))}; set it to 1"
+                )
 
 
 def build_initialise(
@@ -82,7 +97,7 @@ def build_train_step(
     All randomness is a function of `key` and `state.step`. `batch` holds `video` uint8
     [B, T, Y', X', 3] and `valid` bool [B]; videos that are not valid count in no loss and no statistics.
     Metrics are device scalars; `monitor/...` are computed in steps that are logged
-    (`schedules.is_logged`) and 0 in the others.
+    (`schedules.is_logged`) and 0 in the others, norms are those of the last update (`optim.update_norms`).
     """
 
     def train_step(state: TrainState, batch: dict, key: jax.Array):
@@ -99,7 +114,7 @@ def build_train_step(
         stats = _sound_statistics(state.stats, stats, batch["valid"])
         metrics = _loss_metrics(definition, losses)
         metrics["data/valid_share"] = batch["valid"].mean()
-        metrics |= _optimizer_metrics(definition, gradients, updates, opt_state)
+        metrics |= _optimizer_metrics(opt_state)
         metrics |= _monitors(definition, state.step, num_steps, outputs, predictions, batch["valid"])
         return TrainState(state.step + 1, params, stats, opt_state), metrics
 
@@ -185,12 +200,13 @@ def _loss_metrics(definition: Definition, losses: local.LocalLosses) -> dict[str
     return metrics
 
 
-def _optimizer_metrics(definition, gradients, updates, opt_state) -> dict[str, jax.Array]:
-    labels = parameter_labels(gradients, definition.hierarchy)
-    metrics = {f"gradient_norm/{label}": norm for label, norm in label_norms(gradients, labels).items()}
-    metrics |= {f"update_norm/{label}": norm for label, norm in label_norms(updates, labels).items()}
-    for label, counters in optimizer_statistics(opt_state).items():
-        metrics |= {f"{name}_updates/{label}": count for name, count in counters.items()}
+def _optimizer_metrics(opt_state: optax.OptState) -> dict[str, jax.Array]:
+    metrics, counters = {}, optimizer_statistics(opt_state)
+    for label, norms in update_norms(opt_state).items():
+        metrics |= {f"{name}_norm/{label}": norm for name, norm in norms.items()}
+        metrics |= {f"{name}_updates/{label}": counters[label][name] for name in ("skipped", "consecutive")}
+    # One number for all labels, because it is fetched at every step.
+    metrics[LONGEST_BAD_ROW] = jnp.stack([counts["longest"] for counts in counters.values()]).max()
     return metrics
 
 
@@ -198,13 +214,11 @@ def _monitors(definition, step, num_steps, outputs, predictions, valid) -> dict[
     settings = definition.settings
     outputs, predictions = jax.lax.stop_gradient((outputs, predictions))
 
-    def distance(prediction, target, mask):
-        return distances.distance(settings.objective, prediction, target, mask)
-
     def measure():
         raw = {level: outputs[level].raw for level in definition.hierarchy}
         found = monitors.monitor_levels(raw, valid, settings.evaluation.monitor_tokens)
         for edge in definition.edges:
+            distance = local.edge_distance(settings.objective, edge, definition.edges)
             ratio = monitors.trivial_loss_ratio(distance, *predictions[str(edge)], valid)
             found[f"monitor/{edge}/trivial_ratio"] = ratio
         return jax.tree.map(lambda x: x.astype(jnp.float32), found)

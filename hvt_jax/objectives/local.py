@@ -4,6 +4,8 @@ Gradient rule: the encoder and the predictors of level k receive gradient only f
 is k. The model stops what enters a level; this file stops the targets.
 """
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -112,9 +114,7 @@ def local_losses(
     total = jnp.zeros(())
     for edge in edges:
         name = str(edge)
-        # In the original a down target above the lowest level counts as regularised where it is source.
-        regularize_target = edge.relation != "down" or edge.target == edges[0].source
-        loss = distance(settings, *predictions[name], valid, regularize_target=regularize_target)
+        loss = edge_distance(settings, edge, edges)(*predictions[name], valid)
         losses.setdefault(edge.source, {})[name] = loss
         total = total + edge_weights[name] * loss
     own = {}
@@ -124,6 +124,13 @@ def local_losses(
                 own[level] = own_regularizer(outputs[level].raw, settings, valid)
                 total = total + settings.regularizer_weight * own[level]
     return LocalLosses(losses, own, total)
+
+
+def edge_distance(settings: ObjectiveSettings, edge: Edge, edges: tuple[Edge, ...]) -> Callable[..., jax.Array]:
+    """Return the loss that `edge` is trained on, `f(prediction, target, valid)`; arguments as in `distance`."""
+    # In the original a down target above the lowest level counts as regularised where it is source.
+    regularize_target = edge.relation != "down" or edge.target == edges[0].source
+    return functools.partial(distance, settings, regularize_target=regularize_target)
 
 
 def own_regularizer(raw: jax.Array, settings: ObjectiveSettings, valid: jax.Array | None) -> jax.Array:

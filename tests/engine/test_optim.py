@@ -283,9 +283,14 @@ def test_no_bad_update_gets_through_and_all_are_counted():
     counts = [optim.optimizer_statistics(opt_state) for _, opt_state in history]
     assert [int(count["frame/predictors"]["consecutive"]) for count in counts] == [0, 0, 1, 2, 3, 4, 5, 6, 7, 0, 1]
     assert [int(count["frame/predictors"]["skipped"]) for count in counts] == [0, 0, 1, 2, 3, 4, 5, 6, 7, 7, 8]
+    # The longest row stays, for whoever looks after it has ended.
+    assert [int(count["frame/predictors"]["longest"]) for count in counts] == [0, 0, 1, 2, 3, 4, 5, 6, 7, 7, 7]
     assert set(counts[-1]) == set(LABELS)
     assert all(int(counts[-1][label]["skipped"]) == 0 for label in LABELS if label != "frame/predictors")
-    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(history[-1]))
+    params, opt_state = history[-1]
+    assert math.isnan(optim.update_norms(opt_state)["frame/predictors"]["gradient"])  # told as it was, used for nothing
+    rest = (params, opt_state._replace(norms=()))
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(rest))
 
 
 def test_single_skips_everything_but_only_for_labels_that_move():
@@ -321,8 +326,6 @@ def test_frozen_labels_do_not_move_by_decay_and_hold_no_state(name):
     per_parameter = 2 if name == "sgd" else 3  # trace or two moments, and the accumulator
     trained = part(history[0][0], "clip").size + part(history[0][0], "frame/predictors").size
     assert sum(x.size for x in arrays) == per_parameter * trained
-    with pytest.raises(ValueError, match="frame, frame/predictors, clip, clip/predictors"):
-        build(frozen=("frame/predictor",))
 
 
 def test_turns_alternate_over_odd_numbers_and_epochs_and_keep_the_state_of_the_resting():
@@ -363,6 +366,38 @@ def test_staged_start():
     assert_same(history[0][1].labels.inner_states["clip"], history[4][1].labels.inner_states["clip"])
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"frozen": ("frame/predictor",)},
+            "names frame/predictor; the labels are frame, frame/predictors, clip, clip/predictors",
+        ),
+        ({"frozen": LABELS[::-1]}, r"optimizer.frozen names all 4 labels \(frame, .*nothing would train; leave"),
+        ({"accumulation_steps": 9}, "optimizer.accumulation_steps = 9, but the run has 8 steps, .*use at most 8"),
+        (
+            {"start_epochs": 2.0},
+            "start_epochs.clip = 2, but the last update .* at step 7, 1.75 epochs in, so clip would",
+        ),
+        ({"start_epochs": 1.5, "accumulation_steps": 3}, "start_epochs.clip = 1.5, but the last update .* at step 3"),
+    ],
+)
+def test_what_could_never_train_is_refused_with_its_numbers(changes, words):
+    if "start_epochs" in changes:
+        changes |= {"start_epochs": settings_lib.LevelEpochs(0.0, 0.0, changes["start_epochs"], 9.0)}
+    with pytest.raises(ValueError, match=words) as caught:
+        build(num_steps=8, steps_per_epoch=4, **changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_trains_a_little_is_not_refused():
+    """The last label, the only update, the last step; and a level that the hierarchy has not may start when it will."""
+    build(num_steps=8, steps_per_epoch=4, frozen=LABELS[1:])
+    build(num_steps=8, accumulation_steps=8)
+    start = settings_lib.LevelEpochs(patch=9.0, frame=0.0, clip=1.75, sequence=9.0)
+    assert moved(run(build(num_steps=8, steps_per_epoch=4, start_epochs=start), [ones()] * 8), "clip") == "-------x"
+
+
 # Accumulation and placement
 
 
@@ -376,6 +411,27 @@ def test_four_small_batches_are_one_large():
     assert moved(small, "frame") == "---x---x"
     for label in LABELS:
         np.testing.assert_allclose(part(small[8][0], label), part(large[2][0], label), rtol=1e-5, atol=1e-6)
+
+
+def test_norms_are_those_of_the_last_update_and_of_the_mean_that_was_clipped():
+    """Two updates of two batches; the norms of an update stay until the next, whichever step is looked at."""
+    norm = {label: np.sqrt(part(ones(), label).size) for label in LABELS}
+    bad = with_label(ones(), "clip", lambda x: x * jnp.inf)
+    settings = {"accumulation_steps": 2, "momentum": 0.0, "nesterov": False, "clip_norm": 1.0, "frozen": ("frame",)}
+    history = run(build(**settings), [ones(1.0), ones(5.0), ones(2.0), bad])
+    found = [optim.update_norms(opt_state) for _, opt_state in history]
+    for label in ("frame/predictors", "clip", "clip/predictors"):
+        gradients, updates = ([float(norms[label][kind]) for norms in found] for kind in ("gradient", "update"))
+        assert gradients[:4] == pytest.approx([0, 0, 3 * norm[label], 3 * norm[label]])
+        assert updates[:4] == pytest.approx([0, 0, 0.1, 0.1], rel=1e-4)
+        assert (gradients[4], updates[4]) == (
+            (math.inf, 0) if label == "clip" else pytest.approx((1.5 * norm[label], 0.1))
+        )
+    assert [float(norms["frame"]["update"]) for norms in found] == [0] * 5
+    # With a joint clip every label still tells its own.
+    joint = optim.update_norms(run(build(single=True, clip_norm=1.0), [ones(3.0)])[-1][1])
+    for label in LABELS:
+        assert float(joint[label]["gradient"]) == pytest.approx(3 * norm[label], rel=1e-5)
 
 
 def test_one_bad_batch_spoils_its_update_only():

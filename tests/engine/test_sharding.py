@@ -11,10 +11,13 @@ from hvt_jax.settings import SettingsError
 from tests import small
 
 STEPS = 3
-# Global statistics everywhere: BatchNorm in levels and predictors, VICReg as distance and regulariser. SGD, because
-# adaptive optimizers blow up the rounding noise of gradients that are zero.
+# Global statistics everywhere: BatchNorm in the conv stem, levels, states and predictors, VICReg as distance and
+# regulariser. SGD, because adaptive optimizers blow up the rounding noise of gradients that are zero.
 FIELDS = {
-    "model.hierarchy": "frame-clip",
+    "model.hierarchy": "patch-frame-clip",
+    "model.stem.kind": "conv",
+    "model.stem.patch_size": 2,
+    "model.clip.causal": True,
     "model.frame.predictor_norm": "batch",
     "model.frame.dropout": 0.1,
     "objective.distance": "vicreg",
@@ -29,6 +32,9 @@ FIELDS = {
 }
 
 
+LINEAR_STEM = {"model.stem.kind": "linear", "model.stem.patch_size": 8}
+
+
 def _batches(definition):
     batches = [small.batch_of(definition, seed, 8) for seed in range(STEPS)]
     batches[1]["valid"][[2, 5]] = False  # unevenly over the devices
@@ -36,7 +42,7 @@ def _batches(definition):
 
 
 def _run(monkeypatch, devices: int, fsdp: bool):
-    """Return metrics of every step, state, features and how often the step was compiled."""
+    """Return metrics of every step, state, features and the compiled functions."""
     definition = small.define(**FIELDS, **{"train.fsdp": fsdp})
     mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
     monkeypatch.setattr(sharding, "make_mesh", lambda settings: mesh)
@@ -64,19 +70,18 @@ def test_four_devices_do_what_one_does(monkeypatch, one_device, fsdp):
     assert compiled.train_step._cache_size() == 1
     for one, four in zip(expected, metrics, strict=True):
         assert one.keys() == four.keys()
-
         for name in one:
             np.testing.assert_allclose(four[name], one[name], rtol=2e-5, atol=2e-6, err_msg=name)
         for name in (name for name in one if name.startswith("train/")):
             np.testing.assert_allclose(four[name], one[name], rtol=3e-6, err_msg=name)
     assert small.largest_difference(state_of_one.params, state.params) < 1e-6
     assert small.largest_difference(state_of_one.stats, state.stats) < 1e-5
-    assert features.keys() == {"frame", "clip", "index", "valid"}
+    assert features.keys() == {"patch", "frame", "clip", "index", "valid"}
     assert small.largest_difference(features_of_one, features) < 1e-5
 
 
 def test_fsdp_cuts_large_arrays_and_their_moments_alike(monkeypatch):
-    definition = small.define(**FIELDS | {"optimizer.name": "adamw"}, **{"train.fsdp": True})
+    definition = small.define(**FIELDS | {"optimizer.name": "adamw", "train.fsdp": True} | LINEAR_STEM)
     mesh = sharding.make_mesh(definition.settings.train)
     compiled = compile_functions(definition, small.optimizer(definition), num_steps=8)
     assert compiled.mesh.size == mesh.size == 4

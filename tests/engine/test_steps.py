@@ -1,5 +1,7 @@
 """The training step as a whole: masks, derivatives, precision, metrics and what a NaN may touch."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -156,7 +158,7 @@ def test_names_of_the_metrics():
     definition = small.define(**{"model.hierarchy": "frame-clip", "logging.interval_steps": 3})
     state, batch, step = small.new_state(definition), small.batch_of(definition), small.train_step(definition)
     edges = ["frame->clip/up", "frame->frame/side", "clip->frame/down"]
-    names = {"train/total", "data/valid_share", "train/frame/regularizer", "train/clip/regularizer"}
+    names = {"train/total", "data/valid_share", "train/frame/regularizer", "train/clip/regularizer", "longest_bad_row"}
     names |= {f"train/{edge}" for edge in edges} | {f"monitor/{edge}/trivial_ratio" for edge in edges}
     for label in ("frame", "frame/predictors", "clip", "clip/predictors"):
         names |= {f"{kind}_norm/{label}" for kind in ("gradient", "update")}
@@ -220,6 +222,8 @@ def test_a_nan_stops_the_labels_it_reaches_and_no_other(guarded, path, touched):
             bad = count if label in touched else 0
             assert int(metrics[f"skipped_updates/{label}"]) == int(metrics[f"consecutive_updates/{label}"]) == bad
             assert (float(metrics[f"update_norm/{label}"]) > 0) == (label not in touched)
+            assert np.isfinite(metrics[f"gradient_norm/{label}"]) == (label not in touched)
+        assert int(metrics["longest_bad_row"]) == count
     after = small.named_leaves(state.params)
     moved = {name for name in after if not np.array_equal(before[name], after[name], equal_nan=True)}
     root = {"patch": "stem", "frame": "levels/frame", "clip": "levels/clip"}
@@ -229,7 +233,7 @@ def test_a_nan_stops_the_labels_it_reaches_and_no_other(guarded, path, touched):
         names = [name for name in moved if name.startswith(own) and ("/predictors/" in name) == bool(predictors)]
         assert bool(names) == (label not in touched)
     # Running statistics and optimizer moments never hold a NaN; the poisoned parameter is the only one.
-    rest = small.named_leaves((state.stats, state.opt_state))
+    rest = small.named_leaves((state.stats, state.opt_state._replace(norms=())))
     assert all(np.isfinite(leaf).all() for leaf in rest.values())
     assert sum(np.isnan(leaf).sum() for leaf in after.values()) == 1
 
@@ -240,7 +244,7 @@ def test_a_good_step_ends_a_row_of_bad_ones(guarded):
     state, _ = step(_poison(healthy, *path), batch, KEY)
     state, metrics = step(state.replace(params=healthy.params), batch, KEY)
     assert int(metrics["consecutive_updates/frame"]) == 0
-    assert int(metrics["skipped_updates/frame"]) == 1
+    assert int(metrics["skipped_updates/frame"]) == int(metrics["longest_bad_row"]) == 1
 
 
 def test_encode_gives_a_feature_per_level_and_video_by_running_statistics():
@@ -295,6 +299,103 @@ def test_weights_move_to_one():
     )
     moved = [float(steps.edge_weights(definition, jnp.int32(step), 8)["frame->clip/up"]) for step in range(8)]
     assert moved == sorted(moved) and moved[0] < 0.2 and moved[-1] > 0.8
+
+
+def test_a_weight_that_weighs_nothing_is_refused():
+    weight = {"model.hierarchy": "frame-clip", "objective.edge_weights.clip.up": 0.5}
+    with pytest.raises(
+        steps.SettingsError, match="edge_weights.clip.up = 0.5 weighs nothing: the 3 edges .*set it to 1"
+    ):
+        small.define(**weight)
+    side = {"model.hierarchy": "frame-clip", "objective.side": False, "objective.edge_weights.frame.side": 0.0}
+    with pytest.raises(steps.SettingsError, match="the 2 edges of this config are frame->clip/up, clip->frame/down"):
+        small.define(**side)
+    small.define(**weight | {"model.hierarchy": "frame-clip-sequence"})
+
+
+# Losses of the variance alone: of a prediction that never changes it is 25 * (1 - sqrt(1e-4)).
+VARIANCE_ALONE = {
+    "objective.distance": "vicreg",
+    "objective.invariance_weight": 0.0,
+    "objective.covariance_weight": 0.0,
+    "objective.regularizer": "none",
+}
+WEIGHTS = {"patch->frame/up": 0.0, "frame->clip/up": 4.0, "clip->frame/down": 2.0}
+
+
+@pytest.fixture(scope="module")
+def unusual():
+    """A step with accumulation, weights that move, and a loss whose value can be told by hand; and its first state."""
+    fields = {"objective.weights_to_uniform": True, "optimizer.accumulation_steps": 2}
+    for name, weight in WEIGHTS.items():
+        fields[f"objective.edge_weights.{name.split('->')[0]}.{name.split('/')[1]}"] = weight
+    definition = small.define(**HIERARCHY, **VARIANCE_ALONE, **fields)
+    return definition, small.new_state(definition), small.train_step(definition)
+
+
+def test_the_trivial_ratio_is_of_the_loss_that_is_trained_on(unusual):
+    definition, state, step = unusual
+    _, metrics = step(state, small.batch_of(definition), KEY)
+    # A down target above the lowest level counts in no variance, so the loss of a constant prediction is known.
+    ratio = float(metrics["monitor/clip->frame/down/trivial_ratio"])
+    assert ratio == pytest.approx(float(metrics["train/clip->frame/down"]) / (25 * 0.99), rel=1e-4)
+
+
+def test_a_collapsed_level_reads_as_such_although_its_norm_hides_it(unusual):
+    definition, state, step = unusual
+    scale = ("levels", "frame", "transformer", "norm", "scale")
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, x: 0.02 * x if tuple(key.key for key in path) == scale else x, state.params
+    )
+    healthy, collapsed = (
+        float(step(one, small.batch_of(definition), KEY)[1]["monitor/frame/std"])
+        for one in (state, state.replace(params=params))
+    )
+    # After BatchNorm both would be about 1.
+    assert healthy > 0.3 and collapsed == pytest.approx(0.02 * healthy, rel=1e-3)
+
+
+def test_the_total_of_a_step_is_weighed_with_the_weights_of_that_step(unusual):
+    definition, state, step = unusual
+    _, metrics = step(state.replace(step=state.step + 2), small.batch_of(definition), KEY)
+    expected = 0.0
+    for edge in map(str, definition.edges):
+        weight = WEIGHTS.get(edge, 1.0)
+        expected += (weight + (1 - weight) * 2 / small.STEPS["num_steps"]) * float(metrics[f"train/{edge}"])
+    assert float(metrics["train/total"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_norms_between_two_updates_are_those_of_the_last(unusual):
+    definition, state, step = unusual
+    found = []
+    for seed in range(4):
+        state, metrics = step(state, small.batch_of(definition, seed), KEY)
+        found.append({name: float(value) for name, value in metrics.items() if "_norm/" in name})
+    assert len(found[0]) == 12 and set(found[0].values()) == {0.0}
+    assert all(value > 0 for value in found[1].values())
+    assert found[2] == found[1] and all(found[3][name] != found[2][name] for name in found[3])
+
+
+def test_training_videos_are_normalised_without_augmentation_too():
+    definition = small.define(**{"data.mean": (0.5, 0.4, 0.3), "data.std": (0.25, 0.5, 0.2)})
+    video = small.batch_of(definition)["video"]
+    expected = (video / 255 - np.array([0.5, 0.4, 0.3])) / np.array([0.25, 0.5, 0.2])
+    np.testing.assert_allclose(steps.prepare_training(definition, KEY, video), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_scan_and_remat_of_the_config_reach_the_program():
+    """They change no number, so only the program can tell."""
+
+    def program(**fields):
+        depth = {"model.frame.depth": 3, "model.clip.depth": 3}
+        definition = small.define(**{"model.hierarchy": "frame-clip"}, **depth, **fields)
+        state, batch = small.new_state(definition), small.batch_of(definition)
+        return str(small.loss_and_gradients(definition).trace(state.params, state.stats, batch, KEY).jaxpr)
+
+    scan, remat = re.compile(r"\bscan\["), re.compile(r"\b(checkpoint|remat2?)\[")  # its names in versions of JAX
+    plain, other = program(), program(**{"model.frame.scan": True, "model.clip.remat": True})
+    assert not scan.search(plain) and not remat.search(plain)
+    assert scan.search(other) and remat.search(other)
 
 
 def test_frozen_and_resting_labels_do_not_move():

@@ -13,6 +13,7 @@ from hvt_jax.model.level import Level
 from hvt_jax.model.predictor import Predictor, code_split
 from hvt_jax.model.pyramid import edge_codes, model_geometry
 from hvt_jax.model.stem import cut_patches
+from hvt_jax.objectives import local
 from hvt_jax.settings import read_settings
 from tests import small
 
@@ -80,6 +81,33 @@ def test_tokens_are_in_time_order_and_see_their_own_frames_only():
     np.testing.assert_array_equal(frames["frame"], np.eye(4, dtype=bool))
     np.testing.assert_array_equal(frames["clip"], np.kron(np.eye(2, dtype=bool), np.ones((1, 2), bool)))
     np.testing.assert_array_equal(frames["sequence"], np.ones((1, 4), bool))
+
+
+def test_positions_of_a_level_do_not_enter_the_tokens_below_that_are_targets():
+    """The original added them in place, into storage that it shared with the target."""
+    definition = small.define(**{"model.hierarchy": "patch-frame-clip"}, **EQUAL_WIDTHS, **NO_NORM)
+    questions = steps.draw_questions(definition, jax.random.key(0), 2)
+    graphdef, params, stats = state_lib.split(_pyramid(definition))
+    for level in ("frame", "clip"):
+        table = params["levels"][level]["positions"]["table"]
+        params["levels"][level]["positions"]["table"] = table + 100.0
+
+    @jax.jit
+    def run(params, stats, video):
+        pyramid = state_lib.merge(graphdef, params, stats)
+        outputs = pyramid(video, train=False)
+        targets = {
+            name: found.target for name, found in local.predict(pyramid, outputs, questions, train=False).items()
+        }
+        patches = pyramid.stem(video, train=False)[0]
+        return outputs, targets, {"patch": patches, "frame": pyramid.levels["frame"](patches, train=False).tokens}
+
+    outputs, targets, before = run(params, stats, _video(definition))
+    for level, source in (("patch", "frame"), ("frame", "clip")):
+        np.testing.assert_allclose(outputs[level].tokens, before[level], rtol=1e-5, atol=1e-5)
+        asked = questions[f"{source}->{level}/down"].target
+        expected = np.take_along_axis(np.asarray(before[level]), np.asarray(asked)[..., None], axis=1)
+        np.testing.assert_allclose(targets[f"{source}->{level}/down"], expected, rtol=1e-5, atol=1e-5)
 
 
 def _level(causal, *, members=3, width=4):

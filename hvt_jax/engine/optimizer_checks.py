@@ -1,0 +1,53 @@
+"""What the optimizer's settings must be together, and with the length of the run, to have any effect.
+
+A run that trains less than its config says would look like any other until someone reads its curves.
+"""
+
+from hvt_jax.engine.labels import label_names
+from hvt_jax.settings import OptimizerSettings
+
+
+def check_optimizer(
+    settings: OptimizerSettings, hierarchy: tuple[str, ...], *, steps_per_epoch: int, num_steps: int
+) -> None:
+    """Raise ValueError for settings that exclude each other or leave something untrained, with the remedy.
+
+    Args:
+      settings: see `configs/default.py`.
+      hierarchy: the trained levels, lowest first.
+      steps_per_epoch: mini-batches in an epoch.
+      num_steps: mini-batches in the run.
+    """
+    if settings.single and settings.predictors == "own":
+        raise ValueError("optimizer.single and optimizer.predictors='own' exclude each other; use 'with' or 'rate'")
+    _check_frozen(settings.frozen, label_names(hierarchy))
+    count = settings.accumulation_steps
+    if count < 1:
+        raise ValueError(f"optimizer.accumulation_steps is {count}; use 1 or more")
+    if count > num_steps:
+        raise ValueError(
+            f"optimizer.accumulation_steps = {count}, but the run has {num_steps} steps, too few for one update; "
+            f"use at most {num_steps}, or raise train.num_epochs or train.max_steps"
+        )
+    # An update keeps the turn of its first batch, and trailing batches fill no update.
+    last_start = (num_steps // count - 1) * count
+    for level in hierarchy:
+        start = getattr(settings.start_epochs, level)
+        if round(start * steps_per_epoch) > last_start:
+            raise ValueError(
+                f"optimizer.start_epochs.{level} = {start:g}, but the last update of the run begins at step "
+                f"{last_start}, {last_start / steps_per_epoch:g} epochs in, so {level} would never train; start it "
+                f"earlier, raise train.num_epochs or train.max_steps, or name {level} and {level}/predictors in "
+                "optimizer.frozen"
+            )
+
+
+def _check_frozen(frozen: tuple[str, ...], names: tuple[str, ...]) -> None:
+    unknown = [label for label in frozen if label not in names]
+    if unknown:
+        raise ValueError(f"optimizer.frozen names {', '.join(unknown)}; the labels are {', '.join(names)}")
+    if set(frozen) == set(names):
+        raise ValueError(
+            f"optimizer.frozen names all {len(names)} labels ({', '.join(names)}), so nothing would train; "
+            "leave at least one out"
+        )
