@@ -73,10 +73,12 @@ def test_losses_and_their_gradients(name, shapes, dtype):
         "distance": original_config.DISTANCES[name.removesuffix("_tgt_already_reg")],
         "prediction_temperature": constants.get("pred_temp", 1.0),
         "target_temperature": constants.get("tgt_temp", 0.5),
+        "cross_entropy_epsilon": constants.get("eps", 1e-6),
         "cosine_scale": constants.get("mult", 1.0),
         "invariance_weight": float(constants.get("sim_coeff", 0)),
         "variance_weight": float(constants.get("std_coeff", 0)),
         "covariance_weight": float(constants.get("cov_coeff", 0)),
+        "variance_epsilon": constants.get("eps", 1e-4),
     }
     settings = small_settings(**{f"objective.{field}": value for field, value in fields.items()}).objective
     kwargs = {"regularize_target": not constants.get("tgt_already_reg", False)}

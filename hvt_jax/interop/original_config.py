@@ -12,15 +12,15 @@ from hvt_jax.model_settings import ModelSettings
 GROUPS = {"patch": "backbone", "frame": "space", "clip": "time", "sequence": "clip"}
 LEVEL_OF_GROUP = {group: level for level, group in GROUPS.items()}
 DISTANCES = {"MSE": "mse", "CS": "cosine", "CE": "cross_entropy", "VICREG": "vicreg"}
-# Constants of the losses that are no field of ours, because nobody varied them.
-FIXED = {("CE", "eps"): 1e-6, ("VICREG", "eps"): 1e-4}
 _CONSTANTS = {
     "prediction_temperature": ("CE", "pred_temp"),
     "target_temperature": ("CE", "tgt_temp"),
+    "cross_entropy_epsilon": ("CE", "eps"),
     "cosine_scale": ("CS", "mult"),
     "invariance_weight": ("VICREG", "sim_coeff"),
     "variance_weight": ("VICREG", "std_coeff"),
     "covariance_weight": ("VICREG", "cov_coeff"),
+    "variance_epsilon": ("VICREG", "eps"),
 }
 
 
@@ -53,7 +53,6 @@ def settings_overrides(
 
     Raises:
       KeyError: the name of a field that the config lacks.
-      ValueError: if it sets a constant that is fixed here.
     """
     arch, train = config["arch"], config["train"]
     groups = groups_of(config)
@@ -116,9 +115,6 @@ def _data_overrides(config: dict, groups: list[str]) -> dict[str, Any]:
 
 def _objective_overrides(train: dict) -> dict[str, Any]:
     constants = train["loss_params"]
-    for (loss, name), value in FIXED.items():
-        if float(constants[loss].get(name, value)) != value:
-            raise ValueError(f"train.loss_params.{loss}.{name} = {constants[loss][name]}, but is fixed at {value} here")
     fields = {
         "distance": DISTANCES[train["loss_fn"].upper()],
         "side": bool(train["use_temporal_prediction"]),

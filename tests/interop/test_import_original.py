@@ -10,12 +10,15 @@ import jax
 import numpy as np
 import pytest
 
+from configs.default import get_config
 from hvt_jax.engine.manifest import CheckpointError
 from hvt_jax.interop import convert, original, original_config, torch_file
 from hvt_jax.interop.safetensors_io import load_variables, save_variables
+from hvt_jax.settings import read_settings
 from tests import parity
 
 GOLDEN = parity.GOLDENS / "ht_01_st_noncausal_mse_bn_nostem.npz"
+MERGED_CONFIGS = json.loads((parity.GOLDENS / "misc.json").read_text())["merged_configs"]
 
 
 @pytest.fixture(scope="module")
@@ -219,6 +222,20 @@ def test_a_map_between_equal_widths_is_not_dropped_silently(tmp_path, golden, co
     }
     message = _rejected(_write(tmp_path / "epoch.npz", state), str(tmp_path / "equal.json"), tmp_path)
     assert "linear_proj.backbone.weight between equal widths" in message
+
+
+@pytest.mark.parametrize("name", MERGED_CONFIGS)
+def test_every_config_of_the_original_becomes_settings(name):
+    """Its default, merged with each of its own examples; one has another epsilon for a loss, used or not."""
+    theirs = MERGED_CONFIGS[name]
+    groups = original_config.groups_of(theirs)
+    clips = theirs["arch"]["architecture_time"]["size_ratio"] if "clip" in groups else 1
+    fields = original_config.settings_overrides(theirs, {}, num_groups={"clips": clips})
+    config = get_config()
+    config.update_from_flattened_dict(fields)
+    objective, losses = read_settings(config).objective, theirs["train"]["loss_params"]
+    assert objective.cross_entropy_epsilon == losses["CE"]["eps"]
+    assert objective.variance_epsilon == losses["VICREG"]["eps"]
 
 
 def test_hidden_layers_without_a_norm_are_two_apart():
