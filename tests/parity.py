@@ -22,6 +22,7 @@ from hvt_jax.settings import read_settings
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
 MOMENTUM = 0.8
+HEAD = {"mlp_head.weight", "mlp_head.bias"}  # the original's classifier, which our model has not
 # Compiling is what these tests cost: LLVM may skip its optimisations, which takes a third off.
 QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 SECTIONS = ("tokens", "predictions", "losses", "gradients", "after", "evaluation")

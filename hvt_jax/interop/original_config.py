@@ -43,8 +43,10 @@ def settings_overrides(
 ) -> dict[str, Any]:
     """Return our config fields, as dotted names and values, for a config of the original.
 
-    Every field of `model`, and those of `data` and `objective` that the original has too. How its
-    optimizers are set is not mapped, nor its normalisation: it fed values in 0-1, unless augmenting.
+    Every field of `model`, and those of `data` and `objective` that the original has too, except where its
+    data lie. How its optimizers are set is not mapped, nor how it augmented. The mean is 0 and the
+    deviation 1, whatever `normalization` says: only augmented videos were normalised, and features were
+    computed of values in 0-1.
 
     Args:
       config: the original's merged config (`data`, `train`, `arch`).
@@ -110,7 +112,16 @@ def _data_overrides(config: dict, groups: list[str]) -> dict[str, Any]:
     sampler = config["data"][config["train"]["dataset"]]["sampler"]
     # Without a level above `space` the original sees single images, whatever its sampler's length says.
     frames = config["arch"]["architecture_time"]["input_size"] if "time" in groups else 1
-    return {"data.num_frames": frames, "data.height": sampler["height"], "data.width": sampler["width"]}
+    return {
+        "data.num_frames": frames,
+        "data.frame_stride": sampler.get("frequency", 1),  # samplers of images have none
+        "data.window_step": sampler.get("step", 1),
+        "data.max_windows_per_video": config["data"].get("max_seq_per_video", 0),
+        "data.height": sampler["height"],
+        "data.width": sampler["width"],
+        "data.mean": (0.0, 0.0, 0.0),
+        "data.std": (1.0, 1.0, 1.0),
+    }
 
 
 def _objective_overrides(train: dict) -> dict[str, Any]:
@@ -120,6 +131,7 @@ def _objective_overrides(train: dict) -> dict[str, Any]:
         "side": bool(train["use_temporal_prediction"]),
         "std_divisor": float(train["std_divisor"]),
         "regularizer": "none",
+        "weights_to_uniform": bool(train.get("interpolate_loss_weights_to_uniformity", False)),
         **{name: float(constants[loss][key]) for name, (loss, key) in _CONSTANTS.items()},
     }
     for name, weight in train["loss_weights"].items():
