@@ -31,12 +31,15 @@ def quick_jit(function):
     return jax.jit(function, compiler_options=QUICK_COMPILE)
 
 
+def load(path: pathlib.Path, prefix: str = "") -> dict[str, np.ndarray]:
+    """Return the arrays of a golden file whose key begins with `prefix`, without it."""
+    with np.load(path, allow_pickle=False) as stored:
+        return {key.removeprefix(prefix): stored[key] for key in stored.files if key.startswith(prefix)}
+
+
 def read(source: pathlib.Path | dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict]:
     """Return the arrays of a golden file, or the ones given, and what they say about themselves."""
-    arrays = source
-    if not isinstance(source, dict):
-        with np.load(source, allow_pickle=False) as stored:
-            arrays = {key: stored[key] for key in stored.files}
+    arrays = source if isinstance(source, dict) else load(source)
     return arrays, json.loads(str(arrays["meta_json"]))
 
 
@@ -159,3 +162,22 @@ class Case:
         leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
         paths = {tuple(entry.key for entry in path): np.asarray(leaf) for path, leaf in leaves}
         return {original.original_name(path, self.state): (path, leaf) for path, leaf in paths.items()}
+
+
+def under(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """Return the arrays whose key begins with `prefix`, without it."""
+    return {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
+
+
+def close(ours, theirs, tolerance: float, label: str, largest: float = 0.0) -> None:
+    """Assert that two arrays of one shape differ by at most `tolerance` of max|theirs|.
+
+    Where all of theirs is below 1e-7 of `largest` the bound is a share of that: a bias before BatchNorm has a
+    gradient of zero, and both sides hold rounding noise that is small beside the others.
+    """
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    assert ours.shape == theirs.shape, label
+    scale = np.abs(theirs).max()
+    scale = largest if scale < 1e-7 * largest else scale
+    error = np.abs(ours - theirs).max() / scale
+    assert error <= tolerance, f"{label}: error {error:.1e}"
