@@ -15,10 +15,9 @@ from hvt_jax.engine.manifest import CheckpointError
 from hvt_jax.interop import convert, original, original_config, torch_file
 from hvt_jax.interop.safetensors_io import load_variables, save_variables
 from hvt_jax.settings import read_settings
-from tests import parity
+from tests import golden_files, parity
 
 GOLDEN = parity.GOLDENS / "ht_01_st_noncausal_mse_bn_nostem.npz"
-MERGED_CONFIGS = json.loads((parity.GOLDENS / "misc.json").read_text())["merged_configs"]
 
 
 @pytest.fixture(scope="module")
@@ -227,10 +226,10 @@ def test_a_map_between_equal_widths_is_not_dropped_silently(tmp_path, golden, co
     assert "linear_proj.backbone.weight between equal widths" in message
 
 
-@pytest.mark.parametrize("name", MERGED_CONFIGS)
-def test_every_config_of_the_original_becomes_settings(name):
+@golden_files.each_misc_item("merged_configs")
+def test_every_config_of_the_original_becomes_settings(key, golden):
     """Its default, merged with each of its own examples; one has another epsilon for a loss, used or not."""
-    theirs = MERGED_CONFIGS[name]
+    theirs = golden
     groups = original_config.groups_of(theirs)
     clips = theirs["arch"]["architecture_time"]["size_ratio"] if "clip" in groups else 1
     fields = original_config.settings_overrides(theirs, {}, num_groups={"clips": clips})
