@@ -269,7 +269,7 @@ def main(folder: str | None = None) -> None:
             over, left = report(found), unaccounted(path, found, dtype)
             errors = " ".join(f"{_worst(found[section]):>12s}" for section in SECTIONS)
             name = path.stem if folder else golden_files.label(path)
-            print(f"{name:56s} {dtype:8s} {errors}  over: {len(over)}  not compared: {len(left)}")
+            print(f"{name:56s} {dtype:8s} {errors}  over: {len(over)}  unaccounted: {len(left)}")
             for line in [*over, *left] if os.environ.get("VERBOSE") else ():
                 print("  ", line)
 

@@ -93,7 +93,7 @@ def test_the_command_prints_a_line_per_file_and_precision(tmp_path, capsys, monk
     assert [line.split()[:5] for line in lines] == [
         ["any_name", t, "-", "-", "3.0e-04"] for t in ("float64", "float32")
     ]
-    assert all(line.endswith("over: 1  not compared: 1") for line in lines)
+    assert all(line.endswith("over: 1  unaccounted: 1") for line in lines)
     (tmp_path / "any_name.npz").unlink()
     with pytest.raises(SystemExit, match="no training step"):
         parity.main(str(tmp_path))
