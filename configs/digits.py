@@ -1,13 +1,16 @@
 """Handwritten digits in motion: the demo, a few minutes on two CPU cores, no download.
 
-Trains a patch-frame-clip hierarchy on 1,000 generated videos (`python -m hvt_jax.make_digits`) of eight
-motions in time-reversed pairs. The first label is the motion, which no single frame and no unordered set
-of frames can tell (a frame-level average is at best right half of the time); the second is the digit.
+Trains a frame-clip hierarchy on 1,000 generated videos (`python -m hvt_jax.make_digits`) of eight motions in
+time-reversed pairs. The first label is the motion, which no single frame and no unordered set of frames can tell (a
+frame-level average is at best right half of the time); the second is the digit. What to expect, with the command
+that measured it, is in README.md.
 
     python -m hvt_jax.main --config=configs/digits.py --workdir=runs/digits
 
-`:smoke` makes a minute's test of it. Next: `--config.model.hierarchy=frame-clip`, another
-`--config.objective.regularizer_weight`, or `ucf.py`.
+`:smoke` makes a minute's test of it. Next: `--config.train.num_epochs=50.0`, another
+`--config.objective.regularizer_weight`, `--config.model.hierarchy=patch-frame-clip` (patches that train on their own
+learn the still background, which is what the same place shows at another time, and the frame level above them sees
+less of the digit: benchmarks/RESULTS.md), or `ucf.py`.
 """
 
 from ml_collections import ConfigDict
@@ -22,7 +25,6 @@ def get_config(argument: str = "") -> ConfigDict:
     config.augmentation.flip_probability = 0.0
     # Videos this small decode faster than processes can hand them over.
     config.data.update(num_workers=0, read_threads=2)
-    config.model.hierarchy = "patch-frame-clip"
     config.model.stem.patch_size = 16
     # With the default 0.5 the clip level ended worse than untrained (880 steps); with this it does not.
     config.objective.regularizer_weight = 0.2
