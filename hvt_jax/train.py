@@ -158,7 +158,7 @@ class Run:
         settings, plan, compiled, log = self.definition.settings, self.plan, self.compiled, self.log
         key, start, scores = compiled.key(), restored_step or 0, {}
         for step in range(start, plan.num_steps + 1):
-            stop, is_last = preempted.requested(step) or bool(log.bad_videos.excess), step == plan.num_steps
+            stop, is_last = preempted.requested() or bool(log.bad_videos.excess), step == plan.num_steps
             # Only the restored step can have been judged before; a stop must not wait for a judgement.
             known = log.judged(step) if step == restored_step else None
             is_evaluated = step in plan.evaluations and (is_last or not (stop or known))
