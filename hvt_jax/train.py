@@ -73,11 +73,12 @@ def train(config: ConfigDict, workdir: str) -> int:
                 f"{folder.path} is at step {restored_step}, but this config ends at {plan.num_steps}; "
                 "raise train.num_epochs or train.max_steps, or give another --workdir"
             )
-        bad_videos = BadVideos(folder.path, (train_set, test_set), settings.data.max_bad_fraction, restored_step)
-        folder.write_config(config)
-        folder.write_environment(settings.seed)
         as_json = json.loads(config.to_json_best_effort())
+        # It moves what an earlier run left out of the way, so nothing is written before.
         with metrics.MetricWriter(folder.path, settings.logging, restored_step=restored_step, config=as_json) as writer:
+            bad_videos = BadVideos(folder.path, (train_set, test_set), settings.data.max_bad_fraction, restored_step)
+            folder.write_config(config)
+            folder.write_environment(settings.seed)
             length = {"steps_per_epoch": plan.steps_per_epoch, "num_steps": plan.num_steps}
             log = RunLog(settings, folder, writer, bad_videos=bad_videos, **length)
             log.announce(definition, (len(train_set), len(test_set)), restored_step)
