@@ -48,6 +48,7 @@ def test_another_first_label_set_is_compared_with_itself():
         "untrained_standard_error": 1.0,
     }
     assert report.verdict(found["digit"]) == "worse than untrained"
+    assert report.verdict(found["motion"]) == "no better than untrained"
 
 
 def test_the_latest_judgement_counts_whatever_came_after_it():
