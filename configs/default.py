@@ -152,10 +152,12 @@ def _objective() -> ConfigDict:
     objective.std_divisor = 3.0  # side: std of the drawn time distance = max(p, N-p) / this
     objective.prediction_temperature = 1.0  # cross_entropy: divides predictions before the softmax
     objective.target_temperature = 0.5  # cross_entropy: divides targets before the softmax
+    objective.cross_entropy_epsilon = 1e-6  # cross_entropy: added to the predicted probabilities in the logarithm
     objective.cosine_scale = 1.0  # cosine: multiplies 1 - similarity
     objective.invariance_weight = 25.0  # vicreg distance: prediction to target
     objective.variance_weight = 25.0  # vicreg distance and regulariser
     objective.covariance_weight = 1.0  # vicreg distance and regulariser
+    objective.variance_epsilon = 1e-4  # vicreg distance and regulariser: added to the variance in the root
     objective.regularizer = "vicreg"  # of each level's own token before its norm: vicreg | none
     objective.regularizer_weight = 0.5  # multiplies the regulariser
     objective.edge_weights = ConfigDict()  # loss weight by source level and relation

@@ -5,7 +5,7 @@ Example:
 
 Writes `model.safetensors` and `config.json` (our fields) into the output folder. A `.pt` file needs torch
 (pip install -r requirements-extras.txt); nothing in it is run. `.npz` and `.safetensors` with the original's names
-need none. Feed an imported model values in 0-1 (`data.mean` 0, `data.std` 1), as the original did.
+need none. The fields set `data.mean` 0 and `data.std` 1: the original computed features of values in 0-1.
 """
 
 from absl import app, flags

@@ -42,6 +42,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "objective.prediction_temperature": (1e-6, _ANY),
     "objective.target_temperature": (1e-6, _ANY),
     "objective.regularizer_weight": (0, _ANY),
+    # Zero would give infinite gradients of tokens that do not vary and of probabilities that underflow.
+    "objective.cross_entropy_epsilon": (1e-12, 1),
+    "objective.variance_epsilon": (1e-12, 1),
     "objective.cosine_scale": (0, _ANY),
     "objective.invariance_weight": (0, _ANY),
     "objective.variance_weight": (0, _ANY),

@@ -94,10 +94,12 @@ class ObjectiveSettings:
     std_divisor: float
     prediction_temperature: float
     target_temperature: float
+    cross_entropy_epsilon: float
     cosine_scale: float
     invariance_weight: float
     variance_weight: float
     covariance_weight: float
+    variance_epsilon: float
     regularizer: Literal["vicreg", "none"]
     regularizer_weight: float
     edge_weights: LevelEdgeWeights

@@ -1,9 +1,11 @@
-"""Run one step of our model on a golden file of the original and compare every stored number.
+"""Run a training step of our model on a golden file of the original and compare every stored number.
 
-`python -m tests.parity [folder]` prints the table that `test_parity.py` asserts.
+`python -m tests.parity [folder]` prints the table that `test_parity.py` asserts; VERBOSE=1 adds every number
+that is out of bounds.
 """
 
-import json
+import itertools
+import math
 import os
 import pathlib
 import sys
@@ -12,224 +14,263 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs.default import get_config
-from hvt_jax.engine import state as state_lib
 from hvt_jax.interop import original, original_config
-from hvt_jax.model.pyramid import model_geometry
-from hvt_jax.objectives import local
-from hvt_jax.objectives.draws import Draw, distance_code
-from hvt_jax.settings import read_settings
+from tests import golden_files
+from tests.parity_case import HEAD, MOMENTUM, Case, Pass, quick_jit, read
 
-GOLDENS = pathlib.Path(__file__).parent / "goldens"
-MOMENTUM = 0.8
-# Compiling is what these tests cost: LLVM may skip its optimisations, which takes a third off.
-QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-SECTIONS = ("tokens", "predictions", "losses", "gradients", "after", "evaluation")
+GOLDENS = golden_files.GOLDENS
+SECTIONS = ("tokens", "predictions", "losses", "gradients", "after", "later", "evaluation")
+STORED = 1e-6  # of the largest value: the files hold float32 (the goldens' README)
+SINGLE_LOSS = 1e-5  # of a loss, in single precision
+# In single precision a ReLU of the conv stem decides by the last bit. In case 02 one of its 786,432 activations is
+# 3.4e-8 in double precision and negative in single precision, which moves gradients of the stem by up to 0.4 % and
+# its parameters by 0.014 %; in double precision all of them agree to 6e-8.
+FLIPPED_GRADIENT, AFTER_A_FLIP = 0.05, 0.005
+# What is not compared, by how its key begins, and why.
+NOT_COMPARED = {
+    "meta_json": "says what the case is",
+    "video_uint8": "the input",
+    "param/": "where the model starts; that every one is used is a test of its own",
+    "tokens/": "the draws, an input, too",
+}
+NOT_COMPARED_IN_DOUBLE = {"f32/": "the original's own run in single precision"}
 
-
-def golden_files() -> list[pathlib.Path]:
-    """Return the project's cases and those of the folder named by HVT_GOLDENS."""
-    folders = [GOLDENS, *([pathlib.Path(os.environ["HVT_GOLDENS"])] if os.environ.get("HVT_GOLDENS") else [])]
-    files = {path.name: path for folder in reversed(folders) for path in sorted(folder.glob("ht_*.npz"))}
-    return [files[name] for name in sorted(files)]
-
-
-class Case:
-    """A golden file, or its arrays, as our settings, model, variables and draws."""
-
-    def __init__(self, source: pathlib.Path | dict[str, np.ndarray], dtype: str):
-        self.arrays = source if isinstance(source, dict) else dict(np.load(source, allow_pickle=False))
-        self.meta = json.loads(str(self.arrays["meta_json"]))
-        self.dtype = np.dtype(dtype)
-        self.state = self.part("param")
-        video = self.arrays["video_uint8"]
-        self.video = (video / 255.0).astype(dtype)
-        config = get_config()
-        config.unlock()
-        fields = original_config.settings_overrides(self.meta["config"], self.state)
-        fields |= {"model.compute_dtype": dtype, "objective.targets": "attached"}
-        config.update_from_flattened_dict(fields)
-        self.settings = read_settings(config)
-        self.geometry = model_geometry(
-            self.settings.model, num_frames=video.shape[1], height=video.shape[2], width=video.shape[3]
-        )
-        side = self.settings.objective.side
-        template = jax.eval_shape(
-            lambda: state_lib.initial_variables(self.settings.model, self.geometry, side=side, key=0)
-        )
-        self.graphdef = state_lib.graph_definition(self.settings.model, self.geometry, side=side)
-        self.params, self.stats, self.unused = original.import_state_dict(*template, self.state)
-        self.params, self.stats = jax.tree.map(lambda x: jnp.asarray(x, dtype), (self.params, self.stats))
-        self.edges = state_lib.merge(self.graphdef, self.params, self.stats).edges
-        self.draws = self._draws()
-
-    def part(self, prefix: str) -> dict[str, np.ndarray]:
-        return {k[len(prefix) + 1 :]: v for k, v in self.arrays.items() if k.startswith(prefix + "/")}
-
-    def our_name(self, edge) -> str:
-        return f"{original_config.GROUPS[edge.source]}_{original.RELATION_SUFFIX[edge.relation]}"
-
-    def _draws(self) -> dict[str, Draw]:
-        """The stored draws, which the original shares between the videos of a batch."""
-        batch, geometry, side = self.video.shape[0], self.geometry, self.settings.objective.side
-        draws = {}
-        for edge in self.edges:
-            causal = edge.source in self.settings.model.causal_levels
-            if edge.relation == "up" or (edge.relation == "down" and causal):
-                continue
-            token = np.atleast_1d(self.arrays[f"tokens/{self.our_name(edge)}"])
-            if edge.relation == "down":
-                members, groups = geometry.num_members(edge.source), geometry.num_tokens(edge.source)
-                # With side prediction the original's target is always of the first group (kept fault).
-                codes = {"member": token % members}
-                if not side and groups > 1:
-                    codes["group"] = token // members
-                target = token
-            else:
-                times = geometry.num_times(edge.source)
-                code = np.asarray(distance_code(np.arange(times), token, times))
-                target = token
-                if edge.source == "patch":
-                    patches = geometry.patches_per_frame
-                    target = (token[:, None] * patches + np.arange(patches)).reshape(-1)
-                    code = np.repeat(code, patches)
-                codes = {"distance": code}
-            spread = lambda x: jnp.broadcast_to(jnp.asarray(x, jnp.int32), (batch, len(x)))  # noqa: E731
-            draws[str(edge)] = Draw(spread(target), {name: spread(value) for name, value in codes.items()})
-        return draws
-
-    def reorder_states(self, outputs: dict) -> dict:
-        """Put states of batched causal levels in the original's order, '(b c) f -> b (f c)' (kept fault)."""
-        reordered = dict(outputs)
-        for level, output in outputs.items():
-            groups = output.tokens.shape[1]
-            if output.states is not None and groups > 1:
-                batch, total, width = output.states.shape
-                states = output.states.reshape(batch, groups, total // groups, width).swapaxes(1, 2)
-                reordered[level] = output._replace(states=states.reshape(batch, total, width))
-        return reordered
-
-    def forward(self, params, stats, *, train: bool):
-        """Return (total loss, everything else) of one pass."""
-        pyramid = state_lib.merge(self.graphdef, params, stats)
-        outputs = self.reorder_states(pyramid(jnp.asarray(self.video), train=train))
-        predictions = local.predict(pyramid, outputs, self.draws, train=train, attached=True)
-        weights = local.initial_edge_weights(self.edges, self.settings.objective)
-        losses = local.local_losses(predictions, outputs, self.edges, self.settings.objective, edge_weights=weights)
-        return losses.total, (outputs, predictions, losses, state_lib.statistics(pyramid))
-
-    def named(self, tree) -> dict[str, np.ndarray]:
-        """Return {original's name: our array in our layout}."""
-        leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-        paths = {tuple(entry.key for entry in path): np.asarray(leaf) for path, leaf in leaves}
-        return {original.original_name(path, self.state): (path, leaf) for path, leaf in paths.items()}
+Numbers = dict[str, tuple[float, float]]
 
 
-def quick_jit(function):
-    """Return `jax.jit(function)` for a function that runs once or twice."""
-    return jax.jit(function, compiler_options=QUICK_COMPILE)
-
-
-def compare(source: pathlib.Path | dict[str, np.ndarray], dtype: str) -> dict[str, dict[str, tuple[float, float]]]:
-    """Return {section: {key: (largest error over max|x|, tolerance as the goldens' README gives it)}}."""
+def compare(source: pathlib.Path | dict[str, np.ndarray], dtype: str) -> dict[str, Numbers]:
+    """Return {section: {key: (largest error over max|x|, bound)}}; keys that end in "(absent)" are in no file."""
     with jax.enable_x64(dtype == "float64"):
-        return _Comparison(Case(source, dtype)).run()
+        return Comparison(Case(source, dtype)).run()
 
 
-def report(found: dict[str, dict[str, tuple[float, float]]], skip=lambda key: False) -> list[str]:
-    """Return a line for every number that is out of tolerance, NaN included."""
+def report(found: dict[str, Numbers]) -> list[str]:
+    """Return a line for every number that is out of bounds, NaN included."""
     return [
         f"{key}: error {error:.2e} over tolerance {tolerance:.2e}"
         for section in found.values()
         for key, (error, tolerance) in section.items()
-        if not error <= tolerance and not skip(key)
+        if not error <= tolerance
     ]
 
 
-class _Comparison:
+def unaccounted(source: pathlib.Path | dict[str, np.ndarray], found: dict[str, Numbers], dtype: str) -> list[str]:
+    """Return the keys of a file that are neither compared nor named above with a reason, or both."""
+    arrays, meta = read(source)
+    named = tuple(NOT_COMPARED | (NOT_COMPARED_IN_DOUBLE if dtype == "float64" else {}))
+    compared = {key for section in found.values() for key in section}
+    omitted = {f"omitted_{key}/{kind}" for key in meta.get("omitted_after", {}) for kind in ("sum", "l2")}
+    return sorted(key for key in arrays.keys() | omitted if (key in compared) == key.startswith(named))
+
+
+def follows_from_a_flip(key: str) -> bool:
+    """Whether a ReLU of the conv stem that decides otherwise can move the number visibly.
+
+    It moves gradients of the stem, by them its parameters and all that they give after the step. Running
+    statistics are of the forward pass, where such an activation is 0 or nearly so.
+    """
+    kind, _, name = key.partition("/")
+    name = name.partition("/")[2] if kind == "level_grad" else name
+    of_stem = name.startswith("backbone.net.") and ".running_" not in name
+    return of_stem or kind == "eval" or kind.startswith("step")
+
+
+def token_variance(tokens: np.ndarray) -> np.ndarray:
+    """Return the original's monitor of collapse: the variance over the tokens of a video, by feature.
+
+    Args:
+      tokens: [B, ..., D]; with one token a video [B, D], where it is the mean variance over videos.
+    """
+    rows = tokens if tokens.ndim == 2 else tokens.reshape(len(tokens), -1, tokens.shape[-1])
+    return rows.var(-2, ddof=1).mean(0)
+
+
+class Comparison:
+    """What was found in one case; `run` fills it."""
+
     def __init__(self, case: Case):
-        self.case = case
-        self.found: dict[str, dict[str, tuple[float, float]]] = {section: {} for section in SECTIONS}
-        self.double = case.dtype == np.float64
+        self.case, self.double = case, case.dtype == np.float64
+        self.noise: dict[str, float] = case.meta.get("noise_f32_abs", {})
+        self.found: dict[str, Numbers] = {section: {} for section in SECTIONS}
 
-    def check(self, section: str, key: str, ours, theirs) -> None:
-        ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-        if ours.shape != theirs.shape:
-            ours = ours.reshape(theirs.shape)
-        scale = max(np.abs(theirs).max(), 1e-30)
-        noise = self.case.meta["noise_f32_abs"].get(key, 0.0)
-        # Storage rounding is float32; in float32 the original's own noise counts ten times (README).
-        tolerance = 1e-6 + (0.0 if self.double else 10 * noise / scale)
-        if key.removeprefix("grad/") in self.case.meta.get("mathematically_zero_grad", ()):
-            scale, tolerance = 1.0, 1e-6 if self.double else 1e-3  # rounding noise: compare absolutely
-        self.found[section][key] = (float(np.abs(ours - theirs).max() / scale), tolerance)
+    def run(self) -> dict[str, Numbers]:
+        case, step = self.case, quick_jit(self._step)
+        result, by_level = jax.device_get(step(case.params, case.stats))
+        self._forward(result)
+        gradient = self._gradients(by_level)
+        rate, params = self._rates(), jax.device_get(case.params)
+        # torch's SGD with Nesterov momentum, which begins as the first gradient.
+        move = lambda p, g, m, r: p - r * (g + MOMENTUM * m)  # noqa: E731
+        params, stats, momentum = jax.tree.map(move, params, gradient, gradient, rate), result.stats, gradient
+        self._after(params, stats)
+        if case.part("eval"):
+            evaluate = quick_jit(lambda p, s: case.forward(p, s, train=False))
+            self._evaluation(jax.device_get(evaluate(params, stats)))
+        for number in itertools.count(2):
+            if not case.part(f"step{number}/loss"):
+                return self.found
+            result, by_level = jax.device_get(step(params, stats))
+            self._losses("later", f"step{number}/loss", result)
+            gradient, stats = _sum(by_level), result.stats
+            momentum = jax.tree.map(lambda m, g: MOMENTUM * m + g, momentum, gradient)
+            params = jax.tree.map(move, params, gradient, momentum, rate)
 
-    def trees(self, section: str, prefix: str, tree) -> None:
-        stored = self.case.part(prefix)
-        for name, (path, leaf) in self.case.named(tree).items():
-            if name in stored:
-                self.check(section, f"{prefix}/{name}", leaf, original.to_our_layout(path, stored[name]))
+    def _step(self, params, stats) -> tuple[Pass, dict]:
+        """Return a pass and the gradients of each level's losses if the file has them, else {"": of their sum}."""
 
-    def run(self) -> dict[str, dict[str, tuple[float, float]]]:
+        def losses(params):
+            result = self.case.forward(params, stats, train=True)
+            return (result.levels if self.case.part("level_grad") else {"": result.total}), result
+
+        wanted, pull, result = jax.vjp(losses, params, has_aux=True)
+        chosen = {name: {other: jnp.full_like(x, other == name) for other, x in wanted.items()} for name in wanted}
+        return result, {name: pull(weights)[0] for name, weights in chosen.items()}
+
+    def _rates(self):
         case = self.case
-        step = quick_jit(jax.value_and_grad(lambda p, s: case.forward(p, s, train=True), has_aux=True))
-        (_, (outputs, predictions, losses, stats)), gradients = step(case.params, case.stats)
-        self._outputs("", outputs, predictions, losses)
-        self.trees("gradients", "grad", gradients)
         rates = {name: case.meta["lr"][owner] for name, owner in case.meta["owner"].items()}
         names = {path: name for name, (path, _) in case.named(case.params).items()}
-        rate = jax.tree_util.tree_map_with_path(
-            # What the original has not (an output map that is the identity) has no owner: it stays.
-            lambda path, _: rates.get(names[tuple(entry.key for entry in path)], 0.0),
-            case.params,
-        )
-        # torch's SGD with Nesterov momentum, first step: p - rate * (1 + momentum) * g.
-        after = jax.tree.map(lambda p, g, r: p - r * (1 + MOMENTUM) * g, case.params, gradients, rate)
-        self.trees("after", "after", after)
-        self.trees("after", "after", stats)
-        if "eval/features" not in case.arrays:
-            return self.found
-        evaluate = quick_jit(lambda p, s: case.forward(p, s, train=False)[1])
-        outputs, predictions, losses, _ = evaluate(after, stats)
-        top = outputs[case.geometry.hierarchy[-1]].tokens[:, 0]
-        self.check("evaluation", "eval/features", top, case.arrays["eval/features"])
-        self._losses("evaluation", "eval/loss", losses)
-        return self.found
+        # What the original has not (an output map that is the identity) has no owner: it stays.
+        of_path = lambda path, _: rates.get(names[tuple(entry.key for entry in path)], 0.0)  # noqa: E731
+        return jax.tree_util.tree_map_with_path(of_path, case.params)
 
-    def _losses(self, section, prefix, losses) -> None:
-        for edge in self.case.edges:
-            key = f"{prefix}/{original_config.GROUPS[edge.source]}/{edge.relation}"
-            self.check(section, key, losses.edges[edge.source][str(edge)], self.case.arrays[key])
+    def check(
+        self, section: str, key: str, ours, theirs, *, noise: float | None = None, scale: float | None = None
+    ) -> None:
+        """Note the error of `key` over `scale`, max|theirs| if not given, and its bound."""
+        ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+        ours = ours if ours.shape == theirs.shape else ours.reshape(theirs.shape)
+        noise = self.noise.get(key, 0.0) if noise is None else noise
+        scale = max(np.abs(theirs).max(initial=0), 1e-30) if scale is None else scale
+        error = np.abs(ours - theirs).max(initial=0) / scale
+        self.found[section][key] = float(error), STORED if self.double else self.single_bound(key, noise / scale)
 
-    def _outputs(self, prefix, outputs, predictions, losses) -> None:
+    def single_bound(self, key: str, noise: float) -> float:
+        """Return the bound in float32, where the original's own relative noise counts ten times (their README)."""
+        bound = STORED + 10 * noise
+        if key.startswith("loss/"):
+            bound = SINGLE_LOSS
+        elif key.startswith("f32/"):
+            bound = SINGLE_LOSS + noise  # the number itself has that noise
+        if self.case.settings.model.stem.kind == "conv" and follows_from_a_flip(key):
+            bound = max(bound, FLIPPED_GRADIENT if "grad/" in key else AFTER_A_FLIP)
+        return bound
+
+    def _forward(self, result: Pass) -> None:
         case = self.case
         for level in case.geometry.hierarchy:
-            group = original_config.GROUPS[level]
-            self.check("tokens", f"target_agg/{group}", outputs[level].tokens, case.arrays[f"target_agg/{group}"])
-            if outputs[level].states is not None:
-                self.check("tokens", f"target/{group}", outputs[level].states, case.arrays[f"target/{group}"])
+            group, output = original_config.GROUPS[level], result.outputs[level]
+            stored = case.arrays[f"target_agg/{group}"]
+            self.check("tokens", f"target_agg/{group}", output.tokens, stored)
+            if output.states is not None:
+                self.check("tokens", f"target/{group}", output.states, case.arrays[f"target/{group}"])
+            if f"token_variance/{group}" in case.arrays:
+                variance = token_variance(output.tokens.reshape(stored.shape)).mean()
+                self.check("tokens", f"token_variance/{group}", variance, case.arrays[f"token_variance/{group}"])
         for edge in case.edges:
             key = f"prediction/{case.our_name(edge)}"
-            stored = case.arrays[key].reshape(case.video.shape[0], -1, case.arrays[key].shape[-1])
-            if edge.relation == "down" and edge.source in case.settings.model.causal_levels:
-                stored = stored[:, :-1]
-            elif edge.relation == "up" and outputs[edge.target].states is not None:
-                stored = stored[:, 1:]
-            self.check("predictions", key, predictions[str(edge)].prediction, stored)
-        self._losses("losses", "loss", losses)
+            self.check("predictions", key, result.predictions[str(edge)], case.arrays[key])
+        self._losses("losses", "loss", result)
+        self.check("losses", "total (absent)", result.total, sum(result.levels.values()))
+        if not self.double:
+            self._losses("losses", "f32/loss", result)
+
+    def _losses(self, section: str, prefix: str, result: Pass) -> None:
+        for edge in self.case.edges:
+            name = f"{original_config.GROUPS[edge.source]}/{edge.relation}"
+            key, noise = f"{prefix}/{name}", None
+            if prefix == "f32/loss":
+                noise = self.noise.get(f"loss/{name}", 0.0)
+            if prefix == "loss" or key in self.case.arrays:
+                loss = result.losses[edge.source][str(edge)]
+                self.check(section, key, loss, self.case.arrays[key], noise=noise)
+
+    def _gradients(self, by_level: dict):
+        """Compare gradients and return their sum over levels."""
+        levels = {f"level_grad/{original_config.GROUPS[level]}": tree for level, tree in by_level.items() if level}
+        total, whole = _sum(by_level), self.case.part("grad")
+        for prefix, tree in {**levels, "grad": total}.items():
+            stored = self.case.part(prefix)
+            # Nothing of another level, or nothing at all, may come where the original has no gradient.
+            silent = whole.keys() if prefix in levels else self.case.meta.get("never_gets_grad", ())
+            for name, (path, leaf) in self.case.named(tree).items():
+                if name in stored:
+                    theirs = original.to_our_layout(path, stored[name])
+                    self._gradient(f"{prefix}/{name}", name, leaf, theirs, np.abs(whole.get(name, 0.0)).max())
+                elif name in silent:
+                    self.check("gradients", f"{prefix}/{name} (absent)", leaf, np.zeros(leaf.shape))
+                if name in stored and path[-2:] == ("distance", "table"):
+                    row = _row_0(stored[name])
+                    self.check("gradients", f"{prefix}/{name} row 0 (absent)", np.zeros(row.shape), row)
+        return total
+
+    def _gradient(self, key: str, name: str, ours, theirs, whole: float) -> None:
+        noise, scale = self.noise.get(f"grad/{name}", 0.0), None
+        if name in self.case.meta.get("mathematically_zero_grad", ()):
+            noise, scale = 1e-4, 1.0  # rounding noise on both sides: compared absolutely
+        elif np.abs(theirs).max() < 1e-9 * whole:
+            scale = whole  # zero for one level, as of a bias before the BatchNorm of its predictors
+        self.check("gradients", key, ours, theirs, noise=noise, scale=scale)
+
+    def _after(self, params, stats) -> None:
+        case, stored = self.case, self.case.part("after")
+        named = case.named(params) | case.named(stats)
+        for name in stored.keys() & named.keys():
+            path, leaf = named[name]
+            self.check("after", f"after/{name}", leaf, original.to_our_layout(path, stored[name]))
+            if path[-2:] == ("distance", "table"):
+                self.check("after", f"after/{name} row 0 (absent)", _row_0(case.state[name]), _row_0(stored[name]))
+        for name in stored.keys() & HEAD:  # no optimizer of the original has it, so it stays
+            self.check("after", f"after/{name}", case.state[name], stored[name])
+        for key, summary in case.meta.get("omitted_after", {}).items():
+            leaf, root = named[key.removeprefix("after/")][1], math.sqrt(math.prod(summary["shape"]))
+            noise = self.noise.get(key, 0.0) * root
+            norm = np.linalg.norm(np.asarray(leaf, np.float64))
+            self.check("after", f"omitted_{key}/l2", norm, summary["l2"], noise=noise)
+            # The sum itself may be near zero.
+            total, scale = np.sum(leaf, dtype=np.float64), summary["l2"] * root
+            self.check("after", f"omitted_{key}/sum", total, summary["sum"], noise=noise * root, scale=scale)
+
+    def _evaluation(self, result: Pass) -> None:
+        arrays, state = self.case.arrays, self.case.state
+        features = result.outputs[self.case.geometry.hierarchy[-1]].tokens[:, 0]
+        if "eval/features" in arrays:
+            self.check("evaluation", "eval/features", features, arrays["eval/features"])
+        if "eval/log_probs" in arrays:
+            logits = features @ state["mlp_head.weight"].T + state["mlp_head.bias"]
+            log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+            self.check("evaluation", "eval/log_probs", log_probs, arrays["eval/log_probs"])
+        self._losses("evaluation", "eval/loss", result)
+
+
+def _sum(trees: dict):
+    return jax.tree.map(lambda *leaves: sum(leaves), *trees.values())
+
+
+def _row_0(table: np.ndarray) -> np.ndarray:
+    # Of the codes of distances, where the original's index never points.
+    return table.reshape(table.shape[-2:])[0]
+
+
+def _worst(numbers: Numbers) -> str:
+    return f"{max(error for error, _ in numbers.values()):.1e}" if numbers else "-"
 
 
 def main(folder: str | None = None) -> None:
     """Print the largest relative error per section and file, in float64 and float32."""
-    files = sorted(pathlib.Path(folder).glob("ht_*.npz")) if folder else golden_files()
-    print(f"{'case':44s} {'dtype':8s} " + " ".join(f"{section:>12s}" for section in SECTIONS))
+    paths = pathlib.Path(folder).glob("*.npz") if folder else ()
+    files = sorted(p for p in paths if golden_files.kind_of(p) == "step") if folder else golden_files.of_kind("step")
+    if not files:
+        raise SystemExit(f"{folder} holds no training step of the original (.npz)")
+    print(f"{'case':56s} {'dtype':8s} " + " ".join(f"{section:>12s}" for section in SECTIONS))
     for path in files:
         for dtype in ("float64", "float32"):
             found = compare(path, dtype)
-            worst = [max((error for error, _ in found[section].values()), default=0.0) for section in SECTIONS]
-            over = report(found)
-            print(f"{path.stem:44s} {dtype:8s} " + " ".join(f"{error:12.1e}" for error in worst), f" over: {len(over)}")
-            for line in over if os.environ.get("VERBOSE") else ():
+            over, left = report(found), unaccounted(path, found, dtype)
+            errors = " ".join(f"{_worst(found[section]):>12s}" for section in SECTIONS)
+            name = path.stem if folder else golden_files.label(path)
+            print(f"{name:56s} {dtype:8s} {errors}  over: {len(over)}  unaccounted: {len(left)}")
+            for line in [*over, *left] if os.environ.get("VERBOSE") else ():
                 print("  ", line)
 
 

@@ -84,6 +84,7 @@ def _changed(name, value):
         ("train.batch_size", True, "config.train.batch_size = True is a bool, but must be int"),
         ("train.fsdp", 1, "config.train.fsdp = 1 is a int, but must be bool"),
         ("objective.distance", "mes", "config.objective.distance = 'mes', but must be one of .*did you mean 'mse'"),
+        ("objective.variance_epsilon", 0.0, "config.objective.variance_epsilon = 0.0, but must be from 1e-12 to 1"),
         ("data.mean", 0.5, "config.data.mean = 0.5, but must be a tuple"),
         ("data.mean", (0.5, "x", 0.5), r"config.data.mean\[1\] = 'x' is a str, but must be float"),
         ("model.frame", 3, "config.model.frame = 3, but must be a group of fields"),

@@ -12,7 +12,7 @@ from hvt_jax.hierarchy import level_below
 from hvt_jax.interop.original_config import GROUPS
 
 RELATION_SUFFIX = {"up": "u", "down": "d", "side": "s"}
-UNUSED = ("mlp_head.", "num_batches_tracked")  # the classification head is imported with the probe, not here
+COUNTERS = "num_batches_tracked"  # of its BatchNorm, which nothing reads
 _NORM_FIELDS = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 _LAYER_PARTS = {
     "attention_norm": "0.norm",
@@ -188,10 +188,11 @@ def import_state_dict(
 ) -> tuple[dict, dict, list[str]]:
     """Return (parameters, statistics, names that were not used) from the original's state dict.
 
-    The head and counters are not reported as unused. Where the original has no output map of attention
-    ours is the identity, which then trains. See `import_tree` for `missing` and the errors.
+    Counters of batches are not reported as unused; its classification head is, which ours has not. Where
+    the original has no output map of attention ours is the identity, which then trains. See `import_tree`
+    for `missing` and the errors.
     """
     used: set[str] = set()
     filled = import_tree(params, state, used, (), missing), import_tree(stats, state, used, (), missing)
-    unused = [name for name in state if name not in used and not any(part in name for part in UNUSED)]
+    unused = [name for name in state if name not in used and not name.endswith(COUNTERS)]
     return (*filled, unused)

@@ -12,15 +12,15 @@ from hvt_jax.model_settings import ModelSettings
 GROUPS = {"patch": "backbone", "frame": "space", "clip": "time", "sequence": "clip"}
 LEVEL_OF_GROUP = {group: level for level, group in GROUPS.items()}
 DISTANCES = {"MSE": "mse", "CS": "cosine", "CE": "cross_entropy", "VICREG": "vicreg"}
-# Constants of the losses that are no field of ours, because nobody varied them.
-FIXED = {("CE", "eps"): 1e-6, ("VICREG", "eps"): 1e-4}
 _CONSTANTS = {
     "prediction_temperature": ("CE", "pred_temp"),
     "target_temperature": ("CE", "tgt_temp"),
+    "cross_entropy_epsilon": ("CE", "eps"),
     "cosine_scale": ("CS", "mult"),
     "invariance_weight": ("VICREG", "sim_coeff"),
     "variance_weight": ("VICREG", "std_coeff"),
     "covariance_weight": ("VICREG", "cov_coeff"),
+    "variance_epsilon": ("VICREG", "eps"),
 }
 
 
@@ -43,8 +43,10 @@ def settings_overrides(
 ) -> dict[str, Any]:
     """Return our config fields, as dotted names and values, for a config of the original.
 
-    Every field of `model`, and those of `data` and `objective` that the original has too. How its
-    optimizers are set is not mapped, nor its normalisation: it fed values in 0-1, unless augmenting.
+    Every field of `model`, and those of `data` and `objective` that the original has too, except where its
+    data lie. How its optimizers are set is not mapped, nor how it augmented. The mean is 0 and the
+    deviation 1, whatever `normalization` says: only augmented videos were normalised, and features were
+    computed of values in 0-1.
 
     Args:
       config: the original's merged config (`data`, `train`, `arch`).
@@ -53,7 +55,6 @@ def settings_overrides(
 
     Raises:
       KeyError: the name of a field that the config lacks.
-      ValueError: if it sets a constant that is fixed here.
     """
     arch, train = config["arch"], config["train"]
     groups = groups_of(config)
@@ -111,19 +112,26 @@ def _data_overrides(config: dict, groups: list[str]) -> dict[str, Any]:
     sampler = config["data"][config["train"]["dataset"]]["sampler"]
     # Without a level above `space` the original sees single images, whatever its sampler's length says.
     frames = config["arch"]["architecture_time"]["input_size"] if "time" in groups else 1
-    return {"data.num_frames": frames, "data.height": sampler["height"], "data.width": sampler["width"]}
+    return {
+        "data.num_frames": frames,
+        "data.frame_stride": sampler.get("frequency", 1),  # samplers of images have none
+        "data.window_step": sampler.get("step", 1),
+        "data.max_windows_per_video": config["data"].get("max_seq_per_video", 0),
+        "data.height": sampler["height"],
+        "data.width": sampler["width"],
+        "data.mean": (0.0, 0.0, 0.0),
+        "data.std": (1.0, 1.0, 1.0),
+    }
 
 
 def _objective_overrides(train: dict) -> dict[str, Any]:
     constants = train["loss_params"]
-    for (loss, name), value in FIXED.items():
-        if float(constants[loss].get(name, value)) != value:
-            raise ValueError(f"train.loss_params.{loss}.{name} = {constants[loss][name]}, but is fixed at {value} here")
     fields = {
         "distance": DISTANCES[train["loss_fn"].upper()],
         "side": bool(train["use_temporal_prediction"]),
         "std_divisor": float(train["std_divisor"]),
         "regularizer": "none",
+        "weights_to_uniform": bool(train.get("interpolate_loss_weights_to_uniformity", False)),
         **{name: float(constants[loss][key]) for name, (loss, key) in _CONSTANTS.items()},
     }
     for name, weight in train["loss_weights"].items():

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from hvt_jax.objectives import regularizers
 from hvt_jax.settings import ObjectiveSettings
 
-CROSS_ENTROPY_EPSILON = 1e-6  # inside the logarithm of the prediction, as in the original
 COSINE_EPSILON = 1e-8  # smallest product of norms, as in torch
 
 
@@ -68,7 +67,7 @@ def _huber(error: jax.Array) -> jax.Array:
 def _cross_entropy(settings: ObjectiveSettings, prediction: jax.Array, target: jax.Array) -> jax.Array:
     wanted = jax.nn.softmax(target / settings.target_temperature)
     given = jax.nn.softmax(prediction / settings.prediction_temperature)
-    return -(wanted * jnp.log(given + CROSS_ENTROPY_EPSILON)).sum(-1)
+    return -(wanted * jnp.log(given + settings.cross_entropy_epsilon)).sum(-1)
 
 
 def vicreg(
@@ -86,9 +85,10 @@ def vicreg(
     """
     prediction, target = (x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (prediction, target))
     invariance = masked_mean(jnp.square(prediction - target).mean(-1), valid)
-    variance, covariance = regularizers.variance_covariance(prediction, valid)
+    epsilon = settings.variance_epsilon
+    variance, covariance = regularizers.variance_covariance(prediction, valid, epsilon)
     if regularize_target:
-        target_variance, target_covariance = regularizers.variance_covariance(target, valid)
+        target_variance, target_covariance = regularizers.variance_covariance(target, valid, epsilon)
         variance = 0.5 * (variance + target_variance)
         covariance = covariance + target_covariance
     return (

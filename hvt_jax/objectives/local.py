@@ -139,7 +139,7 @@ def own_regularizer(raw: jax.Array, settings: ObjectiveSettings, valid: jax.Arra
     Before the norm, because BatchNorm hides collapse. Source: layer-local predictive learning needs
     both terms in every layer (Halvagal & Zenke 2023; VICReg, Bardes et al. 2022).
     """
-    variance, covariance = regularizers.variance_covariance(raw, valid)
+    variance, covariance = regularizers.variance_covariance(raw, valid, settings.variance_epsilon)
     return settings.variance_weight * variance + settings.covariance_weight * covariance
 
 

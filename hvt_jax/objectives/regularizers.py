@@ -3,20 +3,20 @@
 import jax
 import jax.numpy as jnp
 
-VARIANCE_EPSILON = 1e-4  # inside the root, VICReg's
 TARGET_DEVIATION = 1.0
 
 
-def variance_covariance(tokens: jax.Array, valid: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+def variance_covariance(tokens: jax.Array, valid: jax.Array | None, epsilon: float) -> tuple[jax.Array, jax.Array]:
     """Return VICReg's variance and covariance terms of tokens [B, N, D] over all valid rows.
 
     The statistics are over the *global* batch under jit. Variance: mean over features of
-    relu(1 - sqrt(var + 1e-4)), unbiased. Covariance: sum of squares of the off-diagonal entries of the
+    relu(1 - sqrt(var + epsilon)), unbiased. Covariance: sum of squares of the off-diagonal entries of the
     covariance matrix over D. Source: VICReg, Bardes et al. 2022, equations 1-4.
 
     Args:
       tokens: [B, N, D].
       valid: bool [B], or None for all videos.
+      epsilon: keeps the gradient finite where a feature does not vary; VICReg has 1e-4.
 
     Returns:
       (variance, covariance): float32 scalars, finite also when fewer than two rows are valid.
@@ -35,6 +35,6 @@ def variance_covariance(tokens: jax.Array, valid: jax.Array | None) -> tuple[jax
     rows_RD = centred_BND.reshape(-1, width)
     covariance_DD = rows_RD.T @ rows_RD / degrees
     variance_D = jnp.diagonal(covariance_DD)
-    variance = jax.nn.relu(TARGET_DEVIATION - jnp.sqrt(variance_D + VARIANCE_EPSILON)).mean()
+    variance = jax.nn.relu(TARGET_DEVIATION - jnp.sqrt(variance_D + epsilon)).mean()
     covariance = (jnp.square(covariance_DD).sum() - jnp.square(variance_D).sum()) / width
     return variance, covariance

@@ -1,16 +1,12 @@
 """Index tables with letters for frames, and the numbers of the original."""
 
-import json
-import pathlib
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hvt_jax.data import sampling
-
-_GOLDENS = json.loads((pathlib.Path(__file__).parents[1] / "goldens" / "misc.json").read_text())["sliding_windows"]
+from tests import golden_files
 
 
 def _spell(video, start, length, stride):
@@ -36,8 +32,9 @@ def test_windows_spelled_with_letters(video, length, stride, step, short, window
     assert [_spell(video, start, length, stride) for start in table.start] == windows
 
 
-@pytest.mark.parametrize("case", _GOLDENS)
-def test_windows_equal_the_original(case):
+@golden_files.each_misc_item("sliding_windows")
+def test_windows_equal_the_original(key, golden):
+    case = golden
     table = sampling.sliding_windows(case["lengths"], case["length"], case["frequency"], case["step"])
     if case["np_seed"] is not None:
         # The original draws when it is built and again when an epoch begins; its numbers are those of the epoch.

@@ -1,20 +1,16 @@
 """Sizes of frames against the original's, and crop boxes by their definition."""
 
-import json
-import pathlib
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hvt_jax.data import transforms
+from tests import golden_files
 
-_GOLDENS = json.loads((pathlib.Path(__file__).parents[1] / "goldens" / "misc.json").read_text())["set_width_height"]
 
-
-@pytest.mark.parametrize("case", _GOLDENS)
-def test_storage_size_equals_the_original(case):
-    arguments, result = case.values()
+@golden_files.each_misc_item("set_width_height")
+def test_storage_size_equals_the_original(key, golden):
+    arguments, result = golden.values()
     assert list(transforms.storage_size(*arguments)) == result
 
 

@@ -1,10 +1,8 @@
-"""Schedules against the original's numbers (tests/goldens/misc.json) and against hand-computed ones."""
+"""Schedules against the original's numbers (every misc.json of golden files) and against hand-computed ones."""
 
 import dataclasses
 import itertools
-import json
 import math
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +11,8 @@ import pytest
 
 from hvt_jax.engine import schedules
 from hvt_jax.settings import LevelEpochs, OptimizerSettings
+from tests import golden_files
 
-GOLDENS = json.loads((pathlib.Path(__file__).parents[1] / "goldens" / "misc.json").read_text())
 HIERARCHY = ("frame", "clip", "sequence")
 SETTINGS = OptimizerSettings(
     name="sgd",
@@ -42,11 +40,11 @@ SETTINGS = OptimizerSettings(
 )
 
 
-@pytest.mark.parametrize("key", GOLDENS["validation_epochs"])
-def test_validation_epochs_are_the_originals(key):
+@golden_files.each_misc_item("validation_epochs")
+def test_validation_epochs_are_the_originals(key, golden):
     kind, interval, num_epochs = key.split(":")
     epochs = schedules.validation_epochs(kind, float(interval), int(num_epochs))
-    assert list(epochs) == GOLDENS["validation_epochs"][key]
+    assert list(epochs) == golden
 
 
 def test_validation_epochs_at_the_edges():
@@ -61,9 +59,9 @@ def test_validation_epochs_at_the_edges():
         schedules.validation_epochs("linear", -1, 10)
 
 
-def test_edge_weights_follow_the_originals():
+@golden_files.each_misc("loss_weights_24_epochs")
+def test_edge_weights_follow_the_originals(golden):
     """One epoch at a time and rounded, exactly; as one line from the start, within its rounding."""
-    golden = GOLDENS["loss_weights_24_epochs"]
     for name, first in golden[0].items():
         weight = first
         for epoch in range(1, len(golden)):
@@ -94,34 +92,38 @@ ORIGINAL_RATES = {
 }
 
 
-@pytest.mark.parametrize("name", ORIGINAL_RATES)
-@pytest.mark.parametrize("part, factor", [("mod", 1), ("pred", 3)])
-def test_rates_are_the_originals(name, part, factor):
-    warmup_epochs, *rates = ORIGINAL_RATES[name]
-    schedule = _original(*(factor * rate for rate in rates), warmup_epochs)
-    golden = GOLDENS["lr_per_epoch"][name][part]
-    np.testing.assert_allclose([schedule(epoch) for epoch in range(len(golden))], golden, rtol=1e-9)
+# The original's mode 1 multiplies only the peak of predictors: start of the warm-up and end of the cosine are shared.
+SHARED_RATES = {"pred_aside1_default_[mod,pred]": 6, "pred_aside1_no_warmup_[mod,pred]": 0}  # name -> warm-up epochs
 
 
-@pytest.mark.parametrize("name, warmup_epochs", [("default", 6), ("no_warmup", 0)])
-def test_rates_of_predictors_in_the_same_optimizer_are_the_originals(name, warmup_epochs):
-    """The original's mode 1 multiplies only the peak: start of the warm-up and end of the cosine are shared."""
-    golden = np.array(GOLDENS["lr_per_epoch"][f"pred_aside1_{name}_[mod,pred]"])
-    for column, peak in enumerate((0.1, 0.3)):
-        schedule = _original(peak, 1e-3, 1e-4, warmup_epochs)
-        np.testing.assert_allclose([schedule(epoch) for epoch in range(len(golden))], golden[:, column], rtol=1e-9)
+def _schedules(key: str) -> dict:
+    """Return {part: our schedule in epochs} for a name in the section `lr_per_epoch`."""
+    if key == "probe_StepLR":
+        settings = dataclasses.replace(SETTINGS, schedule="step")
+        return {"": lambda epoch: schedules.learning_rate(settings, epoch, steps_per_epoch=1, num_steps=99)}
+    if key in SHARED_RATES:
+        return {part: _original(peak, 1e-3, 1e-4, SHARED_RATES[key]) for part, peak in (("mod", 0.1), ("pred", 0.3))}
+    warmup_epochs, *rates = ORIGINAL_RATES[key]  # a name that is not there needs its settings here
+    return {
+        part: _original(*(factor * rate for rate in rates), warmup_epochs) for part, factor in (("mod", 1), ("pred", 3))
+    }
 
 
-def test_step_decay_is_the_originals():
-    golden = GOLDENS["lr_per_epoch"]["probe_StepLR"]
-    settings = dataclasses.replace(SETTINGS, schedule="step")
-    rates = [schedules.learning_rate(settings, epoch, steps_per_epoch=1, num_steps=99) for epoch in range(len(golden))]
-    np.testing.assert_allclose(rates, golden, rtol=1e-12)
+@golden_files.each_misc_item("lr_per_epoch")
+def test_rates_are_the_originals(key, golden):
+    stored = golden
+    if not isinstance(golden, dict):
+        stored = dict(zip(("mod", "pred"), np.transpose(golden), strict=True)) if key in SHARED_RATES else {"": golden}
+    ours = _schedules(key)
+    assert ours.keys() == stored.keys()
+    for part, rates in stored.items():
+        np.testing.assert_allclose([ours[part](epoch) for epoch in range(len(rates))], rates, rtol=1e-9)
 
 
-def test_settings_give_the_original_schedule_without_its_second_climb():
+@golden_files.each_misc("lr_per_epoch")
+def test_settings_give_the_original_schedule_without_its_second_climb(golden):
     settings = dataclasses.replace(SETTINGS, schedule="cosine", warmup_epochs=6.0)
-    golden = GOLDENS["lr_per_epoch"]["default_warm6_cos6"]
+    golden = golden["default_warm6_cos6"]
     rates = [
         schedules.learning_rates(settings, HIERARCHY, epoch, steps_per_epoch=1, num_steps=12) for epoch in range(30)
     ]

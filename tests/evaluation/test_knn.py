@@ -1,21 +1,31 @@
 """kNN: the original's numbers, votes computed by hand, chunks that change nothing."""
 
-from pathlib import Path
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from hvt_jax.evaluation import knn
+from tests import golden_files
 
-GOLDEN = Path(__file__).parents[1] / "goldens" / "knn.npz"
+INPUTS = [f"{split}_{kind}" for split in ("train", "test") for kind in ("features", "labels")]
 
 
-@pytest.mark.parametrize(("neighbours", "temperature"), [(1, 0.07), (5, 0.07), (10, 0.1), (20, 0.07), (200, 0.07)])
-def test_parity_with_the_original(neighbours, temperature):
-    with np.load(GOLDEN) as golden:
-        arrays = [golden[f"{split}_{kind}"] for split in ("train", "test") for kind in ("features", "labels")]
-        top1, top5 = golden[f"k{neighbours}_T{temperature}"]
+def _scores() -> list:
+    """Return (file, key) of every stored score: all that a file holds besides features and labels."""
+    found = []
+    for path in golden_files.of_kind("knn"):
+        with np.load(path) as golden:
+            keys = [key for key in golden.files if key not in INPUTS]
+        found += [pytest.param(path, key, id=f"{golden_files.label(path)}-{key}") for key in keys]
+    return found
+
+
+@pytest.mark.parametrize(("path", "key"), _scores())
+def test_parity_with_the_original(path, key):
+    neighbours, temperature = (kind(part) for kind, part in zip((int, float), key[1:].split("_T"), strict=True))
+    with np.load(path) as golden:
+        arrays = [golden[name] for name in INPUTS]
+        top1, top5 = golden[key]
     scores = knn.knn_accuracy(*arrays, neighbours=neighbours, temperature=temperature, num_classes=10)
     assert scores["top1"] == pytest.approx(top1, abs=1e-9)
     if neighbours >= 20:  # below, the original's top-5 depends on how torch sorts classes without votes

@@ -43,26 +43,30 @@ def test_cosine_by_hand():
     assert float(found) == pytest.approx(1.5 * ((1 - 24 / 25) + 1) / 2)
 
 
-def test_cross_entropy_by_hand():
+@pytest.mark.parametrize("epsilon", [1e-6, 0.01])
+def test_cross_entropy_by_hand(epsilon):
     wanted, given = _softmax([0.2 / 0.5, 1.0 / 0.5]), _softmax([1.0 / 2, -1.0 / 2])
-    expected = -sum(w * math.log(g + 1e-6) for w, g in zip(wanted, given, strict=True))
-    found = _distance("cross_entropy", [[[1, -1]]], [[[0.2, 1]]], target_temperature=0.5, prediction_temperature=2.0)
+    expected = -sum(w * math.log(g + epsilon) for w, g in zip(wanted, given, strict=True))
+    constants = {"target_temperature": 0.5, "prediction_temperature": 2.0, "cross_entropy_epsilon": epsilon}
+    found = _distance("cross_entropy", [[[1, -1]]], [[[0.2, 1]]], **constants)
     assert float(found) == pytest.approx(expected, rel=1e-6)
 
 
 def test_variance_and_covariance_by_hand():
     # Rows (0, 0), (1, 2), (2, 1): means 1, unbiased variances 1, covariance ((-1)(-1) + 0 + 0 + ... ) / 2 = 1/2.
-    variance, covariance = regularizers.variance_covariance(jnp.array([[[0.0, 0], [1, 2]], [[2, 1], [1, 1]]]), None)
+    tokens = jnp.array([[[0.0, 0], [1, 2]], [[2, 1], [1, 1]]])
+    variance, covariance = regularizers.variance_covariance(tokens, None, 0.01)
     # Four rows: column sums of squares 2 and 2 around mean 1, cross sum 1; divided by 3.
-    assert float(variance) == pytest.approx(1 - math.sqrt(2 / 3 + 1e-4), rel=1e-5)
+    assert float(variance) == pytest.approx(1 - math.sqrt(2 / 3 + 0.01), rel=1e-5)
     assert float(covariance) == pytest.approx(2 * (1 / 3) ** 2 / 2, rel=1e-5)
 
 
-def test_vicreg_by_hand():
-    weights = {"invariance_weight": 2.0, "variance_weight": 3.0, "covariance_weight": 5.0}
+@pytest.mark.parametrize("epsilon", [1e-4, 0.01])
+def test_vicreg_by_hand(epsilon):
+    weights = {"invariance_weight": 2.0, "variance_weight": 3.0, "covariance_weight": 5.0, "variance_epsilon": epsilon}
     prediction, target = [[[0, 0], [1, 2]], [[2, 1], [1, 1]]], [[[0, 0]], [[0, 4]]]
     # A shared target keeps its own two rows: variances 0 and 8, covariance 0.
-    own, shared = 1 - math.sqrt(2 / 3 + 1e-4), (1 - math.sqrt(1e-4)) / 2
+    own, shared = 1 - math.sqrt(2 / 3 + epsilon), (1 - math.sqrt(epsilon)) / 2
     invariance = ((0 + 0) + (1 + 4) + (4 + 9) + (1 + 9)) / 8
     covariance = 1 / 9
     found = float(_distance("vicreg", prediction, target, **weights))

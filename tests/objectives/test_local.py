@@ -105,7 +105,7 @@ def test_targets_are_stopped_unless_attached_and_patches_always(attached):
 
 def test_losses_by_edge_regularisers_of_raw_tokens_and_their_weighted_sum():
     found, _, outputs, edges = _predict()
-    settings = dataclasses.replace(OBJECTIVE, distance="mse", regularizer_weight=0.25)
+    settings = dataclasses.replace(OBJECTIVE, distance="mse", regularizer_weight=0.25, variance_epsilon=0.01)
     weights = {str(edge): 1.0 + index for index, edge in enumerate(edges)}
     losses = local.local_losses(found, outputs, edges, settings, edge_weights=weights)
     assert {level: list(by_edge) for level, by_edge in losses.edges.items()} == {
@@ -118,7 +118,7 @@ def test_losses_by_edge_regularisers_of_raw_tokens_and_their_weighted_sum():
         assert float(losses.edges[edge.source][str(edge)]) == pytest.approx(loss)
         expected += weights[str(edge)] * loss
     for level in LEVELS:
-        variance, covariance = regularizers.variance_covariance(outputs[level].raw, None)
+        variance, covariance = regularizers.variance_covariance(outputs[level].raw, None, 0.01)
         own = settings.variance_weight * variance + settings.covariance_weight * covariance
         assert float(losses.regularizers[level]) == pytest.approx(float(own))
         expected += 0.25 * float(own)
