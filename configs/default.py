@@ -226,7 +226,7 @@ def _checkpoint() -> ConfigDict:
     checkpoint.interval_steps = 200  # steps between two checkpoints; also saved at every evaluation and at the end
     checkpoint.keep_latest = 3  # newest checkpoints that stay
     checkpoint.keep_best = 2  # checkpoints with the highest `best_metric` that stay besides
-    checkpoint.best_metric = ""  # e.g. "knn/clip/top1"; "" = the top level's kNN
+    checkpoint.best_metric = ""  # e.g. "knn/clip/motion/top1"; "" = the top level's, of the first label set
     return checkpoint
 
 

@@ -16,7 +16,8 @@ from hvt_jax.engine.labels import label_names
 from hvt_jax.engine.run_folder import RunFolder
 from hvt_jax.engine.state import TrainState
 from hvt_jax.engine.steps import LONGEST_BAD_ROW, Definition
-from hvt_jax.evaluation import judge, report
+from hvt_jax.evaluation import report
+from hvt_jax.evaluation import results as results_lib
 from hvt_jax.settings import Settings
 
 Scalars = dict[str, jax.Array]
@@ -49,7 +50,7 @@ class RunLog:
         self._seconds_before = max((record.get("time/seconds", 0.0) for record in self.records()), default=0.0)
         self._pending: collections.deque[tuple[int, Scalars]] = collections.deque()
         self.speed = metrics.Throughput(settings.train.batch_size, num_steps)
-        self.note = writer.note
+        self.note, self.busy = writer.note, writer.busy
 
     def announce(self, definition: Definition, sizes: tuple[int, int], restored_step: int | None) -> None:
         """Print what is about to be trained, on what and where; `sizes` are videos to train and to test on."""
@@ -73,11 +74,8 @@ class RunLog:
 
     def judged(self, step: int) -> dict[str, float] | None:
         """Return the kNN metrics written for `step`, or None if it was not judged yet."""
-        for record in self.records():
-            found = {name: value for name, value in record.items() if name.startswith("knn/")}
-            if record["step"] == step and found:
-                return found
-        return None
+        found = [results_lib.judged_metrics(record) for record in self.records() if record["step"] == step]
+        return next(filter(None, found), None)
 
     def keep(self, step: int, scalars: Scalars) -> bool:
         """Keep the metrics of `step`, just dispatched, and settle the step `LAG_STEPS` before it.
@@ -128,16 +126,15 @@ class RunLog:
             eta_seconds=self.speed.eta_seconds,
         )
 
-    def write_scores(self, step: int, scores: judge.Scores) -> dict[str, float]:
-        """Write the kNN accuracies of `step`, unless a session before this one did; return them flat."""
-        flat = judge.flatten_scores(scores)
+    def write_scores(self, step: int, scores: results_lib.Scores) -> dict[str, float]:
+        """Write and print the kNN accuracies of `step`; return them as metrics, empty if there are none."""
+        flat = results_lib.flatten_scores(scores)
         if not flat:
             self.note(f"step {step}: not judged, no video of the training or of the test split can be read")
             return flat
-        if self.judged(step) is None:
-            self._writer.write(step, {"epoch": step / self._steps_per_epoch, **flat})
-        tops = [(name[4:-5], value) for name, value in flat.items() if name.endswith("top1")]
-        self.note(f"step {step}: kNN top-1  " + "  ".join(f"{name} {value:.1f} %" for name, value in tops))
+        self._writer.write(step, {"epoch": step / self._steps_per_epoch, **flat})
+        tops = [f"{level}/{name} {of['top1']:.1f} %" for level, sets in scores.items() for name, of in sets.items()]
+        self.note(f"step {step}: kNN top-1  " + "  ".join(tops))
         return flat
 
     def note_problems(self, dataset: Dataset, batch: dict[str, np.ndarray], step: int) -> None:
@@ -155,25 +152,39 @@ class RunLog:
             f"{self._folder.diverged}, earlier checkpoints are intact; lower optimizer.learning_rate"
         )
 
-    def write_results(self, state: TrainState, step: int, scores: judge.Scores, *, outcome: str) -> None:
-        """Write results.json and report.md, and print how every level did against the untrained network."""
-        records = self.records()
+    def report(self, step: int, outcome: str, state: TrainState | None = None) -> None:
+        """Write results.json and report.md as of `step`, and print the alarms that are new since the judgement before.
+
+        Args:
+          step: number of updates done.
+          outcome: see `report.write_report`; but while "running" the verdict on every level is printed too.
+          state: the one to identify by digests, at the end; with several processes all must give it.
+        """
+        digests = {}
+        if state is not None:
+            digests["parameter_digest"] = parameter_digest(state.params)
+            digests["state_digest"] = parameter_digest(state)  # optimizer and statistics too
+        if jax.process_index():
+            return
+        records, prefix = self.records(), "skipped_updates/"
         last = next((record for record in reversed(records) if "train/total" in record), {})
-        prefix = "skipped_updates/"
         results = {
             "outcome": outcome,
-            "knn": judge.with_untrained(scores, self.judged(0)),
+            "knn": results_lib.read_scores(records),
             "steps": step,
             "seconds": self._seconds(),
             "clips_per_second": self.speed.clips_per_second or last.get("speed/clips_per_second"),
-            "parameter_digest": parameter_digest(state.params),
-            "state_digest": parameter_digest(state),  # optimizer and statistics too
+            **digests,
             "bad_videos": self.bad_videos.lines,
             "skipped_updates": {n.removeprefix(prefix): int(v) for n, v in last.items() if n.startswith(prefix) and v},
         }
         self._folder.write_results(results)
-        if jax.process_index() == 0:
-            report.write_report(self._folder.path, records, results, monitors.alarms(records))
+        report.write_report(self._folder.path, records, results, monitors.alarms(records))
+        before = max((judged for judged in results_lib.judged_steps(records) if judged < step), default=-1)
+        for text in monitors.new_alarms(records, before):
+            self.note(f"alarm     {text}")
+        if outcome == "running":
+            return
         for level, sets in results["knn"].items():
             for name, values in sets.items():
                 self.note(report.sentence(level, name, values))

@@ -6,6 +6,7 @@ the numbers of one that was never interrupted.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -25,7 +26,7 @@ from hvt_jax.engine.compilation import Compiled, compile_functions
 from hvt_jax.engine.run_folder import RunFolder
 from hvt_jax.engine.state import TrainState
 from hvt_jax.engine.steps import Definition
-from hvt_jax.evaluation import judge
+from hvt_jax.evaluation import judge, results
 from hvt_jax.run_log import RunLog
 from hvt_jax.settings import Settings, SettingsError, read_settings
 
@@ -57,8 +58,7 @@ def train(config: ConfigDict, workdir: str) -> int:
     train_set, test_set = (catalog.load_dataset(settings.data, split) for split in ("train", "test"))
     plan = plan_run(settings, train_set)
     compiled = compile_functions(definition, build_optimizer(definition, plan), num_steps=plan.num_steps)
-    best = settings.checkpoint.best_metric or f"knn/{definition.hierarchy[-1]}/top1"
-    check_best_metric(best, definition.hierarchy, test_set)
+    best = check_best_metric(settings.checkpoint.best_metric, definition.hierarchy, test_set)
     warn = _LOG.warning
     with (
         RunFolder(workdir, warn=warn) as folder,
@@ -67,20 +67,24 @@ def train(config: ConfigDict, workdir: str) -> int:
     ):
         for line in folder.changed_fields(config):
             warn("%s", line)
-        state, restored_step = restore_or_initialise(compiled, saved)
+        restored_step, state, _ = saved.restore(compiled.abstract_state) or (None, None, None)
         if restored_step is not None and restored_step > plan.num_steps:
             raise SettingsError(
                 f"{folder.path} is at step {restored_step}, but this config ends at {plan.num_steps}; "
                 "raise train.num_epochs or train.max_steps, or give another --workdir"
             )
-        bad_videos = BadVideos(folder.path, (train_set, test_set), settings.data.max_bad_fraction, restored_step)
-        folder.write_config(config)
-        folder.write_environment(settings.seed)
         as_json = json.loads(config.to_json_best_effort())
+        # It moves what an earlier run left out of the way, so nothing is written before.
         with metrics.MetricWriter(folder.path, settings.logging, restored_step=restored_step, config=as_json) as writer:
+            bad_videos = BadVideos(folder.path, (train_set, test_set), settings.data.max_bad_fraction, restored_step)
+            folder.write_config(config)
+            folder.write_environment(settings.seed)
             length = {"steps_per_epoch": plan.steps_per_epoch, "num_steps": plan.num_steps}
             log = RunLog(settings, folder, writer, bad_videos=bad_videos, **length)
             log.announce(definition, (len(train_set), len(test_set)), restored_step)
+            if state is None:
+                with log.busy("compiling the network"):
+                    state = compiled.initialise()
             run = Run(definition, plan, compiled, log, saved, folder, train_set, test_set)
             with contextlib.closing(run.training_batches(restored_step or 0)) as batches:
                 return run.loop(state, restored_step, batches, preempted)
@@ -100,12 +104,21 @@ def plan_run(settings: Settings, train_set: Dataset) -> Plan:
     return Plan(steps_per_epoch, num_steps, frozenset(due | {0, num_steps}))
 
 
-def check_best_metric(name: str, hierarchy: tuple[str, ...], dataset: Dataset) -> None:
-    """Raise SettingsError unless `name` is a metric that an evaluation writes."""
-    sets = ["", *(f"/{label}" for label in list(dataset.label_names)[1:])]
-    known = [f"knn/{level}{middle}/{top}" for level in hierarchy for middle in sets for top in ("top1", "top5")]
-    if name not in known:
-        raise SettingsError(f"checkpoint.best_metric = {name!r}, but must be one of {', '.join(known)}")
+def check_best_metric(name: str, hierarchy: tuple[str, ...], dataset: Dataset) -> str:
+    """Return the full name of the metric `name`; of the top level's first top-1 accuracy if it is empty.
+
+    Raises:
+      SettingsError: if no evaluation writes it.
+    """
+    pairs = [(level, label_set) for level in hierarchy for label_set in dataset.label_names]
+    known = [results.metric_name(*pair, top) for pair in pairs for top in ("top1", "top5")]
+    short = {}
+    for level in hierarchy:
+        short |= results.short_names(level, dataset.primary_label)
+    name = name or results.metric_name(hierarchy[-1], dataset.primary_label)
+    if name not in (*short, *known):
+        raise SettingsError(f"checkpoint.best_metric = {name!r}, but must be one of {', '.join((*short, *known))}")
+    return short.get(name, name)
 
 
 def build_optimizer(definition: Definition, plan: Plan) -> optax.GradientTransformation:
@@ -119,15 +132,6 @@ def build_optimizer(definition: Definition, plan: Plan) -> optax.GradientTransfo
         )
     except ValueError as error:
         raise SettingsError(str(error)) from error
-
-
-def restore_or_initialise(compiled: Compiled, saved: checkpoint_lib.Checkpoints) -> tuple[TrainState, int | None]:
-    """Return (state, step it was saved at), or a fresh state and None if nothing was saved yet."""
-    restored = saved.restore(compiled.abstract_state)
-    if restored is None:
-        return compiled.initialise(), None
-    step, state, _ = restored
-    return state, step
 
 
 @dataclasses.dataclass
@@ -153,45 +157,48 @@ class Run:
         """Train to the end, a preemption or divergence; return the exit code.
 
         Order of a step, which resuming relies on: write the metrics of the steps before, checkpoint,
-        evaluate, take the next batch, dispatch it.
+        evaluate, take the next batch, dispatch it. A notice of preemption ends a judgement; the resumed run makes it.
         """
         settings, plan, compiled, log = self.definition.settings, self.plan, self.compiled, self.log
-        key, start, scores = compiled.key(), restored_step or 0, {}
+        key, start = compiled.key(), restored_step or 0
         for step in range(start, plan.num_steps + 1):
-            stop, is_last = preempted.requested(step) or bool(log.bad_videos.excess), step == plan.num_steps
-            # Only the restored step can have been judged before; a stop must not wait for a judgement.
+            stop, is_last = preempted.requested() or bool(log.bad_videos.excess), step == plan.num_steps
+            # Only the restored step can have been judged before.
             known = log.judged(step) if step == restored_step else None
-            is_evaluated = step in plan.evaluations and (is_last or not (stop or known))
-            if is_evaluated or stop or (step and step % settings.checkpoint.interval_steps == 0):
+            is_due = step in plan.evaluations and not known
+            if is_due or known or stop or (step and step % settings.checkpoint.interval_steps == 0):
                 if log.catch_up():
                     return self._end_diverged(state, step)
                 with log.speed.paused():
                     if step and step != restored_step:
                         self.saved.save(step, state)
-                    if is_evaluated:
-                        scores = self._judge(state, step)
-                        known = log.write_scores(step, scores)
+                    if is_due and not stop:
+                        scores = self._judge(state, step, preempted)
+                        is_due = stop = scores is None
+                        known = None if scores is None else log.write_scores(step, scores)
                     if step and known:  # adds the metrics to the checkpoint
                         self.saved.save(step, state, known)
                     log.bad_videos.share()
+                    if known and not is_last:
+                        log.report(step, "running")
             if log.bad_videos.excess:
                 self.saved.wait()
+                log.report(step, "stopped")
                 raise DataError(f"stopped at step {step}: {log.bad_videos.excess}")
-            if stop and not is_last:
-                self.saved.wait()
-                log.note(f"preempted at step {step}, which is saved; run the same command again to go on")
-                return PREEMPTED
+            if stop and (is_due or not is_last):
+                return self._end_preempted(step)
             if is_last:
                 break
             batch = next(batches)
             log.note_problems(self.train_set, batch, step + 1)
             placed = compiled.to_devices({name: batch[name] for name in ("video", "valid")})
-            state, scalars = compiled.train_step(state, placed, key)
+            with log.busy("compiling the training step") if step == start else contextlib.nullcontext():
+                state, scalars = compiled.train_step(state, placed, key)
             if log.keep(step + 1, scalars):
                 return self._end_diverged(state, step + 1)
             self.saved.poll()
         self.saved.wait()
-        log.write_results(state, plan.num_steps, scores, outcome="done")
+        log.report(plan.num_steps, "done", state)
         return DONE
 
     def training_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
@@ -207,38 +214,36 @@ class Run:
             hosts=jax.process_count(),
         )
 
-    def _judge(self, state: TrainState, step: int) -> judge.Scores:
-        """Return the kNN accuracies of every level now."""
-        return judge.judge_levels(
-            lambda batch: self.compiled.encode(state.params, state.stats, batch),
-            self.compiled.to_devices,
-            self._split(self.train_set, step),
-            self._split(self.test_set, step),
-            self.definition.settings.evaluation,
-        )
+    def _judge(self, state: TrainState, step: int, preempted: preemption.Preemption) -> results.Scores | None:
+        """Return the kNN accuracies of every level now, or None after a notice of preemption."""
 
-    def _split(self, dataset: Dataset, step: int) -> judge.Split:
-        settings = self.definition.settings
+        def split(dataset: Dataset) -> judge.Split:
+            note = functools.partial(self.log.note_problems, dataset, step=step)
+            return judge.make_split(dataset, self.definition.settings, note)
 
-        def batches():
-            return pipeline.evaluation_batches(
-                dataset,
-                settings.data,
-                batch_size=settings.evaluation.batch_size,
-                host=jax.process_index(),
-                hosts=jax.process_count(),
+        with self.log.busy(f"judging {len(self.train_set)} + {len(self.test_set)} videos"):
+            return judge.judge_levels(
+                lambda batch: self.compiled.encode(state.params, state.stats, batch),
+                self.compiled.to_devices,
+                split(self.train_set),
+                split(self.test_set),
+                self.definition.settings.evaluation,
+                should_stop=preempted.requested,
             )
 
-        def note(batch):
-            self.log.note_problems(dataset, batch, step)
-
-        num_classes = {name: len(names) for name, names in dataset.label_names.items()}
-        return judge.Split(dataset.labels, num_classes, batches, note)
+    def _end_preempted(self, step: int) -> int:
+        self.saved.wait()
+        if step:
+            self.log.note(f"preempted at step {step}, which is saved; run the same command again to go on")
+        else:
+            self.log.note("preempted before the first step, so there is nothing to save; run the same command again")
+        self.log.report(step, "preempted")
+        return PREEMPTED
 
     def _end_diverged(self, state: TrainState, step: int) -> int:
         self.log.catch_up()
         self.saved.wait()
         checkpoint_lib.save_diverged(self.folder.diverged, step, state)
         self.log.note_divergence(state, step)
-        self.log.write_results(state, step, {}, outcome="diverged")
+        self.log.report(step, "diverged", state)
         return DIVERGED

@@ -13,6 +13,7 @@ from hvt_jax.data.sources import DataError
 from hvt_jax.engine import event_file, run_folder
 from hvt_jax.engine.metrics import MetricsError, MetricWriter
 from hvt_jax.engine.run_folder import RunFolder, RunFolderError
+from hvt_jax.evaluation import report
 from hvt_jax.settings import LoggingSettings
 
 PLAIN = LoggingSettings(interval_steps=10, tensorboard=False, wandb=False, wandb_project="test")
@@ -36,6 +37,22 @@ def test_files_of_a_run_folder(tmp_path, name):
         folder.write_environment(seed=3)
         folder.write_results({})
     assert str(caught.value) == f"{tmp_path}/{name} {REFUSED}"
+
+
+@needs_dev_full
+@pytest.mark.parametrize("name", ["report.md", "figures/losses.png"])
+def test_the_report(tmp_path, name):
+    (tmp_path / "figures").mkdir()
+    _fill(tmp_path / name)
+    with pytest.raises(RunFolderError) as caught:
+        report.write_report(tmp_path, [{"step": 1, "train/frame->clip/up": 1.0}], {}, [])
+    assert str(caught.value) == f"{tmp_path}/{name} {REFUSED}"
+
+
+def test_the_folder_of_figures(tmp_path):
+    (tmp_path / "figures").touch()
+    with pytest.raises(RunFolderError, match="/figures cannot be written: "):
+        report.write_report(tmp_path, [], {}, [])
 
 
 def test_the_lock(tmp_path, monkeypatch):

@@ -1,10 +1,16 @@
-"""When the numbers of a step are fetched, written and judged, on a device that notes who asks for what."""
+"""When numbers are fetched, written and judged, on a device that notes who asks for what, and what is said of them."""
 
+import io
+import json
 import types
 
+import jax
 import pytest
+import rich.console
 
 from hvt_jax import run_log
+from hvt_jax.engine import metrics
+from hvt_jax.engine.run_folder import RunFolder
 from hvt_jax.engine.steps import LONGEST_BAD_ROW
 from tests import small
 
@@ -32,7 +38,7 @@ def world(tmp_path, monkeypatch):
 
     def make(interval: int):
         fields = {"logging.interval_steps": interval, "optimizer.max_bad_updates": LIMIT}
-        folder, writer = types.SimpleNamespace(path=str(tmp_path)), types.SimpleNamespace(note=None)
+        folder, writer = types.SimpleNamespace(path=str(tmp_path)), types.SimpleNamespace(note=None, busy=None)
         length = {"steps_per_epoch": 100, "num_steps": NUM_STEPS}
         log, written = run_log.RunLog(small.small_settings(**fields), folder, writer, bad_videos=None, **length), []
         monkeypatch.setattr(log, "_write", lambda step, scalars: written.append(step))
@@ -79,3 +85,75 @@ def test_before_a_checkpoint_every_step_is_settled(world):
     assert (device.fetched, written) == ([1, 2, 3], [1, 2, 3])
     assert not log.keep(4, device.scalars(4, LIMIT))
     assert log.catch_up()
+
+
+@pytest.fixture
+def writing(tmp_path):
+    """A log that writes into a run folder, its writer, and a function that returns what was printed since."""
+    screen = rich.console.Console(file=io.StringIO(), force_terminal=False, width=300, highlight=False)
+    settings, length = small.small_settings(**{"logging.tensorboard": False}), {"steps_per_epoch": 4, "num_steps": 12}
+
+    def printed() -> list[str]:
+        lines = screen.file.getvalue().splitlines()
+        screen.file.truncate(screen.file.seek(0))
+        return lines
+
+    with (
+        RunFolder(tmp_path, warn=pytest.fail) as folder,
+        metrics.MetricWriter(tmp_path, settings.logging, console=screen) as writer,
+    ):
+        bad_videos = types.SimpleNamespace(lines=[])
+        yield run_log.RunLog(settings, folder, writer, bad_videos=bad_videos, **length), writer, printed
+
+
+def _scores(top1: float) -> dict:
+    return {"clip": {"motion": {"top1": top1, "top5": 90.0, "chance": 12.5, "standard_error": 3.0}}}
+
+
+def _train(writer, steps, std: float):
+    for step in steps:
+        writer.write(step, {"train/total": 1.0, "monitor/clip/rank": 5.0, "monitor/clip/std": std})
+
+
+def test_every_judgement_renews_the_report_and_prints_new_alarms_alone(writing, tmp_path):
+    log, writer, printed = writing
+
+    def judge(step: int, top1: float) -> tuple[list[str], dict, str]:
+        log.write_scores(step, _scores(top1))
+        log.report(step, "running")
+        results = json.loads((tmp_path / "results.json").read_text())
+        return printed(), results, (tmp_path / "report.md").read_text()
+
+    lines, results, report = judge(0, 20.0)
+    assert lines == ["step 0: kNN top-1  clip/motion 20.0 %"]
+    assert (results["outcome"], results["steps"]) == ("running", 0) and "parameter_digest" not in results
+    assert "not trained yet" in report and "There was nothing to draw yet." in report
+    _train(writer, range(1, 5), 0.002)
+    lines, results, report = judge(4, 30.0)
+    assert len(lines) == 2 and lines[1].startswith("alarm     clip: the standard deviation before the norm is 0.002")
+    assert results["knn"]["clip"]["motion"]["untrained_top1"] == 20.0 and "**better**" in report
+    _train(writer, range(5, 9), 0.001)
+    lines, results, report = judge(8, 21.0)
+    assert lines == ["step 8: kNN top-1  clip/motion 21.0 %"]
+    assert "- clip: the standard deviation before the norm is 0.001" in report
+    assert "no better than untrained" in report and "figures/neighbours.png" in report
+
+
+def test_a_run_that_ends_early_reports_what_was_judged(writing, tmp_path):
+    log, writer, printed = writing
+    log.write_scores(0, _scores(20.0))
+    _train(writer, range(1, 4), 0.5)
+    log.report(3, "preempted")
+    assert printed()[1:] == [
+        "clip: motion 20.0 % against 20.0 % untrained (chance 12.5 %): not trained yet",
+        f"results   {tmp_path}/results.json and report.md",
+    ]
+    assert (tmp_path / "report.md").read_text().startswith("# Report\n\n**Preempted at step 3**")
+    assert json.loads((tmp_path / "results.json").read_text())["knn"]["clip"]["motion"]["top1"] == 20.0
+
+
+def test_only_the_first_process_reports(writing, tmp_path, monkeypatch):
+    log, writer, printed = writing
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    log.report(3, "preempted")
+    assert printed() == [] and not (tmp_path / "report.md").exists() and not (tmp_path / "results.json").exists()

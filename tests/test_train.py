@@ -9,6 +9,9 @@ import signal
 
 import pytest
 
+from hvt_jax import train
+from hvt_jax.data.sources import Dataset
+from hvt_jax.settings import SettingsError
 from tests import kill_and_resume, runs
 
 NUM_STEPS = 8
@@ -66,7 +69,10 @@ def test_what_a_run_leaves_behind(world, finished):
     assert len(results["parameter_digest"]) == 64
     for level in ("frame", "clip"):
         for label in ("motion", "digit"):
-            assert {"top1", "chance", "untrained_top1"} <= results["knn"][level][label].keys()
+            scores = results["knn"][level][label]
+            assert {"top1", "top5", "chance", "standard_error", "untrained_standard_error"} <= scores.keys()
+            assert scores["judged_step"] == NUM_STEPS and scores["top1"] == records[-1][f"knn/{level}/{label}/top1"]
+            assert scores["untrained_top1"] == records[0][f"knn/{level}/{label}/top1"]
     report = (finished / "report.md").read_text()
     assert all(word in report for word in ("untrained", "chance", "| frame |", "| clip |")), report
 
@@ -78,7 +84,14 @@ def test_what_a_run_prints(world, finished):
         line.startswith("data      digits: 16 training, 8 test videos; batch 4, 4 steps an epoch") for line in lines
     )
     assert any(line.startswith("step 8/8  loss ") and " clips/s  ETA " in line for line in lines)
-    assert any(line.startswith("step 0: kNN top-1") for line in lines)
+    # What a new user waits for is said, and once only: three judgements follow.
+    waits = [
+        lines.index(line) for line in ("compiling the network", "judging 16 + 8 videos", "compiling the training step")
+    ]
+    assert waits == sorted(waits) and sum(line.startswith("judging") for line in lines) == 1
+    judged = "\n".join(line for line in lines if ": kNN top-1" in line)
+    names = r"frame/motion [\d.]+ %  frame/digit [\d.]+ %  clip/motion [\d.]+ %  clip/digit [\d.]+ %"
+    assert re.fullmatch("\n".join(rf"step {step}: kNN top-1  {names}" for step in (0, 4, 8)), judged), judged
     assert lines[-1].startswith("results   ")
 
 
@@ -101,7 +114,7 @@ def test_a_finished_run_is_only_reported_again(world, finished, tmp_path):
     copy = _copy(finished, tmp_path)
     run = _start(world, copy).wait()
     assert run.code == 0, run.stderr
-    assert run.resumed_at == NUM_STEPS and "step 8/8" not in run.stdout
+    assert run.resumed_at == NUM_STEPS and "step 8/8" not in run.stdout and "judging" not in run.stdout
     assert kill_and_resume.differences(finished, copy) == []
     assert runs.results(copy)["steps"] == NUM_STEPS
 
@@ -114,23 +127,50 @@ def test_killed_runs_resume_bit_for_bit(world, finished):
     assert kill_and_resume.differences(finished, workdir) == []
 
 
-def test_sigterm_saves_and_exits_143_and_a_second_run_is_refused(world, finished):
+# A judgement at step 4 that holds the process in its second batch until it is told to go on, and then gets a SIGTERM:
+# at step 0 there are 1 + 3 questions, then 4 steps and 2 batches.
+STOP_IN_A_JUDGEMENT = """
+import os, signal
+from absl import app
+from hvt_jax import cli, main
+from hvt_jax.engine.preemption import Preemption
+asked, requested = [], Preemption.requested
+def ask(self):
+    asked.append(0)
+    if len(asked) == 10:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGTERM)
+    return requested(self)
+Preemption.requested = ask
+app.run(main.main, flags_parser=cli.parse_flags)
+"""
+
+
+def test_sigterm_in_a_judgement_saves_and_exits_143_and_a_second_run_is_refused(world, finished):
+    """Begun in a folder whose checkpoints were lost: what else was in it is moved aside."""
     workdir = world / "preempted"
-    run = _start(world, workdir)
-    assert run.wait_for_step(1), run.wait().stderr
-    os.kill(run.process.pid, signal.SIGSTOP)  # or it would be over before the second run has started
+    workdir.mkdir()
+    left = {"config.json": '{"seed": 41}', "environment.json": "{}", "metrics.jsonl": '{"step": 3}\n'}
+    for name, text in left.items():
+        (workdir / name).write_text(text)
+    python, _, _, *arguments = runs.command(workdir, {"data.root": world / "digits", **runs.FIELDS})
+    run = runs.Run(workdir, [python, "-c", STOP_IN_A_JUDGEMENT, *arguments], runs.environment(world / "cache"))
+    state = os.waitid(os.P_PID, run.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    assert state.si_code == os.CLD_STOPPED, run.wait().stderr
     second = _start(world, workdir).wait()
     assert second.code == 2
     assert second.stderr.count("\n") == 1 and f"pid {run.process.pid}" in second.stderr
-    os.kill(run.process.pid, signal.SIGTERM)
     os.kill(run.process.pid, signal.SIGCONT)
     run.wait()
-    assert run.code == 143, run.stderr
-    saved = run.preempted_at
-    assert 1 <= saved < NUM_STEPS and (workdir / "checkpoints" / f"manifest-{saved}.json").exists()
-    assert not (workdir / "results.json").exists()
+    assert (run.code, run.preempted_at) == (143, 4), run.stderr
+    assert (workdir / "checkpoints" / "manifest-4.json").exists()
+    assert [record["step"] for record in runs.numbers(workdir) if "knn/clip/top1" in record] == [0]
+    assert runs.results(workdir)["outcome"] == "preempted"
+    assert "**Preempted at step 4**" in (workdir / "report.md").read_text()
+    (earlier,) = workdir.glob("earlier-*")
+    assert {path.name: path.read_text() for path in earlier.iterdir()} == left
     resumed = _start(world, workdir).wait()
-    assert (resumed.code, resumed.resumed_at) == (0, saved), resumed.stderr
+    assert (resumed.code, resumed.resumed_at) == (0, 4), resumed.stderr
     assert kill_and_resume.differences(finished, workdir) == []
 
 
@@ -165,13 +205,26 @@ def test_a_run_that_diverges_ends_with_3_and_its_state_apart(world, tmp_path):
     # No checkpoint, no evaluation and no logged step at which it would be noticed anyway.
     fields |= {"logging.interval_steps": 100, "checkpoint.interval_steps": 100, "evaluation.interval": 0.0}
     run = _start(world, tmp_path / "run", **fields, **{"optimizer.schedule": "constant"}).wait()
-    assert run.code == 3, run.stderr
-    assert runs.results(tmp_path / "run")["outcome"] == "diverged"
+    assert run.code == 3 and run.stderr == "", run.stderr  # the pictures of zeros and NaN say nothing there, either
+    results, report = runs.results(tmp_path / "run"), (tmp_path / "run" / "report.md").read_text()
+    assert results["outcome"] == "diverged" and results["knn"]["clip"]["motion"]["judged_step"] == 0
+    assert report.startswith("# Report\n\n**Diverged at step 4**") and "not trained yet" in report
     # Every update is beyond float32, and that the second one was is known two steps later.
     assert runs.results(tmp_path / "run")["steps"] == 4
     assert [path.name for path in (tmp_path / "run" / "diverged").glob("manifest-*.json")] == ["manifest-4.json"]
     assert "diverged: 2 updates in a row of frame, frame/predictors, clip, clip/predictors were" in run.stdout
     assert "by step 4;" in run.stdout and "lower optimizer.learning_rate" in run.stdout
+
+
+def test_the_best_metric_goes_by_its_full_name():
+    dataset = Dataset(pathlib.Path(), (), {"motion": ("left", "right"), "digit": ("0", "1")})
+    levels = ("frame", "clip")
+    assert train.check_best_metric("", levels, dataset) == "knn/clip/motion/top1"
+    assert train.check_best_metric("knn/frame/top5", levels, dataset) == "knn/frame/motion/top5"
+    assert train.check_best_metric("knn/frame/digit/top1", levels, dataset) == "knn/frame/digit/top1"
+    for name in ("knn/frame/digit", "knn/patch/top1", "knn/clip/digit/chance"):
+        with pytest.raises(SettingsError, match="must be one of knn/frame/top1, .*knn/clip/digit/top5"):
+            train.check_best_metric(name, levels, dataset)
 
 
 def _layout(world, tmp_path, name, text) -> pathlib.Path:

@@ -3,25 +3,35 @@
 import datetime
 import os
 
-# The records come last: they say that there is something to move, also to a start after one that died in between.
-_NAMES = ("results.json", "report.md", "figures", "tb", "metrics.jsonl")
+_NAMES = (
+    "config.json",
+    "environment.json",
+    "results.json",
+    "report.md",
+    "figures",
+    "quarantine.jsonl",
+    "diverged",
+    "tb",
+)
+# They come last: they say that there is something to move, also to a start after one that died in between.
+_RECORDS = "metrics.jsonl"
 
 
 def move_aside(folder: str | os.PathLike) -> str:
-    """Move records, results, report and TensorBoard's files to `folder/earlier-<time>`; return a line that says so.
+    """Move what a run wrote to `folder/earlier-<time>`; return a line that says so.
 
-    Nothing happens, and the line is empty, if there is no record.
+    Call it before anything of the new run is written. Nothing happens, and the line is empty, if there is no record.
 
     Raises:
       OSError: if the folder cannot be written.
     """
-    records = os.path.join(folder, "metrics.jsonl")
+    records = os.path.join(folder, _RECORDS)
     if not os.path.exists(records) or not os.path.getsize(records):
         return ""
     with open(records, "rb") as file:
         count = sum(1 for _ in file)
     target = _new_folder(folder)
-    moved = [name for name in _NAMES if os.path.lexists(os.path.join(folder, name))]
+    moved = [name for name in (*_NAMES, _RECORDS) if os.path.lexists(os.path.join(folder, name))]
     for name in moved:
         os.rename(os.path.join(folder, name), os.path.join(target, name))
     return (

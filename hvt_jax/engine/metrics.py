@@ -13,13 +13,12 @@ from typing import Any, TextIO
 import jax
 import numpy as np
 import rich.console
-import rich.live
-import rich.text
 from jax.experimental import multihost_utils
 
 from hvt_jax import disk
 from hvt_jax.engine import earlier_run
 from hvt_jax.engine.event_file import EventFile
+from hvt_jax.engine.progress import Progress
 from hvt_jax.engine.run_folder import ELSEWHERE, RunFolderError, json_safe, write_json
 from hvt_jax.engine.throughput import Throughput as Throughput
 from hvt_jax.settings import LoggingSettings
@@ -132,6 +131,10 @@ class MetricWriter:
         eta = "--" if eta_seconds is None else str(datetime.timedelta(seconds=round(eta_seconds)))
         self._progress.show(f"step {step}/{total_steps}  loss {float(loss):.4f}  {speed} clips/s  ETA {eta}")
 
+    def busy(self, line: str) -> contextlib.AbstractContextManager[None]:
+        """Say what takes long, as long as it takes: live on a terminal; elsewhere printed, but each line once only."""
+        return self._progress.busy(line) if self._is_writer else contextlib.nullcontext()
+
     def note(self, line: str) -> None:
         """Print a line that stays, above the live one."""
         if self._is_writer:
@@ -151,35 +154,6 @@ class MetricWriter:
         if self._wandb is not None:
             self._wandb.finish()
         self._is_writer, self._jsonl, self._tensorboard, self._wandb = False, None, None, None
-
-
-class Progress:
-    """One line on the console: overwritten in place on a terminal, printed anew elsewhere."""
-
-    def __init__(self, console: rich.console.Console):
-        self._console = console
-        self._live: rich.live.Live | None = None
-
-    def show(self, line: str) -> None:
-        """Show `line` in place of the one before."""
-        if not self._console.is_terminal or self._console.is_jupyter:
-            self.note(line)
-            return
-        if self._live is None:
-            # No refresh thread: lines come from the loop, and the step must not share its core.
-            self._live = rich.live.Live(console=self._console, auto_refresh=False)
-            self._live.start()
-        self._live.update(rich.text.Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
-
-    def note(self, line: str) -> None:
-        """Print `line` for good."""
-        self._console.print(rich.text.Text(line), soft_wrap=True)
-
-    def close(self) -> None:
-        """Leave the last line on the screen."""
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:

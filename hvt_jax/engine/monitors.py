@@ -130,14 +130,26 @@ def alarms(history: Sequence[Mapping]) -> list[str]:
       history: records of metrics.jsonl: "step", `monitor/<level>/rank`, `/rank_share`, `/std`,
         `monitor/<edge>/trivial_ratio`, `train/<edge>`. Records may hold any part of them.
     """
+    return list(_named_alarms(history).values())
+
+
+def new_alarms(history: Sequence[Mapping], since: int) -> list[str]:
+    """Return those of `alarms` that the records up to step `since` did not raise, whatever numbers they named."""
+    before = _named_alarms([record for record in history if record["step"] <= since])
+    return [text for name, text in _named_alarms(history).items() if name not in before]
+
+
+def _named_alarms(history: Sequence[Mapping]) -> dict[tuple[str, ...], str]:
+    """Return alarms by what is wrong and where, worst first."""
     names = sorted({name for record in history for name in record})
     levels = [level for level in LEVELS if f"monitor/{level}/rank" in names]
     edges = [name.removeprefix("train/") for name in names if name.startswith("train/") and "->" in name]
-    found = [_dead_alarm(history, level) for level in levels]
-    found += [_collapse_alarm(history, edge, level) for edge in edges for level in levels if level in edge]
-    found += [_rank_alarm(history, level) for level in levels]
-    found += [_trivial_alarm(history, edge) for edge in edges]
-    return [text for text in found if text]
+    found = {("dead", level): _dead_alarm(history, level) for level in levels}
+    pairs = [(edge, level) for edge in edges for level in levels if level in edge]
+    found |= {("collapse", *pair): _collapse_alarm(history, *pair) for pair in pairs}
+    found |= {("rank", level): _rank_alarm(history, level) for level in levels}
+    found |= {("trivial", edge): _trivial_alarm(history, edge) for edge in edges}
+    return {name: text for name, text in found.items() if text}
 
 
 def _effective_rank(tokens_RD: jax.Array, valid: jax.Array, count: jax.Array) -> jax.Array:

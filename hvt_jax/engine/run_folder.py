@@ -1,4 +1,4 @@
-"""The folder of one run: its lock, its config, where it ran, and its final numbers."""
+"""The folder of one run: its lock, its config, where it ran, and its numbers."""
 
 import datetime
 import errno
@@ -116,21 +116,26 @@ class RunFolder:
             write_json(os.path.join(self.path, "environment.json"), environment.describe() | {"seed": seed})
 
     def write_results(self, results: Mapping[str, Any]) -> None:
-        """Write the final numbers to `results.json`; non-finite ones become strings."""
+        """Write the numbers so far to `results.json`; non-finite ones become strings."""
         if self._is_writer:
             write_json(os.path.join(self.path, "results.json"), results)
 
 
 def write_json(path: str, value: Any) -> None:
-    """Replace the file `path` by `value` as JSON, so that a reader sees the old or the new, never a part.
+    """Replace the file `path` by `value` as JSON, see `write_file`."""
+    write_file(path, (json.dumps(json_safe(value), indent=1, allow_nan=False) + "\n").encode())
+
+
+def write_file(path: str | os.PathLike, content: bytes) -> None:
+    """Replace the file `path`, so that a reader sees the old or the new, never a part.
 
     Raises:
       RunFolderError: if it cannot be written.
     """
-    text = json.dumps(json_safe(value), indent=1, allow_nan=False) + "\n"
+    path = os.fspath(path)
     with disk.refusals_as(RunFolderError, path, ELSEWHERE):
-        with open(path + ".tmp", "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(path + ".tmp", "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(path + ".tmp", path)

@@ -4,12 +4,16 @@ One colour per level in every picture. matplotlib is imported when a picture is 
 used without its global state, so drawing needs no display and disturbs no notebook.
 """
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from hvt_jax import disk
 from hvt_jax.engine.monitors import DEAD_STD, RANK_SHARE_LIMIT, TRIVIAL_LIMIT, series
+from hvt_jax.engine.run_folder import ELSEWHERE, RunFolderError, write_file
 from hvt_jax.evaluation.knn import STANDARD_ERRORS
+from hvt_jax.evaluation.results import difference_error, metric_name
 from hvt_jax.hierarchy import LEVELS
 
 LEVEL_COLORS = {"patch": "#8c6bb1", "frame": "#2b7bba", "clip": "#e07b39", "sequence": "#3a9a5b"}
@@ -30,8 +34,12 @@ def draw_all(folder: Path, metrics: Sequence[Mapping], judged: Mapping) -> dict[
 
     Returns:
       by name ("losses", "neighbours", "monitors", "gradients") the file, of those that were drawn.
+
+    Raises:
+      RunFolderError: if a file cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with disk.refusals_as(RunFolderError, folder, ELSEWHERE):
+        folder.mkdir(parents=True, exist_ok=True)
     drawings = {
         "losses": _losses(metrics),
         "neighbours": _neighbours(metrics, judged),
@@ -41,15 +49,11 @@ def draw_all(folder: Path, metrics: Sequence[Mapping], judged: Mapping) -> dict[
     files = {}
     for name, figure in drawings.items():
         if figure is not None:
+            drawn = io.BytesIO()
+            figure.savefig(drawn, dpi=110)
             files[name] = folder / f"{name}.png"
-            figure.savefig(files[name], dpi=110)
+            write_file(files[name], drawn.getvalue())
     return files
-
-
-def knn_metric(metrics: Sequence[Mapping], level: str, label_set: str) -> str:
-    """Return the name of a label set's top-1 metric; the first label set has none of its own in it."""
-    own = f"knn/{level}/{label_set}/top1"
-    return own if any(own in record for record in metrics) else f"knn/{level}/top1"
 
 
 def _losses(metrics: Sequence[Mapping]):
@@ -70,7 +74,8 @@ def _losses(metrics: Sequence[Mapping]):
 
 def _neighbours(metrics: Sequence[Mapping], judged: Mapping):
     levels = [level for level in LEVELS if judged.get(level)]
-    if not levels:
+    scores = [scores for level in levels for scores in judged[level].values()]
+    if all(score.get("judged_step") == 0 for score in scores):  # the untrained network alone is no curve
         return None
     label_sets = list(judged[levels[0]])
     count = len(label_sets) * len(levels)
@@ -79,12 +84,11 @@ def _neighbours(metrics: Sequence[Mapping], judged: Mapping):
         row = axes[i * len(levels) : (i + 1) * len(levels)]
         for axis, level in zip(row, levels, strict=True):
             scores = judged[level].get(label_set, {})
-            untrained, error = scores.get("untrained_top1"), scores.get("standard_error")
-            band = f"untrained, ± {STANDARD_ERRORS:g} standard errors"
-            _curve(axis, metrics, knn_metric(metrics, level, label_set), level, LEVEL_COLORS[level], marker="o")
+            untrained, margin = scores.get("untrained_top1"), STANDARD_ERRORS * difference_error(scores)
+            band = f"untrained, ± {STANDARD_ERRORS:g} standard errors of the difference"
+            _curve(axis, metrics, metric_name(level, label_set), level, LEVEL_COLORS[level], marker="o")
             _level_line(axis, untrained, band, "#555555", (0, (5, 2)))
-            if untrained is not None and error is not None:
-                margin = STANDARD_ERRORS * error
+            if untrained is not None and math.isfinite(margin):
                 axis.axhspan(untrained - margin, untrained + margin, color="#555555", alpha=0.1, linewidth=0)
             _level_line(axis, scores.get("chance"), "chance", "#999999", (0, (1, 2)))
             _finish(axis, f"{level}: {label_set}", ylabel="top-1 accuracy (%)", zero=True)
@@ -206,10 +210,11 @@ def _finish(axis, title: str, *, ylabel: str = "", zero: bool = False, logarithm
     axis.grid(color="#e6e6e6", linewidth=0.7)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
-    if logarithmic:
+    # Zeros alone, as of a run without a good update, have no place on a logarithmic scale.
+    if logarithmic and any(0 < value < math.inf for line in axis.get_lines() for value in line.get_ydata()):
         axis.set_yscale("log", subs=(2, 5))
         for set_formatter in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
             set_formatter(lambda value, _: f"{value:g}")
-    elif zero:
+    elif zero or logarithmic:
         low, high = axis.get_ylim()
         axis.set_ylim(min(low, 0) if low < -0.02 * high else 0, high + 0.05 * abs(high))

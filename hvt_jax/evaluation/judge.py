@@ -1,16 +1,17 @@
 """How good the frozen features of every level are: weighted kNN on every label set of the data."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
 
+from hvt_jax.data import pipeline
+from hvt_jax.data.sources import Dataset
 from hvt_jax.evaluation import features, knn
+from hvt_jax.evaluation.results import Scores
 from hvt_jax.hierarchy import LEVELS
-from hvt_jax.settings import EvaluationSettings
-
-Scores = dict[str, dict[str, dict[str, float]]]
+from hvt_jax.settings import EvaluationSettings, Settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,14 +21,30 @@ class Split:
     Attributes:
       labels: int [videos] per label set, the one judged first in front.
       num_classes: by label set.
-      batches: returns this process's share of all batches, from the start.
+      batches: returns this process's share of all batches, from the start; as many in every process.
       on_batch: called with each share, e.g. to report damaged videos.
     """
 
     labels: dict[str, np.ndarray]
     num_classes: dict[str, int]
-    batches: Callable[[], Iterable[dict[str, np.ndarray]]]
+    batches: Callable[[], Iterator[dict[str, np.ndarray]]]
     on_batch: Callable[[dict[str, np.ndarray]], object]
+
+
+def make_split(dataset: Dataset, settings: Settings, on_batch: Callable[[dict[str, np.ndarray]], object]) -> Split:
+    """Return a split of a data set, with one central clip per video."""
+
+    def batches() -> Iterator[dict[str, np.ndarray]]:
+        return pipeline.evaluation_batches(
+            dataset,
+            settings.data,
+            batch_size=settings.evaluation.batch_size,
+            host=jax.process_index(),
+            hosts=jax.process_count(),
+        )
+
+    num_classes = {name: len(names) for name, names in dataset.label_names.items()}
+    return Split(dataset.labels, num_classes, batches, on_batch)
 
 
 def judge_levels(
@@ -36,16 +53,22 @@ def judge_levels(
     train: Split,
     test: Split,
     settings: EvaluationSettings,
-) -> Scores:
+    *,
+    should_stop: Callable[[], bool],
+) -> Scores | None:
     """Return {level: {label set: {"top1", "top5", "chance", "standard_error"}}}, in %.
 
-    The gallery is the training split, the queries are the test split, with one central clip per video.
-    Empty if one of the splits has no video that can be read.
+    The gallery is the training split, the queries are the test split. Empty if one of the splits has no video that
+    can be read; None if `should_stop()`, asked before every batch, was true.
     """
-    found = [
-        features.extract_features(encode, split.batches(), to_devices, on_batch=split.on_batch)
-        for split in (train, test)
-    ]
+    found = []
+    for split in (train, test):
+        extracted = features.extract_features(
+            encode, split.batches(), to_devices, on_batch=split.on_batch, should_stop=should_stop
+        )
+        if extracted is None:
+            return None
+        found.append(extracted)
     (train_features, train_index), (test_features, test_index) = found
     if not len(train_index) or not len(test_index):
         return {}
@@ -61,25 +84,3 @@ def judge_levels(
             num_classes=test.num_classes,
         )
     return scores
-
-
-def flatten_scores(scores: Scores) -> dict[str, float]:
-    """Return `knn/<level>/top1` for the first label set and `knn/<level>/<set>/top1` for the others."""
-    flat = {}
-    for level, sets in scores.items():
-        for number, (name, values) in enumerate(sets.items()):
-            middle = "" if number == 0 else f"/{name}"
-            flat |= {f"knn/{level}{middle}/{top}": values[top] for top in ("top1", "top5")}
-    return flat
-
-
-def with_untrained(scores: Scores, untrained: dict[str, float] | None) -> Scores:
-    """Return `scores` with "untrained_top1" from the flat metrics of step 0, where they are known."""
-    merged: Scores = {}
-    for level, sets in scores.items():
-        merged[level] = {}
-        for number, (name, values) in enumerate(sets.items()):
-            key = f"knn/{level}/top1" if number == 0 else f"knn/{level}/{name}/top1"
-            before = {"untrained_top1": untrained[key]} if untrained and key in untrained else {}
-            merged[level][name] = {**values, **before}
-    return merged

@@ -7,7 +7,7 @@ similar training features vote for their label with weight exp(cosine similarity
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -34,9 +34,8 @@ class Neighbours:
 def find_neighbours(train_features: np.ndarray, test_features: np.ndarray, neighbours: int) -> Neighbours:
     """Search once; any number of label sets can then be judged with `knn_predictions`.
 
-    The queries go through in chunks of one static shape (one compilation); the padding of the last
-    chunk is dropped. Similarities are float32 at full precision, whatever the features' dtype, because
-    rounded ones would change the order of the neighbours.
+    The queries go through in chunks of one static shape (one compilation). Similarities are float32 at full
+    precision, whatever the features' dtype, because rounded ones would change the order of the neighbours.
 
     Args:
       train_features: [num_train, D], any scale; L2-normalised here.
@@ -52,20 +51,18 @@ def find_neighbours(train_features: np.ndarray, test_features: np.ndarray, neigh
     num_train, num_test = len(train_features), len(test_features)
     if not num_train or not num_test or neighbours < 1:
         raise ValueError(f"kNN needs examples: {num_train} to learn from, {num_test} to judge, k = {neighbours}")
-    chunk = max(1, min(_MAX_CHUNK, _CHUNK_ELEMENTS // num_train, num_test))
     train_ND = _unit_rows(jnp.asarray(train_features, jnp.float32))
-    parts = []
-    for start in range(0, num_test, chunk):
-        queries_QD = test_features[start : start + chunk]
-        num_queries = len(queries_QD)
-        queries_QD = np.pad(queries_QD, ((0, chunk - num_queries), (0, 0)))
-        similarity, index = _search(train_ND, jnp.asarray(queries_QD, jnp.float32), min(neighbours, num_train))
-        parts.append((np.asarray(similarity)[:num_queries], np.asarray(index)[:num_queries]))
-    return Neighbours(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+    def search(queries_QD: np.ndarray) -> tuple[jax.Array, jax.Array]:
+        return _search(train_ND, jnp.asarray(queries_QD, jnp.float32), min(neighbours, num_train))
+
+    return Neighbours(*_in_chunks(search, (test_features,), num_train))
 
 
 def knn_predictions(found: Neighbours, train_labels: np.ndarray, *, temperature: float, num_classes: int) -> np.ndarray:
     """Return int [num_test, min(5, num_classes)]: the classes with the most votes, the winner first.
+
+    Of classes with the same votes the one of the lower number comes first.
 
     Args:
       found: from `find_neighbours`.
@@ -81,11 +78,12 @@ def knn_predictions(found: Neighbours, train_labels: np.ndarray, *, temperature:
         raise ValueError(
             f"training labels run from {train_labels.min()} to {train_labels.max()}; num_classes is {num_classes}"
         )
-    # Only ratios of the votes matter; taking off the best similarity keeps exp finite at any temperature.
-    weights_QK = np.exp((found.similarity - found.similarity[:, :1]) / temperature)
-    votes = np.zeros((len(weights_QK), num_classes), np.float32)
-    np.add.at(votes, (np.arange(len(votes))[:, None], train_labels[found.index]), weights_QK)
-    return np.argsort(-votes, axis=1, kind="stable")[:, :5]
+    labels_N = jnp.asarray(train_labels, jnp.int32)
+
+    def vote(similarity_QK: np.ndarray, index_QK: np.ndarray) -> tuple[jax.Array]:
+        return (_vote(labels_N, similarity_QK, index_QK, temperature, num_classes),)
+
+    return _in_chunks(vote, (found.similarity, found.index), num_classes)[0]
 
 
 def accuracies(predictions: np.ndarray, test_labels: np.ndarray) -> dict[str, float]:
@@ -159,6 +157,27 @@ def standard_error(accuracy: float, num_test: int) -> float:
     return 100 * math.sqrt(share * (1 - share) / (num_test + 4))
 
 
+def _in_chunks(
+    function: Callable[..., tuple[jax.Array, ...]], rows: tuple[np.ndarray, ...], elements_per_row: int
+) -> tuple[np.ndarray, ...]:
+    """Return `function(*rows)` for arrays [num_test, ...], called with chunks of them of one shape.
+
+    Args:
+      function: compiled; returns arrays [Q, ...] for arrays [Q, ...], row by row.
+      rows: what it is called with; the last chunk is padded with zeros, and the padding of its results dropped.
+      elements_per_row: what the device holds at once for each row.
+    """
+    num_test = len(rows[0])
+    chunk = max(1, min(_MAX_CHUNK, _CHUNK_ELEMENTS // elements_per_row, num_test))
+    parts = []
+    for start in range(0, num_test, chunk):
+        some = [array[start : start + chunk] for array in rows]
+        missing = chunk - len(some[0])
+        some = [np.pad(array, ((0, missing), *((0, 0),) * (array.ndim - 1))) for array in some]
+        parts.append([np.asarray(result)[: chunk - missing] for result in function(*some)])
+    return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+
+
 def _unit_rows(features: jax.Array) -> jax.Array:
     """Return rows of length 1; a row of zeros stays zero."""
     return features / jnp.maximum(jnp.linalg.norm(features, axis=1, keepdims=True), 1e-12)
@@ -168,3 +187,20 @@ def _unit_rows(features: jax.Array) -> jax.Array:
 def _search(train_ND: jax.Array, queries_QD: jax.Array, neighbours: int) -> tuple[jax.Array, jax.Array]:
     similarity_QN = jnp.matmul(_unit_rows(queries_QD), train_ND.T, precision="highest")
     return jax.lax.top_k(similarity_QN, neighbours)
+
+
+@functools.partial(jax.jit, static_argnames="num_classes")
+def _vote(
+    labels_N: jax.Array, similarity_QK: jax.Array, index_QK: jax.Array, temperature: float, num_classes: int
+) -> jax.Array:
+    # Only ratios of the votes matter; taking off the best similarity keeps exp finite at any temperature.
+    weights_QK = jnp.exp((similarity_QK - similarity_QK[:, :1]) / temperature)
+
+    def add(votes_QC: jax.Array, vote: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        label_Q, weight_Q = vote
+        return votes_QC + jnp.where(label_Q[:, None] == jnp.arange(num_classes), weight_Q[:, None], 0), None
+
+    # One neighbour after the other: sums in the order of the neighbours, on any device, keep equal votes equal.
+    none_QC = jnp.zeros((len(index_QK), num_classes), jnp.float32)
+    votes_QC, _ = jax.lax.scan(add, none_QC, (labels_N[index_QK].T, weights_QK.T))
+    return jnp.argsort(-votes_QC, axis=1, stable=True)[:, :5]

@@ -4,11 +4,22 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from hvt_jax.engine.run_folder import write_file
 from hvt_jax.evaluation import figures
 from hvt_jax.evaluation.knn import STANDARD_ERRORS
+from hvt_jax.evaluation.results import difference_error
 from hvt_jax.hierarchy import LEVELS
 
 _MOST_VIDEOS = 20  # bad videos that are named
+
+_OUTCOMES = {
+    "done": "**Done.**",
+    "running": "**Running**: this is what was known at step {steps}.",
+    "preempted": "**Preempted at step {steps}**: the same command goes on from the last checkpoint.",
+    "stopped": "**Stopped at step {steps}**: too many videos are bad.",
+    "diverged": "**Diverged at step {steps}**: too many updates in a row were NaN or Inf. The state is in `diverged/`, "
+    "earlier checkpoints are intact.",
+}
 
 _CAPTIONS = {
     "neighbours": "Accuracy of nearest neighbours per level while training, against the untrained network and chance.",
@@ -28,14 +39,16 @@ def write_report(folder: Path | str, metrics: Sequence[Mapping], results: Mappin
     Args:
       folder: the run folder.
       metrics: records of metrics.jsonl; the names are listed in docs/running.md.
-      results: the final numbers, every field optional: `knn` {level: {label set: {"top1",
-        "untrained_top1", "chance", "standard_error", in %}}}, whose first label set is the one of
-        `knn/<level>/top1`; `steps`, `seconds`, `clips_per_second`, `parameter_digest`, `bad_videos` [name],
-        `skipped_updates` {label: count}.
+      results: the numbers, every field optional: `outcome`, a key of `_OUTCOMES`; `knn` from `results.read_scores`;
+        `steps`, `seconds`, `clips_per_second`, `parameter_digest`, `bad_videos` [name], `skipped_updates`
+        {label: count}.
       warnings: sentences for the section on alarms.
 
     Returns:
       the path of report.md.
+
+    Raises:
+      RunFolderError: if a file cannot be written.
     """
     folder = Path(folder)
     judged = results.get("knn") or {}
@@ -48,25 +61,27 @@ def write_report(folder: Path | str, metrics: Sequence[Mapping], results: Mappin
         ["## Pictures", *_pictures(pictures)],
     ]
     path = folder / "report.md"
-    path.write_text("\n\n".join(part for section in sections for part in section if part) + "\n", encoding="utf-8")
+    write_file(path, ("\n\n".join(part for section in sections for part in section if part) + "\n").encode())
     return path
 
 
 def verdict(scores: Mapping) -> str:
-    """Return "better", "no better than untrained", "worse than untrained" or "not judged".
+    """Return "better", "no better than untrained", "worse than untrained", "not trained yet" or "not judged".
 
-    Better and worse mean by more than two standard errors of the trained accuracy.
+    Better and worse mean by more than two standard errors of the difference.
 
     Args:
-      scores: "top1", "untrained_top1" and "standard_error" in %.
+      scores: "judged_step"; "top1", "untrained_top1", "standard_error" and "untrained_standard_error" in %.
     """
-    values = [_number(scores.get(name)) for name in ("top1", "untrained_top1", "standard_error")]
-    if not all(math.isfinite(value) for value in values):
+    if scores.get("judged_step") == 0:
+        return "not trained yet"
+    gain = _number(scores.get("top1")) - _number(scores.get("untrained_top1"))
+    margin = STANDARD_ERRORS * difference_error(scores)
+    if not (math.isfinite(gain) and math.isfinite(margin)):
         return "not judged"
-    trained, untrained, error = values
-    if trained - untrained > STANDARD_ERRORS * error:
+    if gain > margin:
         return "better"
-    return "worse than untrained" if untrained - trained > STANDARD_ERRORS * error else "no better than untrained"
+    return "worse than untrained" if -gain > margin else "no better than untrained"
 
 
 def sentence(level: str, label_set: str, scores: Mapping) -> str:
@@ -77,6 +92,8 @@ def sentence(level: str, label_set: str, scores: Mapping) -> str:
 
 def _summary(results: Mapping) -> str:
     facts = []
+    if results.get("outcome") in _OUTCOMES:
+        facts.append(_OUTCOMES[results["outcome"]].format(steps=results.get("steps")))
     if results.get("steps") is not None:
         facts.append(f"{results['steps']} steps")
     if results.get("seconds") is not None:
@@ -93,17 +110,21 @@ def _judgement(judged: Mapping) -> list[str]:
     if not rows:
         return ["No level was judged: the run ended before an evaluation."]
     table = [
-        "| level | label | trained | untrained | chance | standard error | verdict |",
+        "| level | label | trained | untrained | chance | standard error of the difference | verdict |",
         "|---|---|---:|---:|---:|---:|---|",
     ]
     for level, name, scores in rows:
-        numbers = [_percent(scores.get(key)) for key in ("top1", "untrained_top1", "chance", "standard_error")]
+        numbers = [_percent(scores.get(key)) for key in ("top1", "untrained_top1", "chance")]
+        numbers.append(_percent(difference_error(scores)))
         words = verdict(scores)
         table.append(f"| {level} | {name} | {' | '.join(numbers)} | {f'**{words}**' if words == 'better' else words} |")
+    steps = sorted({scores["judged_step"] for _, _, scores in rows if "judged_step" in scores})
+    when = f", at step {steps[-1]}" if steps else ""
     explanation = (
-        "Weighted nearest neighbours on frozen features of held-out videos, top-1. *Better* means by more than "
-        f"{STANDARD_ERRORS:g} standard errors than the same network before training; anything less is no evidence "
-        "that training helped."
+        f"Weighted nearest neighbours on frozen features of held-out videos, top-1{when}. *Better* means by more than "
+        f"{STANDARD_ERRORS:g} standard errors of the difference, to which both accuracies add theirs, than the same "
+        "network before training; anything less is no evidence that training helped. The untrained network is one draw "
+        "of one seed, and another seed would give another number to beat: look at chance, too."
     )
     return ["\n".join(table), explanation, _bullets(sentence(*row) for row in rows)]
 

@@ -206,6 +206,17 @@ def test_the_untrained_network_does_not_count_as_a_check():
     assert len(monitors.alarms(history)) == 1
 
 
+def test_an_alarm_is_new_once_whatever_its_numbers():
+    low = changed(monitor__clip__std=[0.004, 0.003, 0.002])
+    steps = [record["step"] for record in low]
+    assert monitors.new_alarms(low, since=-1) == monitors.new_alarms(low, since=steps[-4]) == monitors.alarms(low)
+    assert len(monitors.alarms(low)) == 1
+    assert monitors.new_alarms(low, since=steps[-2]) == []  # 0.003 then, 0.002 now
+    second = changed(monitor__clip__std=[0.004, 0.003, 0.002], monitor__frame__std=[0.5, 0.5, 0.001])
+    (text,) = monitors.new_alarms(second, since=steps[-2])
+    assert text.startswith("frame: the standard deviation")
+
+
 def test_series_is_by_step_and_a_repeated_step_counts_once():
     history = [{"step": 2, "a": 5}, {"step": 1, "a": 3.0}, {"step": 2, "a": 6}, {"step": 3, "a": None}, {"step": 4}]
     assert monitors.series(history, "a") == ([1, 2], [3.0, 6.0])

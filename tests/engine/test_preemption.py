@@ -7,8 +7,10 @@ import subprocess
 import sys
 import threading
 
+import jax
 import pytest
 
+from hvt_jax.engine import preemption as preemption_lib
 from hvt_jax.engine.preemption import EXIT_CODE, Preemption
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -27,7 +29,7 @@ with Preemption() as preemption, Checkpoints(sys.argv[1], settings, best_metric=
         time.sleep(0.01)
         if step == 3:
             print("running", flush=True)
-        if preemption.requested(step) and sys.argv[2] == "polite":
+        if preemption.requested() and sys.argv[2] == "polite":
             checkpoints.save(step, {"state": state})
             checkpoints.wait()
             print("saved", step, flush=True)
@@ -69,9 +71,9 @@ def test_a_second_sigterm_ends_it_at_once(tmp_path):
 def test_handlers_are_put_back():
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
     with Preemption() as preemption:
-        assert not preemption.requested(1)
+        assert not preemption.requested()
         os.kill(os.getpid(), signal.SIGUSR1)
-        assert preemption.requested(2) and preemption.requested(3)
+        assert preemption.requested() and preemption.requested()
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)] == before
 
 
@@ -81,9 +83,24 @@ def test_another_thread_installs_nothing():
 
     def body():
         with Preemption() as preemption:
-            seen.append((preemption.requested(1), signal.getsignal(signal.SIGTERM)))
+            seen.append((preemption.requested(), signal.getsignal(signal.SIGTERM)))
 
     thread = threading.Thread(target=body)
     thread.start()
     thread.join()
     assert seen == [(False, before)]
+
+
+def test_several_processes_agree_on_the_number_of_a_call(monkeypatch):
+    """Within a step there may be many calls; the service wants numbers that go up and says yes at one of them only."""
+    asked = []
+
+    def reached(number):
+        asked.append(number)
+        return number == 3
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(preemption_lib.multihost_utils, "reached_preemption_sync_point", reached)
+    with Preemption() as preemption:
+        assert [preemption.requested() for _ in range(5)] == [False, False, True, True, True]
+    assert asked == [1, 2, 3]

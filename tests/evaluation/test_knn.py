@@ -129,3 +129,35 @@ def test_labels_outside_the_classes_are_refused():
     found = knn.find_neighbours(np.eye(3), np.eye(3), 1)
     with pytest.raises(ValueError, match="from 0 to 5; num_classes is 3"):
         knn.knn_predictions(found, np.array([0, 1, 5]), temperature=1.0, num_classes=3)
+
+
+def _votes_on_the_host(found, labels, temperature, num_classes):
+    """The same, in numpy and one neighbour after the other."""
+    weights = np.exp((found.similarity - found.similarity[:, :1]) / temperature)
+    votes = np.zeros((len(weights), num_classes), np.float32)
+    np.add.at(votes, (np.arange(len(votes))[:, None], labels[found.index]), weights)
+    return np.argsort(-votes, axis=1, kind="stable")[:, :5]
+
+
+@pytest.mark.parametrize(("num_test", "neighbours", "num_classes"), [(23, 20, 9), (1, 3, 2), (1030, 7, 40)])
+def test_votes_on_the_device_are_those_on_the_host(num_test, neighbours, num_classes):
+    """Few different similarities, so that many classes have the same votes; then the lower number comes first."""
+    random = np.random.default_rng(4)
+    similarity = -np.sort(-random.choice(np.float32([0.2, 0.5, 0.9]), (num_test, neighbours)), axis=1)
+    found = knn.Neighbours(similarity, random.integers(0, 60, (num_test, neighbours), dtype=np.int32))
+    labels = random.integers(0, num_classes, 60)
+    predictions = knn.knn_predictions(found, labels, temperature=0.1, num_classes=num_classes)
+    np.testing.assert_array_equal(predictions, _votes_on_the_host(found, labels, 0.1, num_classes))
+    assert predictions.shape == (num_test, min(5, num_classes))
+
+
+def test_votes_are_counted_in_chunks_of_one_shape(monkeypatch):
+    random = np.random.default_rng(5)
+    found = knn.find_neighbours(random.normal(size=(40, 6)), random.normal(size=(23, 6)), 5)
+    options = {"temperature": 0.07, "num_classes": 6}
+    labels = np.arange(40) % 6
+    whole = knn.knn_predictions(found, labels, **options)
+    monkeypatch.setattr(knn, "_MAX_CHUNK", 8)
+    compiled = knn._vote._cache_size()
+    np.testing.assert_array_equal(knn.knn_predictions(found, labels, **options), whole)
+    assert knn._vote._cache_size() == compiled + 1

@@ -9,7 +9,15 @@ import pytest
 
 from hvt_jax.evaluation import figures, report
 
-SCORES = {"top1": 45.1, "top5": 90.0, "untrained_top1": 38.0, "chance": 12.5, "standard_error": 2.5}
+SCORES = {
+    "judged_step": 50,
+    "top1": 45.1,
+    "top5": 90.0,
+    "chance": 12.5,
+    "standard_error": 2.5,
+    "untrained_top1": 38.0,
+    "untrained_standard_error": 2.5,  # of the difference it is 3.54
+}
 
 
 def run_metrics(steps=6):
@@ -31,8 +39,9 @@ def run_metrics(steps=6):
                 "update_norm/frame": 0.01,
             }
         )
-    records.append({"step": 0, "knn/frame/top1": 38.0, "knn/frame/digit/top1": 30.0})
-    records.append({"step": 50, "knn/frame/top1": 45.1, "knn/frame/digit/top1": 31.0})
+    # The short name is that of another set at step 0, as after a change of data.label.
+    records.append({"step": 0, "knn/frame/motion/top1": 38.0, "knn/frame/digit/top1": 30.0, "knn/frame/top1": 30.0})
+    records.append({"step": 50, "knn/frame/motion/top1": 45.1, "knn/frame/digit/top1": 31.0, "knn/frame/top1": 45.1})
     return records
 
 
@@ -42,6 +51,7 @@ def run_results(**changes):
             "clip": {"motion": dict(SCORES, top1=30.0)},
             "frame": {"motion": SCORES, "digit": dict(SCORES, top1=42.9)},
         },
+        "outcome": "done",
         "steps": 50,
         "seconds": 3723.4,
         "clips_per_second": 61.27,
@@ -55,17 +65,22 @@ def run_results(**changes):
 @pytest.mark.parametrize(
     ("trained", "expected"),
     [
-        (43.1, "better"),
-        (42.9, "no better than untrained"),
+        (45.1, "better"),
+        (45.0, "no better than untrained"),
         (38.0, "no better than untrained"),
-        (33.1, "no better than untrained"),
-        (32.9, "worse than untrained"),
+        (31.0, "no better than untrained"),
+        (30.9, "worse than untrained"),
         (math.nan, "not judged"),
         (None, "not judged"),
     ],
 )
-def test_better_means_by_more_than_two_standard_errors(trained, expected):
+def test_better_means_by_more_than_two_standard_errors_of_the_difference(trained, expected):
     assert report.verdict(dict(SCORES, top1=trained)) == expected
+
+
+def test_no_verdict_without_training_or_an_error():
+    assert report.verdict(dict(SCORES, judged_step=0)) == "not trained yet"
+    assert report.verdict(dict(SCORES, untrained_standard_error=None)) == "not judged"
 
 
 def test_sentence_in_plain_words():
@@ -81,8 +96,10 @@ def test_report_of_a_run(tmp_path):
     path = report.write_report(tmp_path, run_metrics(), run_results(), ["frame: the level is dead"])
     text = path.read_text()
     assert path == tmp_path / "report.md"
-    assert "50 steps in 1 h 2 min at 61.3 clips/s. Parameters: `9f3a`." in text
-    assert "| frame | motion | 45.1 % | 38.0 % | 12.5 % | 2.5 % | **better** |" in text
+    assert text.startswith("# Report\n\n**Done.** 50 steps in 1 h 2 min at 61.3 clips/s. Parameters: `9f3a`.\n")
+    assert "| frame | motion | 45.1 % | 38.0 % | 12.5 % | 3.5 % | **better** |" in text
+    assert "top-1, at step 50. *Better* means by more than 2 standard errors of the difference" in text
+    assert "one draw of one seed" in text
     assert "- frame: digit 42.9 % against 38.0 % untrained (chance 12.5 %): no better than untrained" in text
     assert "- clip: motion 30.0 % against 38.0 % untrained (chance 12.5 %): worse than untrained" in text
     assert text.index("- frame: motion") < text.index("- clip: motion")  # lowest level first
@@ -113,6 +130,21 @@ def test_report_of_a_run_that_ended_before_anything_was_measured(tmp_path):
     assert "No level was judged" in text and "There was nothing to draw yet." in text and "None." in text
 
 
+@pytest.mark.parametrize("outcome", ["running", "preempted", "stopped", "diverged"])
+def test_the_outcome_comes_first(tmp_path, outcome):
+    text = report.write_report(tmp_path, [], {"outcome": outcome, "steps": 7}, []).read_text()
+    first = text.splitlines()[2]
+    assert first.startswith(f"**{outcome.capitalize()}") and " at step 7" in first.split(".")[0]
+
+
+def test_a_run_whose_every_update_was_bad_is_drawn_without_a_warning(tmp_path):
+    """Warnings are errors here: a logarithmic scale has no place for zeros alone."""
+    names = ("update_norm/frame", "gradient_norm/frame", "monitor/frame/std")
+    metrics = [{"step": step} | dict.fromkeys(names, value) for step, value in ((1, 0.0), (2, 0.0), (3, math.inf))]
+    text = report.write_report(tmp_path, metrics, {"outcome": "diverged", "steps": 3}, []).read_text()
+    assert "gradients.png" in text and "monitors.png" in text
+
+
 def test_a_new_report_replaces_the_old_one(tmp_path):
     report.write_report(tmp_path, run_metrics(), run_results(), ["old alarm"])
     assert "old alarm" not in report.write_report(tmp_path, run_metrics(), run_results(), []).read_text()
@@ -128,7 +160,7 @@ def test_neighbours_show_trained_untrained_and_chance():
     motion, digit = (curves(axis) for axis in axes)
     assert list(motion["frame"].get_xdata()) == [0, 50] and list(motion["frame"].get_ydata()) == [38.0, 45.1]
     assert list(digit["frame"].get_ydata()) == [30.0, 31.0]
-    assert set(motion["untrained, ± 2 standard errors"].get_ydata()) == {38.0}
+    assert set(motion["untrained, ± 2 standard errors of the difference"].get_ydata()) == {38.0}
     assert set(motion["chance"].get_ydata()) == {12.5}
 
 
