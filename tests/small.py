@@ -79,8 +79,12 @@ def optimizer(definition: Definition):
     return optim.build_optimizer(definition.settings.optimizer, definition.hierarchy, **STEPS)
 
 
+def initialise(definition: Definition):
+    return steps.build_initialise(definition, optimizer(definition))
+
+
 def new_state(definition: Definition, seed: int = 0):
-    return steps.build_initialise(definition, optimizer(definition))(jax.random.key(seed))
+    return initialise(definition)(jax.random.key(seed))
 
 
 def train_step(definition: Definition):

@@ -53,10 +53,25 @@ def test_every_config_avoids_two_faults_of_the_original(name):
         assert sizes.predictor_hidden == (2 * sizes.width,), level
 
 
+def _small_definition(name):
+    return steps.define(read_settings(small.small_config(_module(name).get_config(), **small.NO_AUGMENTATION)))
+
+
 @pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_can_be_trained_by(name):
+    """Traced only; what is compiled of it is the same for most."""
+    definition = _small_definition(name)
+    batch = small.batch_of(definition)
+    state = jax.eval_shape(small.initialise(definition), jax.random.key(0))
+    after, metrics = jax.eval_shape(small.train_step(definition), state, batch, jax.random.key(0))
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    for edge in definition.edges:
+        assert metrics[f"train/{edge}"].shape == ()
+
+
+@pytest.mark.parametrize("name", ["imagenet", "ucf"])  # digits: tests/test_train.py
 def test_a_config_takes_a_step_in_small(name):
-    config = small.small_config(_module(name).get_config(), **small.NO_AUGMENTATION)
-    definition = steps.define(read_settings(config))
+    definition = _small_definition(name)
     assert all(str(edge) in describe.describe(definition) for edge in definition.edges)
     state = small.new_state(definition)
     after, metrics = small.train_step(definition)(state, small.batch_of(definition), jax.random.key(0))
