@@ -13,10 +13,12 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
+from hvt_jax.engine import optim
 from hvt_jax.interop import original, original_config
 from tests import golden_files
-from tests.parity_case import HEAD, MOMENTUM, Case, Pass, quick_jit, read
+from tests.parity_case import HEAD, Case, Pass, quick_jit, read
 
 GOLDENS = golden_files.GOLDENS
 SECTIONS = ("tokens", "predictions", "losses", "gradients", "after", "later", "evaluation")
@@ -98,10 +100,11 @@ class Comparison:
         result, by_level = jax.device_get(step(case.params, case.stats))
         self._forward(result)
         gradient = self._gradients(by_level)
-        rate, params = self._rates(), jax.device_get(case.params)
-        # torch's SGD with Nesterov momentum, which begins as the first gradient.
-        move = lambda p, g, m, r: p - r * (g + MOMENTUM * m)  # noqa: E731
-        params, stats, momentum = jax.tree.map(move, params, gradient, gradient, rate), result.stats, gradient
+        length = {"steps_per_epoch": 9, "num_steps": 9}  # the rate is constant
+        optimizer = optim.build_optimizer(case.settings.optimizer, case.geometry.hierarchy, **length)
+        state, params, update = optimizer.init(case.params), case.params, quick_jit(optimizer.update)
+        params, state = self._move(update, gradient, state, params)
+        stats = result.stats
         self._after(params, stats)
         if case.part("eval"):
             evaluate = quick_jit(lambda p, s: case.forward(p, s, train=False))
@@ -111,9 +114,8 @@ class Comparison:
                 return self.found
             result, by_level = jax.device_get(step(params, stats))
             self._losses("later", f"step{number}/loss", result)
-            gradient, stats = _sum(by_level), result.stats
-            momentum = jax.tree.map(lambda m, g: MOMENTUM * m + g, momentum, gradient)
-            params = jax.tree.map(move, params, gradient, momentum, rate)
+            stats = result.stats
+            params, state = self._move(update, _sum(by_level), state, params)
 
     def _step(self, params, stats) -> tuple[Pass, dict]:
         """Return a pass and the gradients of each level's losses if the file has them, else {"": of their sum}."""
@@ -126,13 +128,13 @@ class Comparison:
         chosen = {name: {other: jnp.full_like(x, other == name) for other, x in wanted.items()} for name in wanted}
         return result, {name: pull(weights)[0] for name, weights in chosen.items()}
 
-    def _rates(self):
-        case = self.case
-        rates = {name: case.meta["lr"][owner] for name, owner in case.meta["owner"].items()}
-        names = {path: name for name, (path, _) in case.named(case.params).items()}
-        # What the original has not (an output map that is the identity) has no owner: it stays.
-        of_path = lambda path, _: rates.get(names[tuple(entry.key for entry in path)], 0.0)  # noqa: E731
-        return jax.tree_util.tree_map_with_path(of_path, case.params)
+    def _move(self, update, gradient, state, params):
+        """Return parameters and optimizer state after one update."""
+        names = {path: name for name, (path, _) in self.case.named(params).items()}
+        # What the original has not (an output map that is the identity) has no owner there: it stays.
+        owned = lambda path, g: g * (names[tuple(entry.key for entry in path)] in self.case.meta["owner"])  # noqa: E731
+        updates, state = update(jax.tree_util.tree_map_with_path(owned, gradient), state, params)
+        return jax.device_get((optax.apply_updates(params, updates), state))
 
     def check(
         self, section: str, key: str, ours, theirs, *, noise: float | None = None, scale: float | None = None

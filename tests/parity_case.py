@@ -75,7 +75,7 @@ class Case:
         config = get_config()
         config.unlock()
         fields = original_config.settings_overrides(self.meta["config"], self.state)
-        fields |= {"model.compute_dtype": dtype, "objective.targets": "attached"}
+        fields |= {"model.compute_dtype": dtype, "objective.targets": "attached"} | self._optimizer_fields()
         config.update_from_flattened_dict(fields)
         self.settings = read_settings(config)
         self.geometry = model_geometry(
@@ -96,6 +96,15 @@ class Case:
 
     def our_name(self, edge) -> str:
         return f"{original_config.GROUPS[edge.source]}_{original.RELATION_SUFFIX[edge.relation]}"
+
+    def _optimizer_fields(self) -> dict:
+        """What the original's SGD was: one rate for levels, another for predictors."""
+        (rate,) = {rate for owner, rate in self.meta["lr"].items() if owner.endswith("_mod")}
+        (of_predictors,) = {rate for owner, rate in self.meta["lr"].items() if owner.endswith("_pred")}
+        fields = {"name": "sgd", "momentum": MOMENTUM, "nesterov": True, "weight_decay": 0.0, "clip_norm": 0.0}
+        fields |= {"learning_rate": rate, "predictors": "rate", "predictor_rate_multiplier": of_predictors / rate}
+        fields |= {"schedule": "constant", "warmup_epochs": 0.0}
+        return {f"optimizer.{name}": value for name, value in fields.items()}
 
     def _draws(self) -> dict[str, Draw]:
         """The stored draws, which the original shares between the videos of a batch."""

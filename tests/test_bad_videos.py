@@ -65,9 +65,11 @@ def test_a_resumed_run_begins_with_those_of_its_past(tmp_path):
     assert _new(tmp_path, _splits()).lines == [] and not (tmp_path / "quarantine.jsonl").exists()
 
 
-@pytest.mark.parametrize("row", ["{", "[]", '{"path": "a"}', '{"path": "a", "problem": "x", "frames": 0, "step": 0}'])
+@pytest.mark.parametrize(
+    "row", ["\xff", "{", "[]", '{"path": "a"}', '{"path": "a", "problem": "x", "frames": 0, "step": 0}']
+)
 def test_a_damaged_list_is_an_error_with_the_row(tmp_path, row):
-    (tmp_path / "quarantine.jsonl").write_text(row + "\n")
+    (tmp_path / "quarantine.jsonl").write_bytes(row.encode("latin-1") + b"\n")
     with pytest.raises(DataError, match="quarantine.jsonl, row 1: .* remove the file"):
         _new(tmp_path, _splits(), restored_step=1)
 

@@ -142,6 +142,15 @@ def test_fields_named_in_tables_and_text_exist(path):
             node = node[part]
 
 
+def test_what_the_demo_is_said_to_train_is_what_its_config_says():
+    from configs import digits
+    from hvt_jax.engine import describe, steps
+
+    shown = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    for line in describe.describe(steps.define(read_settings(digits.get_config()))).splitlines():
+        assert line in shown, f"README.md shows another model: it lacks {line!r}"
+
+
 def test_requirements_agree_with_pyproject():
     """Every direct dependency is pinned at or above its floor, under the same name."""
     from packaging.requirements import Requirement

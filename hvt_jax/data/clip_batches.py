@@ -9,7 +9,7 @@ import numpy as np
 
 from hvt_jax.data import parallel, reading, sampling, stages
 from hvt_jax.data.problems import Problem, VideoError
-from hvt_jax.data.sources import Dataset
+from hvt_jax.data.sources import DataError, Dataset
 from hvt_jax.settings import DataSettings
 
 Batch = dict[str, np.ndarray]
@@ -48,8 +48,10 @@ def _new_array(shape: tuple[int, ...]) -> np.ndarray:
         array.base.madvise(_POPULATE_WRITE)
     except OSError as error:
         if error.errno != errno.EINVAL:  # an older kernel
-            raise MemoryError(
-                "shared memory is full; lower data.prefetch_batches or give the container more"
+            raise DataError(
+                f"shared memory is full ({error.strerror}), a batch takes {array.nbytes / 2**20:.0f} MiB; lower "
+                "data.prefetch_batches or train.batch_size, give the container more (docker --shm-size), or decode "
+                "in threads: data.num_workers = 0"
             ) from error
     return array
 

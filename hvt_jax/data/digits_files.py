@@ -139,7 +139,7 @@ def _claim_folder(root: pathlib.Path, spec: DigitsSpec) -> bool:
         try:
             found = json.loads(manifest.read_text())
             complete = found.pop("complete")
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise DataError(f"{manifest}: is damaged; delete the folder {root} and make it again") from error
         asked = _describe(spec)
         for key in asked:

@@ -36,7 +36,7 @@ def prepare_worker(worker: int, workers: int) -> None:
     del worker, workers
     _is_worker = True
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_trainer, daemon=True).start()
 

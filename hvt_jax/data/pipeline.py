@@ -15,6 +15,7 @@ dict of numpy arrays, B samples of this host:
     problem  int8  [B]                why not, a `Problem`
 """
 
+import re
 from collections.abc import Iterator
 
 import grain
@@ -22,7 +23,7 @@ from absl import flags  # for `_start` alone, which says why
 
 from hvt_jax.data import clip_batches, counts, parallel, storages
 from hvt_jax.data.clip_batches import Batch
-from hvt_jax.data.sources import Dataset
+from hvt_jax.data.sources import DataError, Dataset
 from hvt_jax.settings import DataSettings
 
 _WORKERS_PAY = 2_000  # videos; in the seconds in which processes start, threads decode about as many small ones
@@ -61,7 +62,7 @@ def train_batches(
       hosts: how many hosts share a batch.
 
     Raises:
-      DataError: if no video is long enough.
+      DataError: if no video is long enough; later, from `next`, if a decoding process died or has no memory.
       ValueError: if the batch cannot be shared evenly.
     """
     batches = training_map(dataset, settings, batch_size=batch_size, seed=seed, host=host, hosts=hosts)[start_step:]
@@ -153,4 +154,30 @@ def _start(batches: grain.MapDataset, settings: DataSettings, workers: int, thre
     ahead = -(-ahead // workers)
     read = grain.ReadOptions(num_threads=max(1, threads), prefetch_buffer_size=max(ahead, threads))
     options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead)
-    return iter(batches.to_iter_dataset(read).mp_prefetch(options, worker_init_fn=parallel.prepare_worker))
+    return _FromWorkers(
+        iter(batches.to_iter_dataset(read).mp_prefetch(options, worker_init_fn=parallel.prepare_worker))
+    )
+
+
+class _FromWorkers(Iterator[Batch]):
+    """Grain's batches; that a process which makes them has died is told as something the user can act on."""
+
+    def __init__(self, batches: grain.DatasetIterator):
+        self._batches = batches
+
+    def __next__(self) -> Batch:
+        try:
+            return next(self._batches)
+        except RuntimeError as error:
+            if "terminated unexpectedly" not in str(error):
+                raise
+            code = re.search(r"exit code (-?\d+)", str(error))
+            raise DataError(
+                f"a decoding process ended with {code[1] if code else 'an unknown code'} (-9: killed, most likely for "
+                "memory; -11: a video that its decoder cannot bear); find such videos with python -m hvt_jax.scan, or "
+                "lower data.num_workers, and run the same command again"
+            ) from error
+
+    def close(self) -> None:
+        """End the processes."""
+        self._batches.close()

@@ -65,7 +65,7 @@ def read_quarantine(path: str, last_step: int) -> list[BadVideo]:
     if not os.path.exists(path):
         return []
     found = []
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8", errors="replace") as file:
         for row, text in enumerate(file, start=1):
             try:
                 fields = json.loads(text)

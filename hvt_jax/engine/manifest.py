@@ -137,8 +137,15 @@ def retain(folder: str, latest: int, best: int, metric: str) -> None:
 
 
 def set_aside(folder: str, step: int) -> str:
-    """Rename `step` to `rejected-<step>`, so that the step can be saved again; return the new name."""
+    """Rename `step` to `rejected-<step>`, so that the step can be saved again; return the new name.
+
+    Of steps without a seal only the latest is kept.
+    """
     name = f"rejected-{step}"
+    if not os.path.exists(manifest_path(folder, step)):  # kept once only: a run that is killed often has many
+        for path in glob.glob(os.path.join(glob.escape(folder), "rejected-*[0-9]")):
+            if not os.path.exists(f"{path}.json"):
+                shutil.rmtree(path, ignore_errors=True)
     shutil.rmtree(os.path.join(folder, name), ignore_errors=True)  # of an earlier time the step was rejected
     for source, target in ((str(step), name), (f"manifest-{step}.json", f"{name}.json")):
         if os.path.lexists(os.path.join(folder, source)):

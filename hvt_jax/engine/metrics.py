@@ -206,8 +206,8 @@ def _start_wandb(folder: str, project: str, config: Mapping[str, Any] | None, *,
         raise MetricsError(f"{why}; mend it by pip install -r requirements-extras.txt") from error
     id_file, run_id = os.path.join(folder, "wandb.json"), None
     if resumed and os.path.exists(id_file):
-        with open(id_file, encoding="utf-8") as file:
-            run_id = json.load(file)["id"]
+        with open(id_file, encoding="utf-8") as file, contextlib.suppress(ValueError, KeyError, TypeError):
+            run_id = json.load(file)["id"]  # of a damaged file none: W&B begins another run
     try:
         run = wandb.init(project=project, dir=folder, id=run_id, resume="allow", config=json_safe(dict(config or {})))
     except Exception as error:  # its own classes differ between versions

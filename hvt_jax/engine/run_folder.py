@@ -110,7 +110,7 @@ class RunFolder:
     def write_environment(self, seed: int) -> None:
         """Write versions, devices, git commit, `seed`, host and start time to `environment.json`.
 
-        On resume the file describes the latest session. Environment variables are not recorded: they hold secrets.
+        On resume the file describes the latest start. Environment variables are not recorded: they hold secrets.
         """
         if self._is_writer:
             write_json(os.path.join(self.path, "environment.json"), environment.describe() | {"seed": seed})

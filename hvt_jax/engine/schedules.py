@@ -168,7 +168,9 @@ def validation_epochs(kind: str, interval: float, num_epochs: int) -> tuple[int,
     epochs, power = {1, num_epochs}, interval
     while interval > 1 and power < num_epochs:
         epochs.add(math.floor(power))
-        power *= interval
+        # A factor just above 1 would need billions of turns: those that stay in the same epoch are taken at once.
+        turns = math.log((math.floor(power) + 1) / power) / math.log(interval)
+        power *= interval ** (math.floor(turns) - 1) if turns > 100 else interval
     return tuple(sorted(epochs))
 
 

@@ -77,6 +77,7 @@ def test_the_names_of_the_archive_and_windows_files_are_read_too(ucf, tmp_path):
         ("Archery/way_out.avi 2", "leads out of"),
         ("Juggling/v_Juggling_g01_c01.avi 2", "class 'Juggling'"),
         ("Archery/v_Archery_g08_c01.avi 2", "listed in row 2 before"),
+        ("Archery/./v_Archery_g08_c01.avi 2", "listed in row 2 before"),
         ("Archery/v_Archery_g09_c01.avi 1", "has class 1, but its folder is class 2"),
     ],
 )
@@ -86,6 +87,13 @@ def test_hostile_and_wrong_rows_are_named(ucf, tmp_path, row, words):
     _write(tmp_path, "trainlist01.txt", rows + "\n" + row + "\n")
     message = _refusal(ucf)
     assert "trainlist01.txt, row 4: " in message and words in message
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_test_video_must_not_train(ucf, tmp_path, split):
+    _write(tmp_path, "testlist01.txt", "Archery/v_Archery_g01_c01.avi\nArchery/./v_Archery_g08_c01.avi\n")
+    message = _refusal(ucf, split)
+    assert "'Archery/v_Archery_g08_c01.avi' is in " in message and "a test video must not train" in message
 
 
 def test_the_video_folder_itself_may_be_a_link(ucf, tmp_path, tmp_path_factory):
@@ -145,15 +153,17 @@ def test_digits_has_two_label_sets_and_either_may_be_first(data_settings, digits
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, "No such file"),
+        (None, "does not exist; make it with"),
         ("video,digit\n", "has no row for v_"),
         ("video,digit\nv.avi,12\n", "row 2: needs"),
-        ("v,d\na,1\n", "row 2"),
+        ("v,d\na,1\n", "row 1: needs one column 'video'"),
+        (b"video,digit\nv\xff.avi,1\n", "row 2: is not UTF-8"),
+        ("video,digit\nv.avi," + "1" * 200_000 + "\n", "row 2"),
     ],
 )
 def test_unusable_factors(ucf, tmp_path, content, words):
     if content is not None:
-        (tmp_path / "factors.csv").write_text(content)
+        (tmp_path / "factors.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
     message = _refusal(dataclasses.replace(ucf, name="digits"))
     assert "factors.csv" in message and words in message
 

@@ -241,6 +241,12 @@ def test_own_lists(make):
     assert _load(settings) == {"a.mp4": "0"}
     make("csv", {"test.csv": "a.mp4,0\n"})
     assert "test.csv, row 1: 'a.mp4' is in row 1 of train.csv too" in _refusal(settings, "test")
+    make("csv", {"test.csv": "./a.mp4,0\n"})
+    assert "test.csv, row 1: './a.mp4' is in row 1 of train.csv too" in _refusal(settings)
+    make("csv", {"train.csv": "a.mp4,run,1,6\n", "test.csv": "a.mp4,run,0,5\n"})
+    assert "a test video must not train" in _refusal(settings)
+    make("csv", {"test.csv": "a.mp4,run,6,0\n"})
+    assert _load(settings, "test") == {"a.mp4": "run"}
 
 
 def test_own_list_without_a_split_keeps_segments_of_a_video_together(make):

@@ -205,9 +205,10 @@ def test_folders_of_others_are_not_touched(tmp_path):
     (tmp_path / "thesis.txt").write_text("my only copy")
     with pytest.raises(DataError, match="holds something else"):
         digits_files.make_digits(tmp_path, _SPEC)
-    (tmp_path / "digits.json").write_text("{")
-    with pytest.raises(DataError, match="is damaged"):
-        digits_files.make_digits(tmp_path, _SPEC)
+    for content in ("{", "[1]"):
+        (tmp_path / "digits.json").write_text(content)
+        with pytest.raises(DataError, match="is damaged"):
+            digits_files.make_digits(tmp_path, _SPEC)
     assert (tmp_path / "thesis.txt").read_text() == "my only copy"
 
 

@@ -1,6 +1,7 @@
 """Batches are a function of seed and step alone; damaged videos are masked and named, never fatal."""
 
 import dataclasses
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -210,6 +211,21 @@ def _alive(pid):
             return file.read().rpartition(")")[2].split()[0] != "Z"  # a zombie is dead, only nobody has buried it
     except OSError:
         return False
+
+
+def test_workers_leave_signals_to_the_trainer_and_their_death_is_told(train, data_settings):
+    settings = dataclasses.replace(data_settings, num_workers=1, prefetch_batches=1)
+    batches = pipeline.train_batches(train, settings, batch_size=8, seed=5, start_step=0)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        os.kill(worker.pid, number)
+    for _ in range(4):
+        next(batches)
+    worker.kill()
+    with pytest.raises(DataError, match="a decoding process ended with -9 .*hvt_jax.scan"):
+        for _ in range(9):
+            next(batches)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

@@ -203,6 +203,15 @@ def test_a_rejected_step_can_be_saved_again(tmp_path):
     assert len(checkpoints.warnings) == 1
 
 
+def test_of_saves_that_were_never_sealed_one_is_kept(tmp_path):
+    save_steps(tmp_path, [1, 2, 3])
+    for step in (3, 2):
+        (tmp_path / f"manifest-{step}.json").unlink()
+        with Opened(tmp_path) as checkpoints:
+            assert checkpoints.restore(abstract(make_state()))[0] == step - 1
+        assert [path.name for path in tmp_path.glob("rejected-*")] == [f"rejected-{step}"]
+
+
 def test_a_file_that_was_not_there_is_found(tmp_path):
     save_steps(tmp_path, [1, 2])
     (tmp_path / "2" / "state" / "more").touch()

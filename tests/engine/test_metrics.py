@@ -208,6 +208,10 @@ def test_wandb_keeps_its_run_over_a_resume(tmp_path, monkeypatch):
     logged = {"train/frame_to_clip/up": 0.25, "knn/frame/top1": 0.03, "global_step": 3}
     assert fake.calls[:4] == [("init", None, "allow"), ("define", "*", "global_step"), ("log", logged), ("finish",)]
     assert [call[1] for call in fake.calls if call[0] == "init"] == [None, "abc", None]
+    for content in ("[]", "{}", '{"id'):
+        (tmp_path / "wandb.json").write_text(content)
+        train(tmp_path, [], WANDB, restored_step=3)
+        assert [call[1] for call in fake.calls if call[0] == "init"][-1] is None
 
 
 def test_a_missing_wandb_says_what_to_install(tmp_path, monkeypatch):

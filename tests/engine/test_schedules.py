@@ -53,6 +53,10 @@ def test_validation_epochs_at_the_edges():
     assert schedules.validation_epochs("linear", 5, 3) == ()
     assert schedules.validation_epochs("exponential", 2, 1) == (1,)
     assert schedules.validation_epochs("exponential", 2, 0) == ()
+    for factor in (1.0000001, 1.000000001):  # at once, not after a billion turns
+        assert schedules.validation_epochs("exponential", factor, 30) == tuple(range(1, 31))
+    every = {int(1.005**n) for n in range(1000) if 1.005**n < 50} | {50}
+    assert schedules.validation_epochs("exponential", 1.005, 50) == tuple(sorted(every))
     with pytest.raises(ValueError, match="'cubic'"):
         schedules.validation_epochs("cubic", 2, 10)
     with pytest.raises(ValueError, match="-1"):

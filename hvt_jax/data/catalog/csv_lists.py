@@ -8,8 +8,10 @@ Paths are relative to the root; the first row may name the columns. Labels are n
 of the video, and one video may be there with several segments. Tabs, semicolons or blanks may stand for the commas.
 """
 
+import collections
 import math
 import pathlib
+import posixpath
 from typing import Literal
 
 from hvt_jax.data import annotations
@@ -37,8 +39,8 @@ def load(settings: DataSettings, split: Literal["train", "test"]) -> Dataset:
     elif (root / "data.csv").exists():
         path = root / "data.csv"
         training = _read(path)
-        kept = set(split_by_hash(sorted({row[1] for row in training}))[split])
-        rows = [row for row in training if row[1] in kept]
+        kept = set(split_by_hash(sorted({posixpath.normpath(row[1]) for row in training}))[split])
+        rows = [row for row in training if posixpath.normpath(row[1]) in kept]
     else:
         raise DataError(f"data.root = {settings.root!r}: has neither train.csv and test.csv nor data.csv; write one")
     if not rows:
@@ -96,8 +98,12 @@ def _read_row(where: str, cells: list[str], order: tuple[str, ...]) -> tuple[str
 
 
 def _refuse_both(paths: tuple[pathlib.Path, pathlib.Path], training: list[_Row], testing: list[_Row]) -> None:
-    seen = {(video, start, end): row for row, video, _, start, end in training}
+    """Raise a DataError if a segment for testing shares time with one for training; an end of 0 is the end."""
+    trained = collections.defaultdict(list)
+    for row, video, _, start, end in training:
+        trained[posixpath.normpath(video)].append((start, end or math.inf, row))
     for row, video, _, start, end in testing:
-        if (video, start, end) in seen:
-            other = f"row {seen[video, start, end]} of {paths[0].name}"
-            raise DataError(f"{paths[1]}, row {row}: {video!r} is in {other} too; a test video must not train")
+        for other_start, other_end, other in trained.get(posixpath.normpath(video), ()):
+            if start < other_end and other_start < (end or math.inf):
+                where = f"{video!r} is in row {other} of {paths[0].name} too, or shares time with it"
+                raise DataError(f"{paths[1]}, row {row}: {where}; a test video must not train")

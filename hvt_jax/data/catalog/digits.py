@@ -1,15 +1,16 @@
 """The `digits` data set, made by `python -m hvt_jax.make_digits`: UCF101's layout plus the digit as a second label."""
 
-import csv
 import dataclasses
 import pathlib
 from typing import Literal
 
+from hvt_jax.data import annotations
 from hvt_jax.data.catalog import ucf101
 from hvt_jax.data.sources import DataError, Dataset
 from hvt_jax.settings import DataSettings
 
 _HOW_TO_GET = "make it with: python -m hvt_jax.make_digits --root={root}"
+_DIGITS = tuple("0123456789")
 
 
 def load(settings: DataSettings, split: Literal["train", "test"]) -> Dataset:
@@ -27,19 +28,17 @@ def load(settings: DataSettings, split: Literal["train", "test"]) -> Dataset:
         if name not in digits:
             raise DataError(f"{path}: has no row for {name}; {_HOW_TO_GET.format(root=dataset.root)}")
         videos.append(dataclasses.replace(video, labels=(*video.labels, digits[name])))
-    names = {**dataset.label_names, "digit": tuple("0123456789")}
+    names = {**dataset.label_names, "digit": _DIGITS}
     return Dataset(dataset.root, tuple(videos), names)
 
 
 def _read_digits(path: pathlib.Path) -> dict[str, int]:
+    if not path.exists():
+        raise DataError(f"{path}: does not exist; {_HOW_TO_GET.format(root=path.parent)}")
     digits: dict[str, int] = {}
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            for row, factors in enumerate(csv.DictReader(file), start=2):
-                name, digit = factors.get("video") or "", factors.get("digit") or ""
-                if not (name and digit.isdecimal() and int(digit) < 10):
-                    raise DataError(f"{path}, row {row}: needs a video and a digit 0-9, but has {name!r} and {digit!r}")
-                digits[name] = int(digit)
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; {_HOW_TO_GET.format(root=path.parent)}") from error
+    for row, factors in annotations.read_columns(path, ("video", "digit")):
+        name, digit = factors["video"], factors["digit"]
+        if not name or digit not in _DIGITS:
+            raise DataError(f"{path}, row {row}: needs a video and a digit 0-9, but has {name!r} and {digit!r}")
+        digits[name] = int(digit)
     return digits

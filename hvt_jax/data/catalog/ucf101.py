@@ -5,6 +5,7 @@ Any data set in the same layout is read too, `digits` is one.
 """
 
 import pathlib
+import posixpath
 from typing import Literal
 
 from hvt_jax.data.sources import DataError, Dataset, SafeFolder, Video, check_found, read_rows
@@ -12,6 +13,7 @@ from hvt_jax.settings import DataSettings
 
 _VIDEO_FOLDERS = ("videos", "UCF-101")
 _ANNOTATION_FOLDERS = ("annotations", "ucfTrainTestlist")
+_OTHER = {"train": "test", "test": "train"}
 _HOW_TO_GET = (
     "get UCF101.rar and UCF101TrainTestSplits-RecognitionTask.zip from https://www.crcv.ucf.edu/data/UCF101.php, "
     "unpack them there with `unrar x` and `unzip`: {root}/UCF-101/<Class>/*.avi (or {root}/videos/...) and "
@@ -48,6 +50,7 @@ def load_layout(settings: DataSettings, split: Literal["train", "test"], label: 
     found = _read_list(listing, videos, classes)
     if settings.storage == "raw":
         check_found(root, found, listing)
+    _refuse_both(found, videos.name, listing, annotations / listing.name.replace(split, _OTHER[split], 1))
     return Dataset(root, tuple(found), {label: tuple(classes)})
 
 
@@ -79,6 +82,7 @@ def _read_list(listing: pathlib.Path, folder: pathlib.Path, classes: dict[str, i
         path, number = _split_row(text)
         if reason := safe.reason_against(path):
             raise DataError(f"{where}: {path!r} {reason}; remove the row, this list may be forged")
+        path = posixpath.normpath(path)  # the same file under two spellings is listed twice, too
         if path in rows:
             raise DataError(f"{where}: {path!r} was listed in row {rows[path]} before; remove one of the rows")
         rows[path] = row
@@ -89,6 +93,17 @@ def _read_list(listing: pathlib.Path, folder: pathlib.Path, classes: dict[str, i
             raise DataError(f"{where}: {path!r} has class {number}, but its folder is class {classes[name] + 1}")
         videos.append(Video(f"{folder.name}/{path}", (classes[name],)))
     return videos
+
+
+def _refuse_both(videos: list[Video], folder: str, listing: pathlib.Path, other: pathlib.Path) -> None:
+    """Raise a DataError if the list of the other split, where there is one, names one of the videos, too."""
+    if not other.exists():
+        return
+    ours = {video.path for video in videos}
+    for row, text in read_rows(other):
+        path = posixpath.normpath(_split_row(text)[0])
+        if f"{folder}/{path}" in ours:
+            raise DataError(f"{other}, row {row}: {path!r} is in {listing.name} too; a test video must not train")
 
 
 def _split_row(text: str) -> tuple[str, str]:
