@@ -18,6 +18,7 @@ import multiprocessing
 import os
 import pathlib
 import signal
+import threading
 from collections.abc import Callable, Iterator
 
 import av
@@ -80,7 +81,10 @@ def _make(root: pathlib.Path, spec: DigitsSpec, on_video: Callable[[int], object
         (root / "videos" / motion).mkdir(parents=True, exist_ok=True)
     write = functools.partial(_write_clip, root, spec)
     context, factors = multiprocessing.get_context("spawn"), []
-    with concurrent.futures.ProcessPoolExecutor(parallel.available_cores(), mp_context=context) as pool:
+    with (
+        _interrupts_noticed() as interrupts,
+        concurrent.futures.ProcessPoolExecutor(parallel.available_cores(), mp_context=context) as pool,
+    ):
         with _interrupts_held():  # the processes inherit it: Ctrl-C is for this one, which ends them
             rows = pool.map(write, clips, [images[clip.sample] for clip in clips], chunksize=16)
         try:
@@ -88,11 +92,27 @@ def _make(root: pathlib.Path, spec: DigitsSpec, on_video: Callable[[int], object
                 factors.append(row)
                 if on_video:
                     on_video(len(factors))
+                if interrupts:
+                    raise KeyboardInterrupt
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
     _write_annotations(root, spec, clips, factors)
     _write_manifest(root, spec, complete=True)
+
+
+@contextlib.contextmanager
+def _interrupts_noticed() -> Iterator[list[int]]:
+    """Give a list that every Ctrl-C is put in, instead of raising between any two lines of a pool that holds locks."""
+    noticed: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # Python takes no handlers there
+        yield noticed
+        return
+    before = signal.signal(signal.SIGINT, lambda number, _: noticed.append(number))
+    try:
+        yield noticed
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager
