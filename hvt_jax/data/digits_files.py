@@ -8,7 +8,6 @@ digit, and a trail tells the direction from a single frame.
 """
 
 import concurrent.futures
-import contextlib
 import csv
 import dataclasses
 import functools
@@ -17,9 +16,7 @@ import json
 import multiprocessing
 import os
 import pathlib
-import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import av
 import numpy as np
@@ -82,10 +79,10 @@ def _make(root: pathlib.Path, spec: DigitsSpec, on_video: Callable[[int], object
     write = functools.partial(_write_clip, root, spec)
     context, factors = multiprocessing.get_context("spawn"), []
     with (
-        _interrupts_noticed() as interrupts,
+        parallel.interrupts_noticed() as interrupts,
         concurrent.futures.ProcessPoolExecutor(parallel.available_cores(), mp_context=context) as pool,
     ):
-        with _interrupts_held():  # the processes inherit it: Ctrl-C is for this one, which ends them
+        with parallel.interrupts_held():  # the processes inherit it: Ctrl-C is for this one, which ends them
             rows = pool.map(write, clips, [images[clip.sample] for clip in clips], chunksize=16)
         try:
             for row in rows:
@@ -99,30 +96,6 @@ def _make(root: pathlib.Path, spec: DigitsSpec, on_video: Callable[[int], object
             raise
     _write_annotations(root, spec, clips, factors)
     _write_manifest(root, spec, complete=True)
-
-
-@contextlib.contextmanager
-def _interrupts_noticed() -> Iterator[list[int]]:
-    """Give a list that every Ctrl-C is put in, instead of raising between any two lines of a pool that holds locks."""
-    noticed: list[int] = []
-    if threading.current_thread() is not threading.main_thread():  # Python takes no handlers there
-        yield noticed
-        return
-    before = signal.signal(signal.SIGINT, lambda number, _: noticed.append(number))
-    try:
-        yield noticed
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextlib.contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Let Ctrl-C wait until the body is done."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _missing(root: pathlib.Path, spec: DigitsSpec) -> bool:
