@@ -8,9 +8,8 @@ that measured it, is in README.md.
     python -m hvt_jax.main --config=configs/digits.py --workdir=runs/digits
 
 `:smoke` makes a minute's test of it. Next: `--config.train.num_epochs=50.0`, another
-`--config.objective.regularizer_weight`, `--config.model.hierarchy=patch-frame-clip` (patches that train on their own
-learn the still background, which is what the same place shows at another time, and the frame level above them sees
-less of the digit: benchmarks/RESULTS.md), or `ucf.py`.
+`--config.objective.regularizer_weight`, `--config.model.hierarchy=patch-frame-clip` (the levels above
+a patch level of their own learn less here: benchmarks/RESULTS.md), or `ucf.py`.
 """
 
 from ml_collections import ConfigDict

@@ -99,8 +99,9 @@ class Case:
 
     def _optimizer_fields(self) -> dict:
         """What the original's SGD was: one rate for levels, another for predictors."""
-        (rate,) = {rate for owner, rate in self.meta["lr"].items() if owner.endswith("_mod")}
-        (of_predictors,) = {rate for owner, rate in self.meta["lr"].items() if owner.endswith("_pred")}
+        rates = self.meta["lr"]
+        (rate,) = {rate for owner, rate in rates.items() if owner.endswith("_mod")}
+        (of_predictors,) = {rate for owner, rate in rates.items() if owner.endswith("_pred")} or {rate}
         fields = {"name": "sgd", "momentum": MOMENTUM, "nesterov": True, "weight_decay": 0.0, "clip_norm": 0.0}
         fields |= {"learning_rate": rate, "predictors": "rate", "predictor_rate_multiplier": of_predictors / rate}
         fields |= {"schedule": "constant", "warmup_epochs": 0.0}

@@ -1,18 +1,21 @@
 """Batches are a function of seed and step alone; damaged videos are masked and named, never fatal."""
 
 import dataclasses
+import errno
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import painted_videos
 import pytest
 
-from hvt_jax.data import catalog, decode, pipeline, quarantine, sampling
+from hvt_jax.data import catalog, clip_batches, decode, pipeline, quarantine, sampling
 from hvt_jax.data.problems import Problem
 from hvt_jax.data.sources import DataError, Dataset, Video
 
@@ -226,6 +229,25 @@ def test_workers_leave_signals_to_the_trainer_and_their_death_is_told(train, dat
     with pytest.raises(DataError, match="a decoding process ended with -9 .*hvt_jax.scan"):
         for _ in range(9):
             next(batches)
+
+
+def test_full_shared_memory_is_told_with_what_helps(monkeypatch):
+    class Full(np.ndarray):
+        unlink_on_del = staticmethod(lambda: None)
+
+        @property
+        def base(self):
+            def madvise(_):
+                raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+            return types.SimpleNamespace(madvise=madvise)
+
+    monkeypatch.setattr(clip_batches.parallel, "in_worker", lambda: True)
+    monkeypatch.setattr(clip_batches, "_SharedArray", Full)
+    with pytest.raises(DataError, match="shared memory is full .*a batch takes 2 MiB; lower data.prefetch") as caught:
+        clip_batches._new_array((2, 1024, 1024))
+    # It crosses from the process that decodes to the trainer.
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
