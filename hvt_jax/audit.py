@@ -1,7 +1,8 @@
 """Prove that levels learn alone: `python -m hvt_jax.audit --config=configs/digits.py`.
 
 Prints the gradient norm of every level's losses with respect to every level's parameters, on random
-videos and a fresh model, and lists what crosses a border. Exit codes: 0 no leak, 1 a leak, 2 bad config.
+videos and a fresh model, and lists what crosses a border: in these numbers, or as a path of the program
+that other numbers could take. Exit codes: 0 no leak, 1 a leak, 2 bad config.
 """
 
 from absl import app, flags
@@ -27,13 +28,9 @@ def _audit() -> int:
     from hvt_jax.engine import isolation, steps
     from hvt_jax.settings import read_settings
 
-    table = isolation.audit(steps.define(read_settings(CONFIG.value)), BATCH.value)
-    print(isolation.format_table(table))
-    leaks = isolation.leaks(table)
-    for level, label, norm in leaks:
-        print(f"leak: the losses of {level} move {label} (gradient norm {norm:.3e})")
-    print(f"{len(leaks)} leaks" if leaks else "no leak: every block between levels is exactly zero")
-    return LEAK if leaks else 0
+    text, num_leaks = isolation.examine(steps.define(read_settings(CONFIG.value)), BATCH.value)
+    print(text)
+    return LEAK if num_leaks else 0
 
 
 if __name__ == "__main__":

@@ -1,13 +1,33 @@
-"""Four simulated devices for every test; must run before anything touches a device."""
+"""Four simulated devices for every test, and one compilation cache for the session and all commands that it starts.
 
+Must run before anything touches a device.
+"""
+
+import hashlib
 import os
+import pathlib
+import platform
 
-import jax
-import pytest
+# Compiled code is for the processor it was compiled on, which JAX's keys do not tell, so each has a folder of its own.
+_CPU = pathlib.Path("/proc/cpuinfo")
+_FEATURES = (
+    [line for line in _CPU.read_text().splitlines() if line.startswith(("flags", "Features"))][:1]
+    if _CPU.exists()
+    else []
+)
+_HOST = hashlib.sha256("".join([platform.machine(), *_FEATURES]).encode()).hexdigest()[:8]
+CACHE = pathlib.Path(__file__).parent.parent / ".cache" / f"jax-{_HOST}"
+# Inherited by the commands that tests start. Reading a stored program takes less than compiling the smallest ones.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 # Nearly all time of these tests is compilation of tiny programs that run once. Without LLVM's optimisations and the
-# emitter of fused kernels it takes a fifth of the time. Inherited by the commands that tests start. An XLA that does
-# not know a flag aborts, so the second one is for the versions it was tried with only.
+# emitter of fused kernels it takes a fifth of the time. Inherited as above. An XLA that does not know a flag aborts, so
+# the second one is for the versions it was tried with only.
 _FLAGS = ["--xla_backend_optimization_level=0"]
 if jax.__version_info__ < (0, 11):
     _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
@@ -15,6 +35,22 @@ os.environ["XLA_FLAGS"] = " ".join([*_FLAGS, os.environ.get("XLA_FLAGS", "")])
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_platforms", "cpu")
+
+# Files that take longest, first: a worker that met one of them last would keep the others waiting.
+LONGEST_FIRST = (
+    "test_train.py",
+    "test_multiprocess.py",
+    "test_steps.py",
+    "test_parity.py",
+    "test_sharding.py",
+    "test_bad_videos.py",
+    "test_parity_others.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    order = {name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from hvt_jax.engine import optim
 from hvt_jax.interop import original, original_config
@@ -36,6 +37,9 @@ NOT_COMPARED = {
     "tokens/": "the draws, an input, too",
 }
 NOT_COMPARED_IN_DOUBLE = {"f32/": "the original's own run in single precision"}
+
+# In single precision the same arithmetic is compared with the original's own noise: `make test-long`.
+BOTH = pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.long)])
 
 Numbers = dict[str, tuple[float, float]]
 

@@ -137,15 +137,14 @@ class Case:
         return draws
 
     def reorder_states(self, outputs: dict) -> dict:
-        """Put states of batched causal levels in the original's order, '(b c) f -> b (f c)' (kept fault)."""
-        reordered = dict(outputs)
-        for level, output in outputs.items():
-            groups = output.tokens.shape[1]
-            if output.states is not None and groups > 1:
-                batch, total, width = output.states.shape
-                states = output.states.reshape(batch, groups, total // groups, width).swapaxes(1, 2)
-                reordered[level] = output._replace(states=states.reshape(batch, total, width))
-        return reordered
+        """Put the states of clips in the original's order, '(b c) f -> b (f c)' (kept fault, of that level alone)."""
+        clip = outputs.get("clip")
+        if clip is None or clip.states is None:
+            return outputs
+        batch, total, width = clip.states.shape
+        groups = clip.tokens.shape[1]
+        states = clip.states.reshape(batch, groups, total // groups, width).swapaxes(1, 2)
+        return {**outputs, "clip": clip._replace(states=states.reshape(batch, total, width))}
 
     def forward(self, params, stats, *, train: bool) -> Pass:
         """Return what one pass gives."""

@@ -1,5 +1,11 @@
-"""Runs of the real command on a tiny data set: `python -m hvt_jax.main` in processes of its own."""
+"""Runs on a tiny data set: `python -m hvt_jax.main` in processes of its own, or the same training in this one.
 
+A process is started where it is the point: to be killed, stopped or told to end. Both have the devices of the tests,
+so their numbers are the same, and share the compilation cache (`conftest`).
+"""
+
+import contextlib
+import io
 import json
 import os
 import pathlib
@@ -8,8 +14,13 @@ import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
+from configs import digits
+from hvt_jax import cli, train
 from hvt_jax.data import digits_files
+from hvt_jax.engine import describe
+from hvt_jax.evaluation import figures
 from tests import small
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -36,16 +47,9 @@ def make_data(root: pathlib.Path, num_videos: int = 24) -> pathlib.Path:
     return root
 
 
-def environment(cache: pathlib.Path | None = None, devices: int = 1) -> dict[str, str]:
-    """Return the variables of a run on `devices` simulated devices; `cache` spares it the compilation."""
-    variables = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(ROOT)}
-    if cache is not None:
-        variables |= {
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        }
-    return variables
+def environment(devices: int = 4) -> dict[str, str]:
+    """Return the variables of a run on `devices` simulated devices."""
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(ROOT)}
 
 
 def command(workdir, fields: dict, *options: str) -> list[str]:
@@ -55,51 +59,11 @@ def command(workdir, fields: dict, *options: str) -> list[str]:
     return [sys.executable, "-m", "hvt_jax.main", *arguments]
 
 
-class Run:
-    """A process that trains, its output and what it has written so far."""
+class Ended:
+    """A run that came to an end: its exit code and what it said."""
 
-    def __init__(self, workdir: pathlib.Path, arguments: list[str], variables: dict[str, str]):
-        self.workdir = workdir
-        self.process = subprocess.Popen(
-            arguments,
-            cwd=ROOT,
-            env=variables,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        self.started = time.monotonic()
-        self.stdout = self.stderr = ""
-
-    def wait(self, timeout: float = 240) -> "Run":
-        try:
-            self.stdout, self.stderr = self.process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise AssertionError(f"no end after {timeout} s; its last words: {self.stdout[-2000:]}") from None
-        return self
-
-    def kill(self) -> "Run":
-        """SIGKILL it and all that it started."""
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.stdout, self.stderr = self.process.communicate()
-        return self
-
-    @property
-    def code(self) -> int | None:
-        return self.process.returncode
-
-    def wait_for_step(self, step: int, timeout: float = 240) -> bool:
-        """Wait until metrics.jsonl has `step`; return False if the process ended before."""
-        while time.monotonic() - self.started < timeout:
-            if last_step(self.workdir) >= step:
-                return True
-            if self.process.poll() is not None:
-                return False
-            time.sleep(0.01)
-        raise AssertionError(f"step {step} not reached in {timeout} s")
+    def __init__(self, workdir: pathlib.Path, code: int | None, stdout: str, stderr: str):
+        self.workdir, self.code, self.stdout, self.stderr = workdir, code, stdout, stderr
 
     @property
     def resumed_at(self) -> int:
@@ -111,6 +75,70 @@ class Run:
     def preempted_at(self) -> int:
         """Step that this run says it saved when it was told to stop."""
         return int(re.search(r"^preempted at step (\d+)", self.stdout, re.MULTILINE)[1])
+
+
+def train_here(workdir: pathlib.Path, fields: dict, *, quick: bool = True) -> Ended:
+    """Train in this process as `configs/digits.py` with `fields` says; as the command, from the settings on.
+
+    With `quick` without pictures and counts of FLOPs, which cost more than the training and are the same in every run.
+    """
+    config = digits.get_config().copy_and_resolve_references()
+    out, error = io.StringIO(), io.StringIO()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.redirect_stdout(out))
+        stack.enter_context(contextlib.redirect_stderr(error))
+        if quick:
+            stack.enter_context(mock.patch.object(figures, "draw_all", lambda *_: {}))
+            stack.enter_context(mock.patch.object(describe, "count_flops", lambda _: (0.0, 0.0)))
+        config.update_from_flattened_dict(
+            {name: str(value) if isinstance(value, pathlib.Path) else value for name, value in fields.items()}
+        )
+        code = cli.run(lambda: train.train(config.lock(), str(workdir)), output=str(workdir))
+    return Ended(workdir, code, out.getvalue(), error.getvalue())
+
+
+class Run(Ended):
+    """A process that trains, its output and what it has written so far."""
+
+    def __init__(self, workdir: pathlib.Path, arguments: list[str], variables: dict[str, str]):
+        super().__init__(workdir, None, "", "")
+        self.process = subprocess.Popen(
+            arguments,
+            cwd=ROOT,
+            env=variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.started = time.monotonic()
+
+    def wait(self, timeout: float = 240) -> "Run":
+        try:
+            self.stdout, self.stderr = self.process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"no end after {timeout} s; its last words: {self.stdout[-2000:]}") from None
+        self.code = self.process.returncode
+        return self
+
+    def kill(self) -> "Run":
+        """SIGKILL it and all that it started."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.stdout, self.stderr = self.process.communicate()
+        self.code = self.process.returncode
+        return self
+
+    def wait_for_step(self, step: int, timeout: float = 240) -> bool:
+        """Wait until metrics.jsonl has `step`; return False if the process ended before."""
+        while time.monotonic() - self.started < timeout:
+            if last_step(self.workdir) >= step:
+                return True
+            if self.process.poll() is not None:
+                return False
+            time.sleep(0.01)
+        raise AssertionError(f"step {step} not reached in {timeout} s")
 
 
 def last_step(workdir: pathlib.Path) -> int:

@@ -1,4 +1,9 @@
-"""Small settings, batches and runs that the tests share: seconds on a CPU, every width different."""
+"""Small settings, batches and runs that the tests share: seconds on a CPU, every width different.
+
+What is compiled or initialised is kept for the session, so that tests of equal settings share it.
+"""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +69,12 @@ def small_settings(**overrides) -> Settings:
 
 
 def define(**overrides) -> Definition:
-    return steps.define(small_settings(**overrides))
+    return _define(small_settings(**overrides))
+
+
+@functools.cache
+def _define(settings: Settings) -> Definition:
+    return steps.define(settings)
 
 
 def batch_of(definition: Definition, seed: int = 0, size: int = BATCH) -> dict[str, np.ndarray]:
@@ -84,17 +94,33 @@ def initialise(definition: Definition):
 
 
 def new_state(definition: Definition, seed: int = 0):
-    return initialise(definition)(jax.random.key(seed))
+    """Return a fresh state, in containers of its own."""
+    return jax.tree.map(lambda x: x, _state(definition, seed, jax.config.jax_enable_x64))
 
 
 def train_step(definition: Definition):
     """Return the compiled step; its state is not donated, so that a test can compare before and after."""
-    return jax.jit(steps.build_train_step(definition, optimizer(definition), num_steps=STEPS["num_steps"]))
+    return _train_step(definition)
 
 
 def loss_and_gradients(definition: Definition):
     """Return compiled `f(params, stats, batch, key)`: ((total, (losses, ..., statistics)), gradients)."""
+    return _loss_and_gradients(definition)
 
+
+@functools.cache
+def _state(definition: Definition, seed: int, x64: bool):
+    # Not compiled as a whole: most of its small operations are those of other models, too.
+    return initialise(definition)(jax.random.key(seed))
+
+
+@functools.cache
+def _train_step(definition: Definition):
+    return jax.jit(steps.build_train_step(definition, optimizer(definition), num_steps=STEPS["num_steps"]))
+
+
+@functools.cache
+def _loss_and_gradients(definition: Definition):
     def run(params, stats, batch, key):
         video = steps.prepare_training(definition, key, batch["video"])
         questions = steps.draw_questions(definition, key, video.shape[0])

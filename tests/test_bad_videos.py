@@ -118,7 +118,7 @@ def world(tmp_path_factory):
 def _run(world, workdir, fraction):
     fields = {**runs.FIELDS, "data.root": world / "digits", "data.max_bad_fraction": fraction}
     fields["evaluation.interval"] = 0.0  # the end is enough
-    return runs.Run(workdir, runs.command(workdir, fields), runs.environment(world / "cache")).wait()
+    return runs.train_here(workdir, fields)
 
 
 def test_a_run_that_meets_too_many_saves_and_ends_with_2(world):

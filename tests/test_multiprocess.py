@@ -15,8 +15,7 @@ from hvt_jax.engine.checkpoint import Checkpoints, parameter_digest
 from hvt_jax.settings import read_settings
 from tests import runs
 
-# 12 steps; BatchNorm and VICReg over the whole batch, and the largest parameters cut over the processes, except before
-# the stop: so both ways of training are compared, and what one saves is what the other goes on with. SGD, because
+# 12 steps; BatchNorm and VICReg over the whole batch, and the largest parameters cut over the processes. SGD, because
 # adaptive optimizers blow up the rounding noise by which the two differ.
 FIELDS = {
     **runs.FIELDS,
@@ -30,14 +29,14 @@ FIELDS = {
 }
 
 
-def _start_pair(world, **fields) -> list[runs.Run]:
+def _start_pair(world, name="two", **fields) -> list[runs.Run]:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     options = ["--distributed", f"--coordinator={address}", "--num_processes=2"]
-    arguments = runs.command(world / "two", {"data.root": world / "digits", **FIELDS, **fields}, *options)
-    variables = runs.environment(world / "cache")
-    return [runs.Run(world / "two", [*arguments, f"--process_id={number}"], variables) for number in range(2)]
+    arguments = runs.command(world / name, {"data.root": world / "digits", **FIELDS, **fields}, *options)
+    variables = runs.environment(devices=1)
+    return [runs.Run(world / name, [*arguments, f"--process_id={number}"], variables) for number in range(2)]
 
 
 def _wait(pair: list[runs.Run]) -> list[int]:
@@ -62,8 +61,8 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stopped(world):
-    """The pair, data parallel, after SIGTERM to one of them, and the step they saved."""
-    pair = _start_pair(world, **{"train.fsdp": False})
+    """The pair after SIGTERM to one of them, and the step they saved."""
+    pair = _start_pair(world)
     assert pair[0].wait_for_step(1), pair[0].wait().stderr
     pair[1].process.send_signal(signal.SIGTERM)
     assert _wait(pair) == [143, 143], [run.stderr[-3000:] for run in pair]
@@ -89,14 +88,32 @@ def test_resumed_where_they_stopped(stopped, resumed):
 
 
 def test_two_processes_are_one_with_two_devices(world, resumed):
-    one, two = (runs.numbers(world / name) for name in ("one", "two"))
+    _are_the_same(world, "two")
+
+
+@pytest.mark.long
+def test_data_parallel_processes_stop_and_go_on_with_parameters_that_are_cut(world):
+    """What one way of training saves is what the other goes on with."""
+    pair = _start_pair(world, "other", **{"train.fsdp": False})
+    assert pair[0].wait_for_step(1), pair[0].wait().stderr
+    pair[1].process.send_signal(signal.SIGTERM)
+    assert _wait(pair) == [143, 143], [run.stderr[-3000:] for run in pair]
+    assert "in 2 process(es), data parallel" in pair[0].stdout
+    resumed = _start_pair(world, "other")
+    assert _wait(resumed) == [0, 0], [run.stderr[-3000:] for run in resumed]
+    assert resumed[0].resumed_at == pair[0].preempted_at
+    _are_the_same(world, "other")
+
+
+def _are_the_same(world, folder):
+    one, two = runs.numbers(world / "one"), runs.numbers(world / folder)
     assert [record["step"] for record in one] == [record["step"] for record in two]
     for expected, found in zip(one, two, strict=True):
         assert expected.keys() == found.keys()
         for name in expected:
             message = f"step {expected['step']}: {name}"
             np.testing.assert_allclose(found[name], expected[name], rtol=2e-5, atol=1e-5, err_msg=message)
-    assert runs.results(world / "one")["knn"] == runs.results(world / "two")["knn"]
+    assert runs.results(world / "one")["knn"] == runs.results(world / folder)["knn"]
 
 
 def test_what_two_processes_saved_in_parts_is_whole(world, resumed):
@@ -111,7 +128,7 @@ def test_what_two_processes_saved_in_parts_is_whole(world, resumed):
 
 
 def test_the_second_process_takes_part_and_is_silent(stopped, resumed):
-    assert "in 2 process(es), data parallel" in stopped[0][0].stdout
+    assert "in 2 process(es), fsdp" in stopped[0][0].stdout
     assert "in 2 process(es), fsdp" in resumed[0].stdout
     assert [line for line in resumed[1].stdout.splitlines() if not line.startswith("[Gloo]")] == []
 

@@ -9,9 +9,11 @@ float32 and with the conv stem only: what follows from a ReLU that decides by th
 
 import shutil
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hvt_jax.model.level import LevelOutput
 from tests import golden_files, parity
 
 LINEAR = golden_files.GOLDENS / "ht_01_st_noncausal_mse_bn_nostem.npz"
@@ -20,7 +22,7 @@ CAUSAL = golden_files.GOLDENS / "ht_13_stc_timecausal_cs_bn_nostem.npz"
 
 
 @golden_files.each("step")
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@parity.BOTH
 def test_every_stored_number(path, dtype):
     found = parity.compare(path, dtype)
     assert parity.unaccounted(path, found, dtype) == []
@@ -54,6 +56,20 @@ def test_a_prediction_without_a_target_is_compared_as_well():
         arrays[key][:, position] += 0.01
     lines = parity.report(parity.compare(arrays, "float64"))
     assert [line.partition(":")[0] for line in lines] == ["prediction/space_u", "prediction/time_d"]
+
+
+def test_the_original_reorders_the_states_of_clips_and_of_no_other_level():
+    """Its frames were in order: `(b c) f -> b (f c)` stood in the module of the clip level alone."""
+    case = parity.Case(CAUSAL, "float32")
+    clips, frames = case.geometry.num_clips, case.geometry.frames_per_clip
+    assert clips > 1 and frames > 1
+    numbers = jnp.arange(clips * frames, dtype=jnp.float32)[None, :, None]
+    output = lambda groups: LevelOutput(jnp.zeros((1, groups, 1)), jnp.zeros((1, groups, 1)), numbers)  # noqa: E731
+    outputs = {"frame": output(clips), "clip": output(clips), "sequence": output(1)}
+    found = {level: np.ravel(out.states) for level, out in case.reorder_states(outputs).items()}
+    assert found["frame"].tolist() == found["sequence"].tolist() == list(range(clips * frames))
+    by_clip = np.arange(clips * frames).reshape(clips, frames)
+    np.testing.assert_array_equal(found["clip"], by_clip.T.ravel())
 
 
 def test_a_file_with_less_in_it_is_a_case_too_and_one_with_more_is_named():

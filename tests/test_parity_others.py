@@ -28,7 +28,6 @@ from tests import golden_files, parity
 from tests.parity_case import close, load, quick_jit, under
 from tests.small import small_settings
 
-BOTH = pytest.mark.parametrize("dtype", ["float64", "float32"])
 TOLERANCE = {"float64": 1e-6, "float32": 1e-5}  # of the largest value
 
 
@@ -59,7 +58,7 @@ def _losses() -> list:
     return found
 
 
-@BOTH
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize(("path", "shapes", "name"), _losses())
 def test_losses_and_their_gradients(path, shapes, name, dtype):
     arrays = load(path)
@@ -123,7 +122,7 @@ class Model:
         return all("predictors" in path or "state_norm" in path for path in self.missing)
 
 
-@BOTH
+@parity.BOTH
 @golden_files.each("siamese")
 def test_vicreg_between_two_views(path, dtype):
     arrays = load(path)
@@ -172,7 +171,7 @@ def _supervised() -> list:
     ]
 
 
-@BOTH
+@parity.BOTH
 @pytest.mark.parametrize(("path", "kind"), _supervised())
 def test_supervised_through_the_whole_network(path, kind, dtype):
     arrays = load(path, f"{kind}/")

@@ -10,7 +10,6 @@ import zlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from flax import nnx
 
 from hvt_jax.interop import original
@@ -19,7 +18,6 @@ from hvt_jax.nn.convolution import ConvNormRelu, SeparableConv, convolve, convol
 from tests import golden_files, parity
 from tests.parity_case import close, load, quick_jit
 
-BOTH = pytest.mark.parametrize("dtype", ["float64", "float32"])
 STORED = parity.STORED
 TOLERANCE = {"float64": STORED, "float32": 1e-5}  # of the largest value
 
@@ -59,7 +57,7 @@ def _filled(stem: ConvStem, prefix: str, dtype: str):
     return graph, *jax.tree_util.tree_map_with_path(fill, [nnx.to_pure_dict(part) for part in parts])
 
 
-@BOTH
+@parity.BOTH
 @golden_files.each("s3d_stem")
 def test_conv_stem(path, dtype):
     arrays = load(path)

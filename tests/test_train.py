@@ -1,4 +1,4 @@
-"""The command a user types, in processes of its own: what it leaves, how it resumes, how it refuses."""
+"""The command a user types: what it leaves, how it resumes, how it refuses."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import pathlib
 import re
 import shutil
 import signal
+import time
 
 import pytest
 
@@ -19,7 +20,7 @@ NUM_STEPS = 8
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A folder with the data (two of 24 videos damaged) and the compiled functions that runs share."""
+    """A folder with the data, two of 24 videos damaged."""
     folder = tmp_path_factory.mktemp("world")
     data = runs.make_data(folder / "digits")
     lists = [(data / "annotations" / f"{split}list01.txt").read_text() for split in ("train", "test")]
@@ -30,15 +31,23 @@ def world(tmp_path_factory):
     return folder
 
 
-def _start(world, workdir, **fields) -> runs.Run:
-    fields = {"data.root": world / "digits", **runs.FIELDS, **fields}
-    return runs.Run(workdir, runs.command(workdir, fields), runs.environment(world / "cache"))
+def _fields(world, **fields) -> dict:
+    return {"data.root": world / "digits", **runs.FIELDS, **fields}
+
+
+def _start(world, workdir) -> runs.Run:
+    """Start a process."""
+    return runs.Run(workdir, runs.command(workdir, _fields(world)), runs.environment())
+
+
+def _train(world, workdir, *, quick=True, **fields) -> runs.Ended:
+    return runs.train_here(workdir, _fields(world, **fields), quick=quick)
 
 
 @pytest.fixture(scope="module")
 def finished(world):
     """The folder of a run of 8 steps that nothing disturbed."""
-    run = _start(world, world / "finished").wait()
+    run = _train(world, world / "finished", quick=False)
     assert run.code == 0, run.stderr
     (world / "finished.txt").write_text(run.stdout)
     return world / "finished"
@@ -112,15 +121,29 @@ def test_damaged_videos_are_masked_and_named_once(world, finished):
 
 def test_a_finished_run_is_only_reported_again(world, finished, tmp_path):
     copy = _copy(finished, tmp_path)
-    run = _start(world, copy).wait()
+    run = _train(world, copy)
     assert run.code == 0, run.stderr
     assert run.resumed_at == NUM_STEPS and "step 8/8" not in run.stdout and "judging" not in run.stdout
     assert kill_and_resume.differences(finished, copy) == []
     assert runs.results(copy)["steps"] == NUM_STEPS
 
 
-def test_killed_runs_resume_bit_for_bit(world, finished):
-    workdir, said = world / "killed", []
+def test_a_killed_run_resumes_bit_for_bit(world, finished):
+    """A process by the command line, whose numbers are those of this process, too."""
+    killed = _start(world, world / "killed")
+    sealed = world / "killed" / "checkpoints" / "manifest-3.json"
+    while not sealed.exists():
+        assert killed.process.poll() is None, killed.wait().stderr
+        time.sleep(0.01)
+    assert killed.kill().code == -9, killed.stderr
+    last = _train(world, world / "killed")
+    assert last.code == 0 and last.resumed_at >= 3, last.stderr
+    assert kill_and_resume.differences(finished, world / "killed") == []
+
+
+@pytest.mark.long
+def test_runs_killed_again_and_again_resume_bit_for_bit(world, finished):
+    workdir, said = world / "killed_often", []
     last = kill_and_resume.kill_and_resume(lambda: _start(world, workdir), NUM_STEPS, 3, 1, said.append)
     assert last.code == 0, last.stderr
     assert len([line for line in said if "too late" not in line]) == 4, said  # header and three kills
@@ -154,10 +177,10 @@ def test_sigterm_in_a_judgement_saves_and_exits_143_and_a_second_run_is_refused(
     for name, text in left.items():
         (workdir / name).write_text(text)
     python, _, _, *arguments = runs.command(workdir, {"data.root": world / "digits", **runs.FIELDS})
-    run = runs.Run(workdir, [python, "-c", STOP_IN_A_JUDGEMENT, *arguments], runs.environment(world / "cache"))
+    run = runs.Run(workdir, [python, "-c", STOP_IN_A_JUDGEMENT, *arguments], runs.environment())
     state = os.waitid(os.P_PID, run.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
     assert state.si_code == os.CLD_STOPPED, run.wait().stderr
-    second = _start(world, workdir).wait()
+    second = _train(world, workdir)
     assert second.code == 2
     assert second.stderr.count("\n") == 1 and f"pid {run.process.pid}" in second.stderr
     os.kill(run.process.pid, signal.SIGCONT)
@@ -169,7 +192,7 @@ def test_sigterm_in_a_judgement_saves_and_exits_143_and_a_second_run_is_refused(
     assert "**Preempted at step 4**" in (workdir / "report.md").read_text()
     (earlier,) = workdir.glob("earlier-*")
     assert {path.name: path.read_text() for path in earlier.iterdir()} == left
-    resumed = _start(world, workdir).wait()
+    resumed = _train(world, workdir)
     assert (resumed.code, resumed.resumed_at) == (0, 4), resumed.stderr
     assert kill_and_resume.differences(finished, workdir) == []
 
@@ -180,7 +203,7 @@ def test_a_flipped_bit_falls_back_with_one_warning(world, finished, tmp_path):
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 1
     largest.write_bytes(content)
-    run = _start(world, copy).wait()
+    run = _train(world, copy)
     assert run.code == 0, run.stderr
     warnings = [line for line in run.stderr.splitlines() if line]
     assert len(warnings) == 1 and "checkpoint 8 rejected" in warnings[0] and "going on with step 6" in warnings[0]
@@ -191,7 +214,7 @@ def test_a_flipped_bit_falls_back_with_one_warning(world, finished, tmp_path):
 def test_a_changed_architecture_is_refused_with_the_paths(world, finished, tmp_path):
     copy = _copy(finished, tmp_path)
     before = (copy / "config.json").read_text()
-    run = _start(world, copy, **{"model.clip.mlp_width": 16}).wait()
+    run = _train(world, copy, **{"model.clip.mlp_width": 16})
     assert run.code == 2
     assert "levels/clip/transformer/layers/layer_00/mlp_hidden/kernel" in run.stderr
     assert "model.clip.mlp_width 12 -> 16" in run.stderr
@@ -204,7 +227,7 @@ def test_a_run_that_diverges_ends_with_3_and_its_state_apart(world, tmp_path):
     fields = {"optimizer.learning_rate": 1e30, "optimizer.name": "sgd", "optimizer.max_bad_updates": 2}
     # No checkpoint, no evaluation and no logged step at which it would be noticed anyway.
     fields |= {"logging.interval_steps": 100, "checkpoint.interval_steps": 100, "evaluation.interval": 0.0}
-    run = _start(world, tmp_path / "run", **fields, **{"optimizer.schedule": "constant"}).wait()
+    run = _train(world, tmp_path / "run", quick=False, **fields, **{"optimizer.schedule": "constant"})
     assert run.code == 3 and run.stderr == "", run.stderr  # the pictures of zeros and NaN say nothing there, either
     results, report = runs.results(tmp_path / "run"), (tmp_path / "run" / "report.md").read_text()
     assert results["outcome"] == "diverged" and results["knn"]["clip"]["motion"]["judged_step"] == 0
@@ -238,52 +261,38 @@ def _layout(world, tmp_path, name, text) -> pathlib.Path:
 
 
 def test_bad_input_gets_one_line_and_code_2(world, tmp_path):
-    """All at once, because each is mostly the start of Python."""
     climbing = _layout(world, tmp_path / "a", "trainlist01.txt", "../../../etc/passwd 1\n")
     empty = _layout(world, tmp_path / "b", "testlist01.txt", "")
     cases = {
-        "misspelt key": ({"train.bacth_size": 4}, "batch_size"),
-        "wrong type": ({"train.batch_size": "many"}, "train.batch_size"),
         "wrong choice": ({"objective.distance": "mes"}, "did you mean 'mse'?"),
         "geometry": ({"data.height": 40}, "data.height = 40 is no multiple of 16 .* use 32 or 48"),
         "no data": ({"data.root": tmp_path / "none"}, "make it with: python -m hvt_jax.make_digits --root="),
         "no ucf101": ({"data.root": tmp_path / "none", "data.name": "ucf101"}, "get UCF101.rar"),
         "empty list": ({"data.root": empty}, "testlist01.txt: is empty"),
         "climbing": ({"data.root": climbing}, "trainlist01.txt, row 1: '../../../etc/passwd' leads out of"),
-        "frozen": ({"optimizer.frozen": "('clop',)"}, "optimizer.frozen names clop; the labels are frame, "),
+        "frozen": ({"optimizer.frozen": ("clop",)}, "optimizer.frozen names clop; the labels are frame, "),
         "schedule": ({"train.num_epochs": 0.0}, "train.num_epochs = 0.0"),
     }
-    started = {
-        name: _start(world, tmp_path / "runs" / name.replace(" ", "_"), **fields) for name, (fields, _) in cases.items()
-    }
-    for name, run in started.items():
-        run.wait()
-        _is_one_line(name, run, cases[name][1])
+    for name, (fields, words) in cases.items():
+        run = _train(world, tmp_path / "runs" / name, **fields)
+        _is_one_line(name, run, words)
         assert not run.workdir.exists()
 
 
 def test_bad_command_lines_get_one_line_and_code_2(world, tmp_path):
+    """By the process's own exit code and output; every other kind of mistake is in test_cli.py."""
+    workdir = f"--workdir={tmp_path / 'x'}"
     cases = {
-        "no workdir": (["--config=configs/digits.py"], "--workdir is missing"),
-        "no config": ([f"--workdir={tmp_path / 'x'}"], "--config is missing"),
-        "no such config": (["--config=configs/nothing.py", f"--workdir={tmp_path / 'x'}"], "configs/nothing.py"),
-        "bad argument": (
-            ["--config=configs/digits.py:fast", f"--workdir={tmp_path / 'x'}"],
-            "digits.py:fast is unknown",
-        ),
-        "stray word": (
-            ["--config=configs/digits.py", f"--workdir={tmp_path / 'x'}", "fast"],
-            "unknown argument 'fast'",
-        ),
-        "unknown flag": (["--confg=configs/digits.py"], "confg"),
+        "misspelt key": (runs.command(tmp_path / "x", _fields(world, **{"train.bacth_size": 4})), "batch_size"),
+        "no data": (runs.command(tmp_path / "x", _fields(world, **{"data.root": "/nowhere"})), "make_digits --root="),
+        "no workdir": ([*runs.command("", {})[:3], "--config=configs/digits.py"], "--workdir is missing"),
+        "no config": ([*runs.command("", {})[:3], workdir], "--config is missing"),
+        "stray word": ([*runs.command(tmp_path / "x", {}), "fast"], "unknown argument 'fast'"),
     }
-    program = runs.command(tmp_path, {})[:3]
-    started = {
-        name: runs.Run(tmp_path / "x", [*program, *arguments], runs.environment())
-        for name, (arguments, _) in cases.items()
-    }
+    started = {name: runs.Run(tmp_path / "x", arguments, runs.environment()) for name, (arguments, _) in cases.items()}
     for name, run in started.items():
         _is_one_line(name, run.wait(), cases[name][1])
+    assert not (tmp_path / "x").exists()
 
 
 def _is_one_line(name, run, words):

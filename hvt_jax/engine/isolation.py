@@ -1,7 +1,8 @@
 """The proof that no gradient crosses a level border, or a list of where it does.
 
 For every level, the gradient of the losses it owns with respect to every parameter of the model. With
-stopped targets all blocks but a level's own are exactly zero, not merely small.
+stopped targets all blocks but a level's own are exactly zero, not merely small: in numbers of one batch (`audit`), and
+in the program itself, where no path leads there whatever the input (`open_paths`).
 """
 
 from collections.abc import Mapping
@@ -10,13 +11,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hvt_jax.engine import dataflow, steps
 from hvt_jax.engine import state as state_lib
-from hvt_jax.engine import steps
 from hvt_jax.engine.labels import label_names, label_norms, parameter_labels
 from hvt_jax.engine.state import Tree
 from hvt_jax.engine.steps import Definition
 
 Table = dict[str, dict[str, float]]
+
+
+def examine(definition: Definition, num_videos: int) -> tuple[str, int]:
+    """Return what the command `audit` prints, and the number of leaks in it."""
+    table = audit(definition, num_videos)
+    moved = leaks(table)
+    lines = [f"leak: the losses of {level} move {label} (gradient norm {norm:.3e})" for level, label, norm in moved]
+    known = {(level, label) for level, label, _ in moved}
+    lines += [
+        f"open: a path of the program leads from the losses of {level} to {label}"
+        for level, label in open_paths(definition, num_videos)
+        if (level, label) not in known
+    ]
+    verdict = (
+        f"{len(lines)} leaks" if lines else "no leak: no path of the program leads between levels, whatever the input"
+    )
+    return "\n".join([format_table(table), *lines, verdict]), len(lines)
 
 
 def audit(definition: Definition, num_videos: int) -> Table:
@@ -29,6 +47,34 @@ def audit(definition: Definition, num_videos: int) -> Table:
     video = np.random.default_rng(settings.seed).integers(0, 256, shape, np.uint8)
     batch = {"video": video, "valid": np.ones(num_videos, bool)}
     return isolation_table(definition, params, stats, batch, jax.random.key(settings.seed))
+
+
+def open_paths(definition: Definition, num_videos: int) -> list[tuple[str, str]]:
+    """Return (level, foreign label) wherever a level's losses could move parameters of another level.
+
+    Read off the traced program of the gradient, which is neither compiled nor run: an empty list is a proof for every
+    input and all parameters. `audit` shows the other half, that a level's own blocks are not zero.
+    """
+    settings = definition.settings
+    variables = jax.eval_shape(
+        lambda: state_lib.initial_variables(
+            settings.model, definition.geometry, side=settings.objective.side, key=settings.seed
+        )
+    )
+    shape = (num_videos, settings.data.num_frames, settings.data.height, settings.data.width, 3)
+    batch = {"video": jax.ShapeDtypeStruct(shape, jnp.uint8), "valid": jax.ShapeDtypeStruct((num_videos,), bool)}
+    shares = {level: jax.ShapeDtypeStruct((), jnp.float32) for level in definition.hierarchy}
+
+    def gradients(shares, params, stats, batch):
+        key = jax.random.key(settings.seed)
+        return jax.grad(_weighted_losses, argnums=1)(shares, params, definition, stats, batch, key)
+
+    reached = dataflow.reached_outputs(gradients, shares, *variables, batch)
+    labels = jax.tree.leaves(parameter_labels(variables[0], definition.hierarchy))
+    sources = jax.tree.leaves(reached, is_leaf=lambda x: isinstance(x, frozenset))
+    found = {(level, label) for label, levels in zip(labels, sources, strict=True) for level in levels}
+    order = [(level, label) for level in definition.hierarchy for label in label_names(definition.hierarchy)]
+    return [pair for pair in order if pair in found and pair[1].split("/")[0] != pair[0]]
 
 
 def isolation_table(
