@@ -19,7 +19,7 @@ _HOST = hashlib.sha256("".join([platform.machine(), *_FEATURES]).encode()).hexdi
 CACHE = pathlib.Path(__file__).parent.parent / ".cache" / f"jax-{_HOST}"
 # Inherited by the commands that tests start. Reading a stored program takes less than compiling the smallest ones.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax  # noqa: E402
@@ -27,10 +27,10 @@ import pytest  # noqa: E402
 
 # Nearly all time of these tests is compilation of tiny programs that run once. Without LLVM's optimisations and the
 # emitter of fused kernels it takes a fifth of the time. Inherited as above. An XLA that does not know a flag aborts, so
-# the second one is for the versions it was tried with only.
+# the others are for the versions they were tried with only.
 _FLAGS = ["--xla_backend_optimization_level=0"]
 if jax.__version_info__ < (0, 11):
-    _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+    _FLAGS += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
 os.environ["XLA_FLAGS"] = " ".join([*_FLAGS, os.environ.get("XLA_FLAGS", "")])
 
 jax.config.update("jax_num_cpu_devices", 4)

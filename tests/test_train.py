@@ -6,7 +6,6 @@ import pathlib
 import re
 import shutil
 import signal
-import time
 
 import pytest
 
@@ -126,19 +125,6 @@ def test_a_finished_run_is_only_reported_again(world, finished, tmp_path):
     assert run.resumed_at == NUM_STEPS and "step 8/8" not in run.stdout and "judging" not in run.stdout
     assert kill_and_resume.differences(finished, copy) == []
     assert runs.results(copy)["steps"] == NUM_STEPS
-
-
-def test_a_killed_run_resumes_bit_for_bit(world, finished):
-    """A process by the command line, whose numbers are those of this process, too."""
-    killed = _start(world, world / "killed")
-    sealed = world / "killed" / "checkpoints" / "manifest-3.json"
-    while not sealed.exists():
-        assert killed.process.poll() is None, killed.wait().stderr
-        time.sleep(0.01)
-    assert killed.kill().code == -9, killed.stderr
-    last = _train(world, world / "killed")
-    assert last.code == 0 and last.resumed_at >= 3, last.stderr
-    assert kill_and_resume.differences(finished, world / "killed") == []
 
 
 @pytest.mark.long
