@@ -4,6 +4,8 @@
 that is out of bounds.
 """
 
+import copy
+import functools
 import itertools
 import math
 import os
@@ -44,10 +46,20 @@ BOTH = pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", mark
 Numbers = dict[str, tuple[float, float]]
 
 
-def compare(source: pathlib.Path | dict[str, np.ndarray], dtype: str) -> dict[str, Numbers]:
-    """Return {section: {key: (largest error over max|x|, bound)}}; keys that end in "(absent)" are in no file."""
+def compare(
+    source: pathlib.Path | dict[str, np.ndarray], dtype: str, like: pathlib.Path | None = None
+) -> dict[str, Numbers]:
+    """Return {section: {key: (largest error over max|x|, bound)}}; keys that end in "(absent)" are in no file.
+
+    Args:
+      source: a golden file, or arrays of one.
+      dtype: "float64" or "float32".
+      like: the file that the arrays have their inputs from, which is replayed once for all.
+    """
     with jax.enable_x64(dtype == "float64"):
-        return Comparison(Case(source, dtype)).run()
+        path = source if like is None else like
+        found = replay(path, dtype) if isinstance(path, pathlib.Path) else Replay(Case(path, dtype))
+        return Comparison(found, source if isinstance(source, dict) else None).run()
 
 
 def report(found: dict[str, Numbers]) -> list[str]:
@@ -91,39 +103,39 @@ def token_variance(tokens: np.ndarray) -> np.ndarray:
     return rows.var(-2, ddof=1).mean(0)
 
 
-class Comparison:
-    """What was found in one case; `run` fills it."""
+class Replay:
+    """What our model makes of a case.
+
+    Attributes:
+      case: the case.
+      passes: the pass of every step that the file has losses of.
+      by_level: gradients of the first step: of each level's losses if the file has them, else {"": of their sum}.
+      gradient: their sum.
+      params: after one update.
+      evaluation: the pass in evaluation after it, if the file has one.
+    """
 
     def __init__(self, case: Case):
-        self.case, self.double = case, case.dtype == np.float64
-        self.noise: dict[str, float] = case.meta.get("noise_f32_abs", {})
-        self.found: dict[str, Numbers] = {section: {} for section in SECTIONS}
-
-    def run(self) -> dict[str, Numbers]:
-        case, step = self.case, quick_jit(self._step)
-        result, by_level = jax.device_get(step(case.params, case.stats))
-        self._forward(result)
-        gradient = self._gradients(by_level)
+        self.case = case
+        step = quick_jit(self._step)
+        result, self.by_level = jax.device_get(step(case.params, case.stats))
+        self.passes, self.gradient = [result], _sum(self.by_level)
         length = {"steps_per_epoch": 9, "num_steps": 9}  # the rate is constant
         optimizer = optim.build_optimizer(case.settings.optimizer, case.geometry.hierarchy, **length)
-        state, params, update = optimizer.init(case.params), case.params, quick_jit(optimizer.update)
-        params, state = self._move(update, gradient, state, params)
-        stats = result.stats
-        self._after(params, stats)
+        update = quick_jit(optimizer.update)
+        params, state = self._move(update, self.gradient, optimizer.init(case.params), case.params)
+        self.params, self.evaluation = params, None
         if case.part("eval"):
             evaluate = quick_jit(lambda p, s: case.forward(p, s, train=False))
-            self._evaluation(jax.device_get(evaluate(params, stats)))
+            self.evaluation = jax.device_get(evaluate(params, result.stats))
         for number in itertools.count(2):
             if not case.part(f"step{number}/loss"):
-                return self.found
-            result, by_level = jax.device_get(step(params, stats))
-            self._losses("later", f"step{number}/loss", result)
-            stats = result.stats
+                return
+            result, by_level = jax.device_get(step(params, result.stats))
+            self.passes.append(result)
             params, state = self._move(update, _sum(by_level), state, params)
 
     def _step(self, params, stats) -> tuple[Pass, dict]:
-        """Return a pass and the gradients of each level's losses if the file has them, else {"": of their sum}."""
-
         def losses(params):
             result = self.case.forward(params, stats, train=True)
             return (result.levels if self.case.part("level_grad") else {"": result.total}), result
@@ -139,6 +151,36 @@ class Comparison:
         owned = lambda path, g: g * (names[tuple(entry.key for entry in path)] in self.case.meta["owner"])  # noqa: E731
         updates, state = update(jax.tree_util.tree_map_with_path(owned, gradient), state, params)
         return jax.device_get((optax.apply_updates(params, updates), state))
+
+
+@functools.cache
+def replay(path: pathlib.Path, dtype: str) -> Replay:
+    """Return what our model makes of a file, once in a session."""
+    with jax.enable_x64(dtype == "float64"):
+        return Replay(Case(path, dtype))
+
+
+class Comparison:
+    """What was found in one case, or in arrays that have its inputs; `run` fills it."""
+
+    def __init__(self, replay: Replay, arrays: dict[str, np.ndarray] | None = None):
+        self.replay, self.case = replay, copy.copy(replay.case)
+        self.case.arrays = replay.case.arrays if arrays is None else arrays
+        self.double = self.case.dtype == np.float64
+        self.noise: dict[str, float] = self.case.meta.get("noise_f32_abs", {})
+        self.found: dict[str, Numbers] = {section: {} for section in SECTIONS}
+
+    def run(self) -> dict[str, Numbers]:
+        replay = self.replay
+        self._forward(replay.passes[0])
+        self._gradients(replay.by_level)
+        self._after(replay.params, replay.passes[0].stats)
+        if self.case.part("eval"):
+            self._evaluation(replay.evaluation)
+        for number, result in enumerate(replay.passes[1:], 2):
+            if self.case.part(f"step{number}/loss"):
+                self._losses("later", f"step{number}/loss", result)
+        return self.found
 
     def check(
         self, section: str, key: str, ours, theirs, *, noise: float | None = None, scale: float | None = None
@@ -191,11 +233,10 @@ class Comparison:
                 loss = result.losses[edge.source][str(edge)]
                 self.check(section, key, loss, self.case.arrays[key], noise=noise)
 
-    def _gradients(self, by_level: dict):
-        """Compare gradients and return their sum over levels."""
+    def _gradients(self, by_level: dict) -> None:
         levels = {f"level_grad/{original_config.GROUPS[level]}": tree for level, tree in by_level.items() if level}
-        total, whole = _sum(by_level), self.case.part("grad")
-        for prefix, tree in {**levels, "grad": total}.items():
+        whole = self.case.part("grad")
+        for prefix, tree in {**levels, "grad": self.replay.gradient}.items():
             stored = self.case.part(prefix)
             # Nothing of another level, or nothing at all, may come where the original has no gradient.
             silent = whole.keys() if prefix in levels else self.case.meta.get("never_gets_grad", ())
@@ -208,7 +249,6 @@ class Comparison:
                 if name in stored and path[-2:] == ("distance", "table"):
                     row = _row_0(stored[name])
                     self.check("gradients", f"{prefix}/{name} row 0 (absent)", np.zeros(row.shape), row)
-        return total
 
     def _gradient(self, key: str, name: str, ours, theirs, whole: float) -> None:
         noise, scale = self.noise.get(f"grad/{name}", 0.0), None

@@ -87,6 +87,7 @@ def ended(world, stopped):
     return run
 
 
+@pytest.mark.long
 def test_sigterm_to_one_stops_both_at_the_same_saved_step(world, stopped):
     pair, saved = stopped
     assert 6 <= saved < 12
@@ -94,6 +95,7 @@ def test_sigterm_to_one_stops_both_at_the_same_saved_step(world, stopped):
     assert saved in manifest.steps_in(checkpoints) and manifest.distrust(checkpoints, saved) is None
 
 
+@pytest.mark.long
 def test_one_goes_on_where_two_stopped_and_nothing_differs(world, stopped, ended):
     assert ended.resumed_at == stopped[1] and ended.stderr == ""  # what they saved in parts is whole
     _are_the_same(world, "two")
@@ -138,6 +140,7 @@ def _are_the_same(world, folder):
     assert runs.results(world / "one")["knn"] == runs.results(world / folder)["knn"]
 
 
+@pytest.mark.long
 def test_the_second_process_takes_part_and_is_silent(stopped):
     assert "in 2 process(es), fsdp" in stopped[0][0].stdout
     assert [line for line in stopped[0][1].stdout.splitlines() if not line.startswith("[Gloo]")] == []

@@ -31,7 +31,7 @@ def test_every_stored_number(path, dtype):
 
 @golden_files.each("step")
 def test_every_parameter_of_the_original_is_imported(path):
-    case = parity.Case(path, "float32")
+    case = parity.replay(path, "float64").case
     # Codes of edges that our rule does not have would show up here.
     assert set(case.unused) <= parity.HEAD
 
@@ -41,7 +41,7 @@ def test_every_number_that_is_off_is_reported():
     named = tuple(parity.NOT_COMPARED | parity.NOT_COMPARED_IN_DOUBLE)
     kept = {key for key, value in arrays.items() if key.startswith(named) or np.abs(value).max() < 1e-6}
     off = {key: value if key in kept else value * 1.001 for key, value in arrays.items()}
-    reported = {line.partition(": ")[0] for line in parity.report(parity.compare(off, "float64"))}
+    reported = {line.partition(": ")[0] for line in parity.report(parity.compare(off, "float64", like=LINEAR))}
     # Where the gradient is mathematically zero, or of one level, a thousandth of the rounding noise is nothing.
     assert reported == off.keys() - kept
     kinds = ("level_grad/space", "level_grad/time", "step3/loss", "token_variance", "eval/log_probs", "after/mlp_head")
@@ -54,13 +54,13 @@ def test_a_prediction_without_a_target_is_compared_as_well():
     for key, position in {"prediction/time_d": -1, "prediction/space_u": 0}.items():
         arrays[key] = arrays[key].copy()
         arrays[key][:, position] += 0.01
-    lines = parity.report(parity.compare(arrays, "float64"))
+    lines = parity.report(parity.compare(arrays, "float64", like=CAUSAL))
     assert [line.partition(":")[0] for line in lines] == ["prediction/space_u", "prediction/time_d"]
 
 
 def test_the_original_reorders_the_states_of_clips_and_of_no_other_level():
     """Its frames were in order: `(b c) f -> b (f c)` stood in the module of the clip level alone."""
-    case = parity.Case(CAUSAL, "float32")
+    case = parity.replay(CAUSAL, "float64").case
     clips, frames = case.geometry.num_clips, case.geometry.frames_per_clip
     assert clips > 1 and frames > 1
     numbers = jnp.arange(clips * frames, dtype=jnp.float32)[None, :, None]
@@ -75,10 +75,10 @@ def test_the_original_reorders_the_states_of_clips_and_of_no_other_level():
 def test_a_file_with_less_in_it_is_a_case_too_and_one_with_more_is_named():
     arrays, _ = parity.read(CONV)
     less = {key: value for key, value in arrays.items() if not key.startswith(("after/", "eval/", "f32/"))}
-    found = parity.compare(less, "float32")
+    found = parity.compare(less, "float64", like=CONV)
     assert not found["after"] and not found["evaluation"] and not parity.report(found)
-    assert parity.unaccounted(less, found, "float32") == []
-    left = parity.unaccounted(less | {"grad/stranger": np.zeros(2), "more": np.zeros(2)}, found, "float32")
+    assert parity.unaccounted(less, found, "float64") == []
+    left = parity.unaccounted(less | {"grad/stranger": np.zeros(2), "more": np.zeros(2)}, found, "float64")
     assert left == ["grad/stranger", "more"]
 
 
@@ -91,7 +91,7 @@ def test_only_what_follows_from_a_flipped_relu_has_a_wider_bound_and_only_after_
     ]
     usual = ["loss/space/up", "target_agg/backbone", "grad/to_patch_embedding.1.weight", "token_variance/space"]
     usual += ["after/backbone.net.0.bn_s.running_mean", "after/linear_proj.space.weight", "level_grad/backbone/x"]
-    conv, linear = (parity.Comparison(parity.Case(path, "float32")) for path in (CONV, LINEAR))
+    conv, linear = (parity.Comparison(parity.replay(path, "float64")) for path in (CONV, LINEAR))
     assert all(conv.single_bound(key, 0.0) >= parity.AFTER_A_FLIP for key in wider)
     assert all(conv.single_bound(key, 0.0) <= parity.SINGLE_LOSS for key in usual)
     assert all(linear.single_bound(key, 0.0) <= parity.SINGLE_LOSS for key in wider + usual)

@@ -14,15 +14,15 @@ import pytest
 from hvt_jax.data import decode
 from hvt_jax.data.problems import Problem, VideoError
 
-_CASES = 36  # three of every kind
 
-
-def test_every_case_is_delivered_or_reported(tmp_path, data_settings):
+# Three of every kind, and for `make test-long` what `python -m tests.fuzz_videos` runs.
+@pytest.mark.parametrize("count", [36, pytest.param(300, marks=pytest.mark.long)])
+def test_every_case_is_delivered_or_reported(tmp_path, data_settings, count):
     settings = dataclasses.replace(data_settings, max_bad_fraction=1.0)
-    outcomes = fuzz.run(tmp_path, _CASES, 1, settings)
+    outcomes = fuzz.run(tmp_path, count, 1, settings)
     cases, good, bad, converted, failed, delivered, reported, crashed, hung = fuzz.row_of(outcomes)
-    assert (cases, good + bad, delivered + reported, crashed, hung) == (_CASES, _CASES, _CASES, 0, 0)
-    assert converted + failed == _CASES
+    assert (cases, good + bad, delivered + reported, crashed, hung) == (count, count, count, 0, 0)
+    assert converted + failed == count
     assert delivered > 6 and reported > 6
     for outcome in outcomes:
         if not outcome.entry.problem:  # what a scan has found good is whole in training

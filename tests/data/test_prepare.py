@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
@@ -97,6 +98,18 @@ def test_one_and_three_workers_give_the_same_bytes(settings, tmp_path, kind):
         _convert(settings, tmp_path / str(workers), kind, shards=3, workers=workers)
     one, three = (_contents(tmp_path / name) for name in "13")
     assert one == three and not [path for path in one if path.suffix == ".tmp"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("engine", "package"), [("beam", "apache_beam"), ("ray", "ray")])
+@pytest.mark.filterwarnings("default")  # of other packages
+def test_beam_and_ray_give_the_same_bytes(settings, tmp_path, monkeypatch, engine, package):
+    """Both are extras; Beam wants an environment of its own (requirements-extras.txt)."""
+    pytest.importorskip(package)
+    monkeypatch.setenv("PYTHONPATH", str(pathlib.Path(__file__).parents[2]))
+    _convert(settings, tmp_path / "local", shards=3)
+    _convert(settings, tmp_path / engine, shards=3, workers=2, run=getattr(prepare_engines, f"run_{engine}"))
+    assert _contents(tmp_path / engine) == _contents(tmp_path / "local")
 
 
 def test_valid_shards_are_left_as_they_are(settings, raw, tmp_path):
