@@ -96,9 +96,8 @@ def _decode_video(clip: Clip) -> np.ndarray:
         for frame in container.decode(stream):
             while found < len(times) and frame.pts is not None and frame.pts >= times[found] - 0.5:
                 box = transforms.cover_box(frame.height, frame.width, clip.height, clip.width)
-                pixels = frame.reformat(
-                    box.resized_width, box.resized_height, "rgb24", interpolation="BILINEAR", threads=1
-                ).to_ndarray()
+                is_exact = isinstance(clip.source, bytes)
+                pixels = transforms.to_rgb(frame, box.resized_height, box.resized_width, is_exact)
                 frames[found] = pixels[box.top : box.top + clip.height, box.left : box.left + clip.width]
                 found += 1
             if found == len(times):

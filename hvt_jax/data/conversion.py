@@ -77,10 +77,10 @@ class Failure:
 def convert_video(task: Task, renew: Callable[[], None]) -> EncodedVideo | Failure:
     """Return a video, or its segment, as it is stored; `renew` is called with every thousand frames."""
     try:
-        with decode.VideoReader(task.file, task.timeout_seconds) as reader:
+        with decode.VideoReader(task.file, task.timeout_seconds, renew) as reader:
             frames = segments.frame_range(reader.info, task.video)
             fps = reader.info.fps if _SLOWEST_RATE <= reader.info.fps <= encode.LARGEST_RATE else 0.0
-            collected = _Collected(task.encoding, fps, renew)
+            collected = _Collected(task.encoding, fps)
             reader.read_range(frames, collected.keep)
         return collected.finish(task.name, len(frames))
     except VideoError as error:
@@ -92,16 +92,12 @@ def convert_video(task: Task, renew: Callable[[], None]) -> EncodedVideo | Failu
 class _Collected:
     """Frames encoded as they come; the first one decides the size, and a second first one begins anew."""
 
-    def __init__(self, encoding: Encoding, fps: float, renew: Callable[[], None]):
-        self._encoding, self._fps, self._renew = encoding, fps, renew
+    def __init__(self, encoding: Encoding, fps: float):
+        self._encoding, self._fps = encoding, fps
 
     def keep(self, number: int, frame: av.VideoFrame) -> None:
-        if number % decode.FRAMES_PER_TIMEOUT == 0:
-            self._renew()
         if number == 0:
-            turned = round(frame.rotation / 90) % 2
-            upright = (frame.width, frame.height) if turned else (frame.height, frame.width)
-            self._size = self._encoding.size(*upright)
+            self._size = self._encoding.size(*transforms.upright_size(frame))
             self._jpegs: list[bytes] = []
             if self._encoding.content == "mp4":
                 self._mp4 = encode.Mp4Writer(self._fps, self._encoding.group, self._encoding.crf)

@@ -5,19 +5,19 @@ presentation times, never by counting from a seek. If they are not found there, 
 """
 
 import os
+import pathlib
 import time
 from collections.abc import Callable, Iterator
 
 import av
 import numpy as np
 
-from hvt_jax.data import containers, frame_order, index_cache, stages, transforms
+from hvt_jax.data import containers, frame_index, images, indexing, picture_files, stages, transforms
 from hvt_jax.data.containers import VideoInfo
+from hvt_jax.data.frame_index import Keep
 from hvt_jax.data.problems import Problem, VideoError, faults_named
 
 FRAMES_PER_TIMEOUT = 1000  # `read_all` may take the time limit for each so many, or no long film would pass
-
-Keep = Callable[[int, av.VideoFrame], None]  # takes the place of a frame among those wanted, and the frame
 
 
 def probe(path: str | os.PathLike, timeout_seconds: float = 30.0) -> VideoInfo:
@@ -45,21 +45,32 @@ def decode_frames(
 class VideoReader:
     """An open video file: `info`, `source`, and `read` for frames. Use it in a `with` statement."""
 
-    def __init__(self, source: containers.Source, timeout_seconds: float):
-        """Open a file, or the bytes of one, and list its frames; `timeout_seconds` covers all use of this reader.
+    def __init__(self, source: containers.Source, timeout_seconds: float, renew: Callable[[], None] | None = None):
+        """Open a file, or the bytes of one, and list its frames.
+
+        Args:
+          source: the file.
+          timeout_seconds: covers all use of this reader, or with `renew` each thousand frames.
+          renew: called with every thousand frames that are listed or decoded.
 
         Raises:
           VideoError: if it is missing, damaged or without video.
         """
-        self.source, self._timeout_seconds = source, timeout_seconds
+        self.source, self._timeout_seconds, self._renew = source, timeout_seconds, renew
         self._deadline = time.monotonic() + timeout_seconds
-        self._container, self._is_fresh = None, False
+        self._container = self._picture = None
+        self._is_fresh = False
         with faults_named():
+            containers.check_source(source)
+            if not isinstance(source, bytes) and picture_files.is_picture(pathlib.Path(source)):
+                self._picture = images.read_picture(source)
+                self._index, self.info = containers.one_frame(self._picture)
+                return
             self._open()
             try:
-                listed = index_cache.list_frames(source, self._container, self._stream, self._deadline)
+                listed = indexing.list_frames(source, self._container, self._stream, self._tick)
                 self._index, self._is_fresh = listed
-                self.info = self._read_info()
+                self.info = containers.read_info(self._container, self._stream, self._index)
             except Exception:
                 self.close()
                 raise
@@ -96,41 +107,40 @@ class VideoReader:
         if outside.size:
             raise VideoError(Problem.TOO_FEW_FRAMES, f"frame {outside[0]} of {count} was asked for", count)
         numbers = self._index.frame_numbers(indices)
-        wanted, positions, frames = frame_order.plan_reading(numbers, height, width, out)
+        wanted, positions, frames = frame_index.plan_reading(numbers, height, width, out)
+        is_exact = isinstance(self.source, bytes)  # of a storage, whose frames were given in RGB
 
         def keep(place: int, frame: av.VideoFrame) -> None:
-            frames[place] = transforms.fit_frame(frame, height, width)
+            frames[place] = transforms.fit_frame(frame, height, width, is_exact)
 
         with faults_named():
             containers.check_found(self._read_wanted(wanted, keep), len(wanted))
-        return frame_order.finish_reading(frames, positions, out)
+        return frame_index.finish_reading(frames, positions, out)
 
     def upright_size(self) -> tuple[int, int]:
         """Return height and width in pixels of the first frame, upright; a `VideoError` if none can be decoded."""
         with faults_named():
             self._open()
-            for _, frame in self._decoded(timed=False):
-                turned = round(frame.rotation / 90) % 2
-                return (frame.width, frame.height) if turned else (frame.height, frame.width)
+            for _, frame in self._decoded(self._index.skipped):
+                return transforms.upright_size(frame)
         raise VideoError(Problem.TOO_FEW_FRAMES, "no frame can be decoded")
 
     def read_all(self, keep: Keep) -> None:
         """Decode every frame that `read` can be asked for and call `keep(number, frame)` with each, as it is stored.
 
-        Numbers rise; they begin again at 0, once, where the times of the frames turn out to be of no use. The time
-        limit begins anew with every thousand frames.
+        Numbers rise; they begin again at 0, once, where the times of the frames turn out to be of no use.
 
         Raises:
           VideoError: if a frame is not found, the file is damaged, or the time is over.
         """
         wanted = np.arange(self.info.num_frames)
         with faults_named():
-            containers.check_found(self._read_from_start(wanted, self._renewing(keep)), len(wanted))
+            containers.check_found(self._read_from_start(wanted, keep), len(wanted))
 
     def read_range(self, frames: range, keep: Keep) -> None:
         """Call `keep(number, frame)` with each frame that `read` would take for `frames`, numbers from 0, as stored.
 
-        Time limit, numbers that begin again at 0 and errors as in `read_all`; only what is needed is decoded.
+        Numbers that begin again at 0 and errors as in `read_all`; only what is needed is decoded.
         """
         numbers = self._index.frame_numbers(np.asarray(frames))  # rising: at a variable rate with repeats and gaps
         wanted, counts = np.unique(numbers, return_counts=True)
@@ -142,32 +152,24 @@ class VideoReader:
 
         read = self._read_from_start if len(frames) == self.info.num_frames else self._read_wanted
         with faults_named():
-            containers.check_found(read(wanted, self._renewing(repeat)), len(wanted))
+            containers.check_found(read(wanted, repeat), len(wanted))
 
-    def _renewing(self, keep: Keep) -> Keep:
-        def keep_in_time(place: int, frame: av.VideoFrame) -> None:
-            if place % FRAMES_PER_TIMEOUT == 0:
-                self._deadline = time.monotonic() + self._timeout_seconds
-            keep(place, frame)
-
-        return keep_in_time
+    def _tick(self, number: int) -> None:
+        """Raise a `VideoError` once the time is over; with every thousand frames it begins anew if it is renewed."""
+        if self._renew is not None and number % FRAMES_PER_TIMEOUT == 0:
+            self._renew()
+            self._deadline = time.monotonic() + self._timeout_seconds
+        containers.check_deadline(self._deadline)
 
     def _open(self) -> None:
         if self._is_fresh:  # its frames were known and nothing has been read of it
             self._is_fresh = False
             return
+        if self._picture is not None:
+            return
         self.close()
         seconds = self._deadline - time.monotonic()
         self._container, self._stream = containers.open_file(self.source, seconds)
-
-    def _read_info(self) -> VideoInfo:
-        stream, index = self._stream, self._index
-        count = len(index.times)
-        seconds = float((index.times[-1] - index.times[0]) * (stream.time_base or 0)) if index.timed else 0.0
-        fps = (count - 1) / seconds if seconds > 0 else float(stream.average_rate or 0)
-        size, seconds = (stream.height, stream.width), count / fps if fps else 0.0
-        codec = stream.codec_context
-        return VideoInfo(count, fps, *size, seconds, codec.codec.canonical_name, codec.pix_fmt or "")
 
     @stages.timed("decode")
     def _read_wanted(self, wanted: np.ndarray, keep: Keep) -> int:
@@ -182,11 +184,14 @@ class VideoReader:
         """Do as `_read_wanted` without a seek."""
         if self._index.timed:
             self._open()
-            found, in_order = self._match(self._decoded(timed=True), self._index.times[wanted], keep)
+            found, in_order = frame_index.match(
+                self._index, self._decoded(self._index.skipped), self._index.times[wanted], keep
+            )
             if found == len(wanted) or in_order:
                 return found
         self._open()
-        return self._match(self._decoded(timed=False), wanted, keep)[0]
+        numbered = ((number, frame) for number, (_, frame) in enumerate(self._decoded(self._index.skipped)))
+        return frame_index.match(self._index, numbered, wanted, keep)[0]
 
     def _read_run(self, wanted: np.ndarray, first: int, keep: Keep) -> bool:
         """Seek before the first frame wanted, which has place `first`; False if they are not all found there."""
@@ -197,7 +202,9 @@ class VideoReader:
         try:
             self._is_fresh = False
             self._container.seek(int(self._index.key_seeks[key]), stream=self._stream, backward=True)
-            found, _ = self._match(self._decoded(timed=True), goals, lambda place, frame: keep(first + place, frame))
+            found, _ = frame_index.match(
+                self._index, self._decoded(), goals, lambda place, frame: keep(first + place, frame)
+            )
             return found == len(wanted)
         except av.FFmpegError:  # some formats cannot seek; reading from the start decides whether the file is bad
             return False
@@ -206,44 +213,13 @@ class VideoReader:
                 raise
             return False
 
-    def _decoded(self, timed: bool) -> Iterator[tuple[int | None, av.VideoFrame]]:
-        """Yield decoded frames with their time, or with their number where times are of no use."""
-        number = 0
-        for packet in self._container.demux(self._stream):
-            containers.check_deadline(self._deadline)
-            for frame in packet.decode():
-                yield (frame.pts if timed else number), frame
-                number += 1
-
-    def _match(self, decoded, goals: np.ndarray, keep: Keep) -> tuple[int, bool]:
-        """Keep the decoded frames nearest to `goals`; return how many, and whether times were rising.
-
-        A frame is never replaced by one more than half a frame away.
-        """
-        spacing = self._index.half_spacing
-        found, before, frame_before, is_damaged = 0, None, None, False
-        for when, frame in decoded:
-            if when is None or (before is not None and when <= before):
-                return found, False
-            # Decoders paint over what they cannot decode, and the frames up to the next keyframe are made from it.
-            was_damaged, is_damaged = is_damaged, frame.is_corrupt or (is_damaged and not frame.key_frame)
-            while found < len(goals) and when >= goals[found]:
-                goal, is_bad = goals[found], is_damaged
-                nearest, error = frame, when - goal
-                if error and before is None:  # began too late to know what was shown at the goal
-                    return found, True
-                if error and goal - before < error:
-                    nearest, error, is_bad = frame_before, goal - before, was_damaged
-                if error > spacing:
-                    return found, True
-                containers.check_whole(is_bad, found)
-                keep(found, nearest)
-                found += 1
-            if found == len(goals):
-                return found, True
-            before, frame_before = when, frame
-        if found == len(goals) - 1 and before is not None and goals[found] - before <= spacing:
-            containers.check_whole(is_damaged, found)
-            keep(found, frame_before)
-            found += 1
-        return found, True
+    def _decoded(self, skipped: int = 0) -> Iterator[tuple[int | None, av.VideoFrame]]:
+        """Yield decoded frames with their time, without the first `skipped` packets."""
+        if self._picture is not None:
+            yield 0, self._picture
+            return
+        for number, packet in enumerate(self._container.demux(self._stream)):
+            self._tick(number)
+            if number >= skipped:
+                for frame in packet.decode():
+                    yield frame.pts, frame

@@ -20,6 +20,9 @@ _H264 = {
     "x264-params": "cpu-independent=1",
 }
 LARGEST_RATE = 1000  # frames per second
+# Bicubic, accurate rounding, full chroma input: rounded as usual frames would be darker by one level of 255. Numbers,
+# because PyAV 17 has no names for the last two.
+_EXACT = 0x4 | 0x40000 | 0x4000
 
 
 def encode_jpegs(frames: Iterable[np.ndarray], quality: int) -> list[bytes]:
@@ -81,7 +84,7 @@ class Mp4Writer:
         if self._stream is None:
             self._stream = _add_stream(self._container, self._rate, frame.shape, self._options)
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-        picture = picture.reformat(format="yuv420p", threads=1)
+        picture = picture.reformat(format="yuv420p", interpolation=_EXACT, threads=1)
         picture.pts, picture.time_base = self._number, 1 / self._rate
         self._number += 1
         self._container.mux(self._stream.encode(picture))

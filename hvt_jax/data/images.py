@@ -16,23 +16,43 @@ from hvt_jax.data.problems import Problem, VideoError
 
 MAX_BYTES = 1 << 28  # of one picture
 _PNG_START = b"\x89PNG\r\n\x1a\n"
+_JPEG_EXIF, _PNG_EXIF, _HEADER_BYTES = b"Exif\0\0", b"eXIf", 1 << 16
+_ORIENTATION_TAG, _MOST_TAGS = 0x112, 1000
+# EXIF orientation -> quarter turns counter-clockwise and whether it is mirrored before, see `transforms.turn_upright`.
+_UPRIGHT = {1: (0, False), 2: (0, True), 3: (2, False), 4: (2, True)}
+_UPRIGHT |= {5: (1, True), 6: (3, False), 7: (3, True), 8: (1, False)}
 
 
 @stages.timed("decode")
-def decode_image(content: bytes) -> np.ndarray:
-    """Return a JPEG or PNG picture as uint8 [Y, X, 3] in RGB.
+def decode_image(content: bytes, is_strict: bool = True) -> np.ndarray:
+    """Return a JPEG or PNG picture, upright as its EXIF data says, as uint8 [Y, X, 3] in RGB.
+
+    Args:
+      content: of the file.
+      is_strict: whether bytes too many between two parts of a JPEG count as damage. They may be the trace of a flipped
+        bit, but there are pictures in public data sets that have some and show no fault.
 
     Raises:
       VideoError: if it is damaged, too large, or neither of the two.
     """
     try:
-        height, width, colours = image_size(content)
-        if colours in ("png", "CMYK", "YCCK"):
-            return _decode_by_ffmpeg(content, "png" if colours == "png" else "mjpeg", height, width)
-        return simplejpeg.decode_jpeg(content)
+        pixels = _decode_as_stored(content, is_strict)
+        return transforms.turn_upright(pixels, *_UPRIGHT[_exif_orientation(content)])
     except (ValueError, av.FFmpegError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise VideoError(Problem.UNREADABLE, f"a picture cannot be decoded ({reason})") from error
+
+
+def _decode_as_stored(content: bytes, is_strict: bool) -> np.ndarray:
+    height, width, colours = _read_header(content)
+    if colours in ("png", "CMYK", "YCCK"):
+        return _decode_by_ffmpeg(content, "png" if colours == "png" else "mjpeg", height, width)
+    try:
+        return simplejpeg.decode_jpeg(content)
+    except ValueError as error:
+        if is_strict or "extraneous bytes" not in str(error):
+            raise
+        return _decode_by_ffmpeg(content, "mjpeg", height, width)
 
 
 class Room:
@@ -74,22 +94,30 @@ def _fit(frame: np.ndarray, pixels: np.ndarray) -> None:
 
 @stages.timed("decode")
 def _decode_in_place(content: bytes, room: np.ndarray) -> bool:
-    """Return whether `room` now holds a JPEG picture of just its size.
+    """Return whether `room` now holds a JPEG picture of just its size, that need not be turned.
 
     A larger one is refused, so the header need not be read before.
     """
+    if _exif_orientation(content) != 1:
+        return False
     try:
         return simplejpeg.decode_jpeg(content, buffer=room).shape == room.shape
     except ValueError:  # another size, no JPEG, or damage: `decode_image` says which
         return False
 
 
-def image_size(content: bytes) -> tuple[int, int, str]:
-    """Return height and width in pixels and the colour space of a picture, "png" for a PNG, without decoding it.
+def image_size(content: bytes) -> tuple[int, int]:
+    """Return height and width in pixels of a picture once it is upright, without decoding it.
 
     Raises:
       VideoError: if it is neither a JPEG nor a PNG, or too large.
     """
+    height, width, _ = _read_header(content)
+    return (width, height) if _UPRIGHT[_exif_orientation(content)][0] % 2 else (height, width)
+
+
+def _read_header(content: bytes) -> tuple[int, int, str]:
+    """Return height and width in pixels as stored and the colour space of a picture, "png" for a PNG."""
     if len(content) > MAX_BYTES:
         raise VideoError(Problem.TOO_LARGE, f"a picture of {len(content)} bytes, more than {MAX_BYTES}")
     if content[:8] == _PNG_START and content[12:16] == b"IHDR" and len(content) >= 24:
@@ -103,6 +131,25 @@ def image_size(content: bytes) -> tuple[int, int, str]:
     if not 0 < height * width <= containers.MAX_PIXELS:
         raise VideoError(Problem.TOO_LARGE, f"a picture of {width}x{height} pixels, more than {containers.MAX_PIXELS}")
     return height, width, colours
+
+
+def _exif_orientation(content: bytes) -> int:
+    """Return the number from 1 to 8 that a picture has for how it is held, 1 (upright) if it has none."""
+    mark = _PNG_EXIF if content.startswith(_PNG_START) else _JPEG_EXIF
+    at = content.find(mark, 0, _HEADER_BYTES)
+    if at < 0:
+        return 1
+    tiff = content[at + len(mark) : at + _HEADER_BYTES]
+    order = "little" if tiff.startswith(b"II") else "big"
+
+    def number(place: int, size: int) -> int:
+        return int.from_bytes(tiff[place : place + size], order)
+
+    first = number(4, 4)
+    for entry in range(first + 2, first + 2 + 12 * min(number(first, 2), _MOST_TAGS), 12):
+        if number(entry, 2) == _ORIENTATION_TAG:
+            return number(entry + 8, 2) if number(entry + 8, 2) in _UPRIGHT else 1
+    return 1
 
 
 def fit_pixels(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -138,6 +185,17 @@ def read_image(path: str | os.PathLike) -> bytes:
         return _read_all(handle, status.st_size)
     finally:
         os.close(handle)
+
+
+def read_picture(path: str | os.PathLike) -> av.VideoFrame:
+    """Return a picture, which may be reached through links, as an upright frame of pixels.
+
+    Raises:
+      VideoError: if it is damaged or too large.
+    """
+    with open(path, "rb") as file:
+        content = file.read(MAX_BYTES + 1)
+    return av.VideoFrame.from_ndarray(np.ascontiguousarray(decode_image(content, is_strict=False)), format="rgb24")
 
 
 def _read_all(handle: int, size: int) -> bytes:

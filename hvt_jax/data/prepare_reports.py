@@ -13,7 +13,7 @@ from hvt_jax.data.sources import DataError, Video
 from hvt_jax.data.storages.files import file_sha256
 from hvt_jax.data.storages.index import index_path
 
-_FORMAT = 1  # raise it when equal options give other bytes
+_FORMAT = 2  # raise it when equal options give other bytes
 _MAX_BYTES = 1 << 30
 _FIELDS = ("sha256", "index_sha256", "bytes", "videos", "failures")
 _RETRIED = (str(Problem.TIMEOUT), str(Problem.CRASHED))  # it may have been the machine

@@ -112,8 +112,7 @@ def check_video(task: tuple[str, float], renew: killable.Renew) -> dict[str, int
     kinds: set[tuple] = set()
 
     def keep(number: int, frame: av.VideoFrame) -> None:
-        if number % decode.FRAMES_PER_TIMEOUT == 0:
-            renew()
+        del number
         kind = frame.format.name, frame.width, frame.height, frame.rotation
         if kind not in kinds:
             transforms.fit_frame(frame, *_CONVERTED_SIZE)
@@ -121,7 +120,7 @@ def check_video(task: tuple[str, float], renew: killable.Renew) -> dict[str, int
             found.setdefault("rotation", round(frame.rotation) % 360)
 
     try:
-        with decode.VideoReader(path, timeout_seconds) as reader:
+        with decode.VideoReader(path, timeout_seconds, renew) as reader:
             info = reader.info
             found |= {"frames": info.num_frames, "seconds": info.duration_seconds, "fps": info.fps}
             found |= {"height": info.height, "width": info.width}

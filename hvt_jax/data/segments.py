@@ -36,21 +36,27 @@ _AnyReader = TypeVar("_AnyReader", bound=Reader)
 def frame_range(info: VideoInfo, video: Video) -> range:
     """Return the frames of a video file that `video` means: all, or those shown from its start to before its end.
 
-    A segment has one frame at least, and what it has beyond the end of the file is left out.
+    Seconds count from the start of the file, as in a player. A segment has one frame at least, and what it has beyond
+    the end of the file is left out.
 
     Raises:
-      VideoError: if the segment begins after the last frame, or there is no frame rate to find it by.
+      VideoError: if no picture is shown in the segment, or there is no frame rate to find it by.
     """
     if not (video.start_seconds or video.end_seconds):
         return range(info.num_frames)
     if info.fps <= 0:
         raise VideoError(Problem.UNREADABLE, "has no frame rate, so no segment in seconds can be found")
-    first = round(video.start_seconds * info.fps)
+    first = max(0, round((video.start_seconds - info.start_seconds) * info.fps))
     if first >= info.num_frames:
-        seconds = info.num_frames / info.fps
+        seconds = info.start_seconds + info.num_frames / info.fps
         reason = f"its segment begins at {video.start_seconds:g} s, the video ends at {seconds:.2f} s"
         raise VideoError(Problem.TOO_SHORT, reason)
-    stop = round(video.end_seconds * info.fps) if video.end_seconds else info.num_frames
+    stop = round((video.end_seconds - info.start_seconds) * info.fps) if video.end_seconds else info.num_frames
+    if stop <= 0 < info.start_seconds:
+        reason = (
+            f"its segment ends at {video.end_seconds:g} s, the first picture is shown at {info.start_seconds:.2f} s"
+        )
+        raise VideoError(Problem.TOO_SHORT, reason)
     return range(first, min(max(stop, first + 1), info.num_frames))
 
 

@@ -19,7 +19,8 @@ from hvt_jax.data import (
     catalog,
     decode,
     doctor,
-    index_cache,
+    frame_index,
+    indexing,
     pipeline,
     reading,
     sampling,
@@ -53,7 +54,7 @@ def _slowed(function):
     ("stage", "owner", "name"),
     [
         ("read", decode.containers, "open_file"),
-        ("decode", decode.VideoReader, "_match"),
+        ("decode", decode.frame_index, "match"),
         ("resize", decode.transforms, "cover_box"),
         ("sample", sampling, "pick_frames"),
     ],
@@ -223,8 +224,8 @@ def test_the_bare_loop_decodes_the_same_frames(train, data_settings, tmp_path):
 
 
 def test_a_file_is_listed_once_until_it_changes(train, tmp_path, monkeypatch):
-    listed, original = [], decode.containers.index_frames
-    monkeypatch.setattr(decode.containers, "index_frames", lambda *given: listed.append(1) or original(*given))
+    listed, original = [], indexing.index_packets
+    monkeypatch.setattr(indexing, "index_packets", lambda *given: listed.append(1) or original(*given))
     path = tmp_path / "a.avi"
     for video, times in ((0, 1), (1, 2)):
         path.unlink(missing_ok=True)
@@ -237,8 +238,8 @@ def test_a_file_is_listed_once_until_it_changes(train, tmp_path, monkeypatch):
 
 
 def test_the_lists_that_are_kept_are_bounded():
-    cache = index_cache.IndexCache(most_frames=10)
-    lists = [decode.containers.FrameIndex(np.arange(4), np.arange(1), np.arange(1), True) for _ in range(4)]
+    cache = frame_index.IndexCache(most_frames=10)
+    lists = [frame_index.FrameIndex(np.arange(4), np.arange(1), np.arange(1), True) for _ in range(4)]
     for name, one in zip("abc", lists, strict=False):
         cache.put((name,), one)
         assert cache.get(("a",)) is lists[0]

@@ -157,7 +157,7 @@ def test_a_long_film_has_the_time_limit_for_each_thousand_frames(tmp_path, monke
 
     monkeypatch.setattr(transforms, "fit_frame", slow)
     assert "problem" not in scan.check_video((str(path), 20.0), lambda: renewed.append(1))
-    assert len(renewed) == 5
+    assert len(renewed) >= 10  # while its packets are listed, and while they are decoded
 
 
 def _do(item, renew):

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from hvt_jax.data import containers, frame_order, images, stages
+from hvt_jax.data import containers, frame_index, images, stages
 from hvt_jax.data.decode import VideoInfo
 from hvt_jax.data.problems import Problem, VideoError
 from hvt_jax.data.segments import Reader
@@ -65,7 +65,7 @@ class StoredFrames:
         outside = indices[(indices < 0) | (indices >= count)]
         if outside.size:
             raise VideoError(Problem.TOO_FEW_FRAMES, f"frame {outside[0]} of {count} was asked for", count)
-        wanted, positions, frames = frame_order.plan_reading(indices, height, width, out)
+        wanted, positions, frames = frame_index.plan_reading(indices, height, width, out)
         found, room = 0, images.Room(self.info.height, self.info.width, height, width)
         with faults_named("cannot be read"):
             for found, content in enumerate(stages.timed_items("read", lambda: self._fetch(wanted)), start=1):
@@ -73,7 +73,7 @@ class StoredFrames:
                 room.put(content, frames[found - 1])
         if found < len(wanted):
             raise VideoError(Problem.TOO_FEW_FRAMES, f"truncated: {found} of {len(wanted)} frames", found)
-        return frame_order.finish_reading(frames, positions, out)
+        return frame_index.finish_reading(frames, positions, out)
 
 
 @dataclasses.dataclass(frozen=True)

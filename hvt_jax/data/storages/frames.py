@@ -46,7 +46,7 @@ class FramesStorage:
         else:
             names = _list_frames(folder if folder.is_dir() else self.root / video.path)
             folder = folder if folder.is_dir() else self.root / video.path
-            height, width, _ = images.image_size(images.read_image(folder / names[0]))
+            height, width = images.image_size(images.read_image(folder / names[0]))
             info = video_info(len(names), 0.0, height, width)
         return StoredFrames(info, functools.partial(_read_frames, folder, names), self.timeout_seconds)
 

@@ -150,7 +150,7 @@ def _describe(data: h5py.Dataset, ends: h5py.Dataset | None) -> VideoInfo:
     if not count:
         raise VideoError(Problem.EMPTY, f"{data.name} has no frame")
     first = next(_fetch(data, ends, np.zeros(1, np.int64)))
-    height, width = first.shape[:2] if isinstance(first, np.ndarray) else images.image_size(first)[:2]
+    height, width = first.shape[:2] if isinstance(first, np.ndarray) else images.image_size(first)
     return video_info(count, 0.0, height, width)
 
 
