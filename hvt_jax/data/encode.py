@@ -20,9 +20,9 @@ _H264 = {
     "x264-params": "cpu-independent=1",
 }
 LARGEST_RATE = 1000  # frames per second
-# Bicubic, accurate rounding, full chroma input: rounded as usual frames would be darker by one level of 255. Numbers,
+# Lanczos, accurate rounding, full chroma input: rounded as usual, frames would be one level of 255 darker. Numbers,
 # because PyAV 17 has no names for the last two.
-_EXACT = 0x4 | 0x40000 | 0x4000
+_EXACT = 0x200 | 0x40000 | 0x4000
 
 
 def encode_jpegs(frames: Iterable[np.ndarray], quality: int) -> list[bytes]:
