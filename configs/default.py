@@ -64,6 +64,7 @@ def _data() -> ConfigDict:
     data.root = "data/digits"  # folder that holds the videos and annotations
     data.storage = "raw"  # where frames are read from: raw | frames | hdf5 | array_record | tfds
     data.storage_root = ""  # folder of that storage; "" = data.root
+    data.follow_links = False  # also read what links in the folder lead to, outside it; only for folders you trust
     data.split = 1  # official split number, where a data set has several
     data.label = ""  # label set judged first; "" = the data set's own first one
     data.num_frames = 8  # T, frames in one sample

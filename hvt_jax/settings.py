@@ -26,6 +26,7 @@ class DataSettings:
     root: str
     storage: Literal["raw", "frames", "hdf5", "array_record", "tfds"]
     storage_root: str
+    follow_links: bool
     split: int
     label: str
     num_frames: int

@@ -88,29 +88,54 @@ class Dataset:
 class SafeFolder:
     """Joins names read from annotation files to a folder and refuses those that lead out of it."""
 
-    def __init__(self, folder: pathlib.Path):
-        """Trust `folder` itself, wherever a link may have put it."""
-        self._folder = folder
-        self._real = os.path.realpath(folder)
+    def __init__(self, folder: pathlib.Path, follow_links: bool = False):
+        """Trust `folder` itself, wherever a link may have put it, and with `follow_links` all links in it."""
+        self._folder, self._follow_links = folder, follow_links
+        self._absolute, self._real = os.path.abspath(folder), os.path.realpath(folder)
         self._real_parent = functools.cache(os.path.realpath)
 
     def __reduce__(self):
-        return SafeFolder, (self._folder,)  # what it remembers of the disk stays behind
+        return SafeFolder, (self._folder, self._follow_links)  # what it remembers of the disk stays behind
+
+    def locate(self, name: str) -> str:
+        """Return what a name in a list means here: absolute paths in the folder are cut, backslashes turned.
+
+        A file may have a backslash in its name: they are turned where there is no such file.
+        """
+        if "\\" in name and not pathlib.PureWindowsPath(name).drive and not os.path.lexists(self._join(name)):
+            name = name.replace("\\", "/")
+        if name.startswith("/") and "\0" not in name:
+            real = os.path.join(self._real_parent(os.path.dirname(name)), os.path.basename(name))
+            for path, folder in ((name, self._absolute), (name, self._real), (real, self._real)):
+                if path.startswith(os.path.join(folder, "")):
+                    return path[len(os.path.join(folder, "")) :]
+        return name
+
+    def _join(self, name: str) -> str:
+        return os.path.join(self._folder, name.replace("\0", ""))
 
     def reason_against(self, name: str) -> str:
         """Return why `name` must not be read, or an empty string."""
+        return self.fault(name)[0]
+
+    def fault(self, name: str) -> tuple[str, str]:
+        """Return why `name` must not be read and what to do about it, or two empty strings."""
         if "\0" in name:
-            return "holds a NUL byte"
+            return "holds a NUL byte", "remove the row"
         if not name or name.startswith(("/", "\\")) or pathlib.PureWindowsPath(name).drive:
-            return "is not a relative path"
+            return "is not a relative path", f"make it relative to data.root, where {self._folder} is"
+        if ".." in pathlib.PurePath(name).parts or os.path.normpath(name) == ".":
+            return f"leads out of {self._folder}", "remove the row, this list may be forged"
+        if self._follow_links:
+            return "", ""
         path = os.path.normpath(os.path.join(self._folder, name))
         real = os.path.join(self._real_parent(os.path.dirname(path)), os.path.basename(path))
         if os.path.islink(real):
             real = os.path.realpath(real)
-        inside = pathlib.Path(real).is_relative_to(self._real) and real != self._real
-        if ".." in pathlib.PurePath(name).parts or not inside:
-            return f"leads out of {self._folder}"
-        return ""
+        if not pathlib.Path(real).is_relative_to(self._real) or real == self._real:
+            reason = f"is reached by a link that leads out of {self._folder}"
+            return reason, "put the videos themselves there, or follow links with data.follow_links = True"
+        return "", ""
 
 
 def read_rows(path: pathlib.Path) -> list[tuple[int, str]]:

@@ -4,9 +4,10 @@
     ROOT/*.mp4                           one class, "all"
     ROOT/train/..., ROOT/test/...        your own split, in either of these forms
 
-The test split may also be called `val`, `valid` or `validation`, in small or capital letters; `test` goes before them.
-Without such folders every fifth video is for testing, chosen by a hash of its path: adding or removing videos moves no
-other one between the splits.
+The folders of the splits may also be called `training`, and `testing`, `eval`, `evaluation`, `val`, `valid`,
+`validation` or `dev`, in small or capital letters; what comes first in this list goes before the others. Without them
+every fifth video is for testing, chosen by a hash of its path: adding or removing videos moves no other one between the
+splits.
 """
 
 import hashlib
@@ -20,11 +21,12 @@ from hvt_jax.data.sources import DataError, Dataset, Video
 from hvt_jax.settings import DataSettings
 
 SUFFIXES = frozenset(
-    ".avi .mp4 .m4v .mov .mkv .webm .mpg .mpeg .ts .mts .m2ts .wmv .asf .flv .3gp .3g2 .ogv .gif .mxf .vob .dv".split()
+    ".avi .divx .mp4 .m4v .f4v .mov .qt .mkv .webm .mpg .mpeg .mpe .m1v .m2v .vob .ts .mts .m2ts .m2t .wmv .asf .flv "
+    ".3gp .3g2 .ogv .ogm .gif .mxf .dv .nut .rm .rmvb .wtv .mj2 .y4m .ivf .h264 .264 .h265 .265 .hevc .obu".split()
 )
 _TEST_SHARE = 5  # one of this many
-_TRAIN_NAMES = ("train",)
-_TEST_NAMES = ("test", "val", "valid", "validation")  # the first that is there
+_TRAIN_NAMES = ("train", "training")
+_TEST_NAMES = ("test", "testing", "eval", "evaluation", "val", "valid", "validation", "dev")  # the first that is there
 
 _LOG = logging.getLogger(__name__)
 
@@ -38,9 +40,13 @@ def load(settings: DataSettings, split: Literal["train", "test"]) -> Dataset:
     root = pathlib.Path(settings.root)
     if not root.is_dir():
         raise DataError(f"data.root = {settings.root!r}: no such folder; name the folder that holds your videos")
-    paths = annotations.list_files(root, SUFFIXES)
+    paths = annotations.list_files(root, SUFFIXES, settings.follow_links)
     if not paths:
-        raise DataError(f"data.root = {settings.root!r}: no video there; known endings: {' '.join(sorted(SUFFIXES))}")
+        links = sum(os.path.islink(root / name) for name in os.listdir(root))
+        why = f"; {links} links are not followed without data.follow_links = True" if links else ""
+        raise DataError(
+            f"data.root = {settings.root!r}: no video there; known endings: {' '.join(sorted(SUFFIXES))}{why}"
+        )
     if folders := _split_folders(root, {path.split("/")[0] for path in paths if "/" in path}):
         splits = {part: [path for path in paths if path.startswith(f"{name}/")] for part, name in folders.items()}
         if split == "train" and (rest := len(paths) - sum(map(len, splits.values()))):

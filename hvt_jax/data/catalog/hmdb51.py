@@ -37,7 +37,7 @@ def load(settings: DataSettings, split: Literal["train", "test"]) -> Dataset:
     classes = annotations.number_classes(listings)
     videos = []
     for name, number in classes.items():
-        listing = annotations.Listing(listings[name], folder, root)
+        listing = annotations.Listing(listings[name], folder, settings)
         for row, text in read_rows(listings[name]):
             video, _, member = text.rpartition(" ")
             if member not in _MEMBERS or not video:

@@ -37,9 +37,9 @@ def load(settings: DataSettings, split: Literal["train", "test"]) -> Dataset:
         raise DataError(f"{folders['train']}: has no class folders; {_HOW_TO_GET.format(root=root)}")
     folder = folders["train" if split == "train" else "val"]
     if split == "test" and not _class_folders(folder):
-        videos = _read_flat(root, folder, classes)
+        videos = _read_flat(settings, folder, classes)
     else:
-        videos = _read_class_folders(root, folder, classes)
+        videos = _read_class_folders(settings, folder, classes)
     if not videos:
         raise DataError(f"{folder}: holds no image; known endings: {' '.join(sorted(SUFFIXES))}")
     return Dataset(root, tuple(videos), {"class": tuple(classes)})
@@ -54,9 +54,9 @@ def _class_folders(folder: pathlib.Path) -> list[str]:
         return [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
 
 
-def _read_class_folders(root: pathlib.Path, folder: pathlib.Path, classes: dict[str, int]) -> list[Video]:
-    prefix, videos = folder.relative_to(root).as_posix(), []
-    for path in annotations.list_files(folder, SUFFIXES):
+def _read_class_folders(settings: DataSettings, folder: pathlib.Path, classes: dict[str, int]) -> list[Video]:
+    prefix, videos = folder.relative_to(settings.root).as_posix(), []
+    for path in annotations.list_files(folder, SUFFIXES, settings.follow_links):
         name, _, rest = path.partition("/")
         if rest:
             number = annotations.class_number(classes, name, str(folder / path), "train")
@@ -64,13 +64,14 @@ def _read_class_folders(root: pathlib.Path, folder: pathlib.Path, classes: dict[
     return videos
 
 
-def _read_flat(root: pathlib.Path, folder: pathlib.Path, classes: dict[str, int]) -> list[Video]:
+def _read_flat(settings: DataSettings, folder: pathlib.Path, classes: dict[str, int]) -> list[Video]:
     """Read Kaggle's rows, `ILSVRC2012_val_00000001,n01751748 111 108 230 366`."""
+    root = pathlib.Path(settings.root)
     solution = root / _SOLUTION
     if not solution.exists():
         raise DataError(f"{folder}: has no class folders, and there is no {solution}; {_HOW_TO_GET.format(root=root)}")
-    present = annotations.files_by_stem(folder, SUFFIXES)
-    listing, missing = annotations.Listing(solution, folder, root), 0
+    present = annotations.files_by_stem(folder, SUFFIXES, settings.follow_links)
+    listing, missing = annotations.Listing(solution, folder, settings), []
     rows = annotations.read_columns(solution, ("imageid", "predictionstring"))
     for row, cells in rows:
         where = f"{solution}, row {row}"
@@ -78,6 +79,6 @@ def _read_flat(root: pathlib.Path, folder: pathlib.Path, classes: dict[str, int]
         if cells["imageid"] in present:
             listing.add(row, present[cells["imageid"]], number)
         else:
-            missing += 1
-    annotations.report_missing(solution, folder, len(rows), missing)
+            missing.append(cells["imageid"])
+    annotations.report_missing(solution, folder, rows, missing, present)
     return listing.videos

@@ -1,10 +1,13 @@
 """Kinetics-400 from its official CSV files and whatever videos a crawler could still get.
 
 Kay et al.: "The Kinetics Human Action Video Dataset", 2017, arXiv:1705.06950. Columns label, youtube_id, time_start,
-time_end, split; videos are named <youtube_id>_<start>_<end>.mp4, six digits each, in one folder or in class folders.
-Any data set with files in this form is read.
+time_end, split; videos are named <youtube_id>_<start>_<end>.mp4, six digits each, in one folder or in class folders;
+with fewer digits, or by the id alone, they are found too. Of a video that is there twice, the one in a folder called
+replacement..., in or beside that of the split, goes before the one it replaces. Any data set in this form is read.
 """
 
+import logging
+import os
 import pathlib
 import re
 from typing import Literal
@@ -22,6 +25,10 @@ _HOW_TO_GET = (
     "train.csv, {root}/annotations/val.csv (or validate.csv), {root}/train/*.mp4, {root}/val/*.mp4"
 )
 _ID = re.compile(r"[A-Za-z0-9_-]{11}")
+_FILE = re.compile(r"(?:v_)?([A-Za-z0-9_-]{11})(?:_(\d{1,6})(?:\.0+)?_(\d{1,6})(?:\.0+)?)?")
+_REPLACEMENT = "replacement"
+
+_LOG = logging.getLogger(__name__)
 
 
 def load(settings: DataSettings, split: Literal["train", "test"]) -> Dataset:
@@ -40,18 +47,42 @@ def load(settings: DataSettings, split: Literal["train", "test"]) -> Dataset:
     names = _NAMES["train"] if split == "train" else _NAMES[settings.split]
     path, rows = training if split == "train" else _read(_find_csv(root, names))
     folder = _find_videos(root, names)
-    present = annotations.files_by_stem(folder, SUFFIXES)
-    listing, missing, seen = annotations.Listing(path, folder, root), 0, {}
-    for row, label, stem in rows:
+    present = _find_files(root, folder, settings.follow_links)
+    listing, missing, seen = annotations.Listing(path, root, settings), [], {}
+    for row, label, clip in rows:
         number = annotations.class_number(classes, label, f"{path}, row {row}", training[0].name)
-        if seen.setdefault(stem, row) != row:
-            raise DataError(f"{path}, row {row}: {stem} was listed in row {seen[stem]} before; remove one of the rows")
-        if stem in present:
-            listing.add(row, present[stem], number)
+        if seen.setdefault(clip, row) != row:
+            name = _official_name(clip)
+            raise DataError(f"{path}, row {row}: {name} was listed in row {seen[clip]} before; remove one of the rows")
+        if (file := present.get(clip) or present.get((clip[0],))) is not None:
+            listing.add(row, file, number)
         else:
-            missing += 1
-    annotations.report_missing(path, folder, len(rows), missing)
+            missing.append(_official_name(clip))
+    annotations.report_missing(path, folder, rows, missing, present.values())
     return Dataset(root, tuple(listing.videos), {"action": tuple(classes)})
+
+
+def _find_files(root: pathlib.Path, folder: pathlib.Path, follow_links: bool) -> dict[tuple, str]:
+    """Return {(id, start, end) or (id,): path relative to the root}; names that are neither are left out."""
+    found, replaced = {}, 0
+    beside = [root / name for name in sorted(os.listdir(root)) if name.startswith(_REPLACEMENT)]
+    for place in dict.fromkeys([folder, *(path for path in beside if path.is_dir())]):
+        prefix = "" if place == root else place.relative_to(root).as_posix() + "/"
+        for path in annotations.list_files(place, SUFFIXES, follow_links):
+            match = _FILE.fullmatch(pathlib.PurePosixPath(path).stem)
+            clip = match and ((match[1], int(match[2]), int(match[3])) if match[2] else (match[1],))
+            path = prefix + path
+            is_better = any(part.startswith(_REPLACEMENT) for part in path.split("/"))
+            if clip and found.get(clip) != path and (clip not in found or is_better):
+                replaced += clip in found
+                found[clip] = path
+    if replaced:
+        _LOG.info("%s: %d videos are taken from folders called %s...", root, replaced, _REPLACEMENT)
+    return found
+
+
+def _official_name(clip: tuple[str, int, int]) -> str:
+    return f"{clip[0]}_{clip[1]:06d}_{clip[2]:06d}"
 
 
 def _find_csv(root: pathlib.Path, names: tuple[str, ...]) -> pathlib.Path:
@@ -70,8 +101,8 @@ def _find_videos(root: pathlib.Path, names: tuple[str, ...]) -> pathlib.Path:
     return next((root / name for name in (*folders, "videos") if (root / name).is_dir()), root)
 
 
-def _read(path: pathlib.Path) -> tuple[pathlib.Path, list[tuple[int, str, str]]]:
-    """Return the path and (row, label, file name without suffix) of every row."""
+def _read(path: pathlib.Path) -> tuple[pathlib.Path, list[tuple[int, str, tuple[str, int, int]]]]:
+    """Return the path and (row, label, (id, start, end)) of every row."""
     rows = []
     for row, cells in annotations.read_columns(path, _COLUMNS):
         start, end = cells["time_start"], cells["time_end"]
@@ -86,5 +117,5 @@ def _read(path: pathlib.Path) -> tuple[pathlib.Path, list[tuple[int, str, str]]]
             times = [-1, -1]
         if not 0 <= times[0] < times[1] < 1_000_000:
             raise DataError(f"{path}, row {row}: {start!r} to {end!r} are no seconds in order; get the file again")
-        rows.append((row, cells["label"], f"{cells['youtube_id']}_{times[0]:06d}_{times[1]:06d}"))
+        rows.append((row, cells["label"], (cells["youtube_id"], *times)))
     return path, rows

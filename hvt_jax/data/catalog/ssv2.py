@@ -40,8 +40,8 @@ def load(settings: DataSettings, split: Literal["train", "test"]) -> Dataset:
         rows = _read_answers(path)
     else:
         raise DataError(f"data.split = {settings.split}, but must be 1 (validation set) or 2 (test set with answers)")
-    present = annotations.files_by_stem(folder, SUFFIXES)
-    listing, missing, seen = annotations.Listing(path, folder, root), 0, {}
+    present = annotations.files_by_stem(folder, SUFFIXES, settings.follow_links)
+    listing, missing, seen = annotations.Listing(path, folder, settings), [], {}
     for row, video, template in rows:
         where = f"{path}, {'row' if path.suffix == '.csv' else 'entry'} {row}"
         if not (video.isascii() and video.isdecimal()):
@@ -52,8 +52,8 @@ def load(settings: DataSettings, split: Literal["train", "test"]) -> Dataset:
         if video in present:
             listing.add(row, present[video], number)
         else:
-            missing += 1
-    annotations.report_missing(path, folder, len(rows), missing)
+            missing.append(video)
+    annotations.report_missing(path, folder, rows, missing, present)
     return Dataset(root, tuple(listing.videos), {"action": tuple(classes)})
 
 

@@ -8,6 +8,7 @@ import pathlib
 import posixpath
 from typing import Literal
 
+from hvt_jax.data import annotations as annotation_files
 from hvt_jax.data.sources import DataError, Dataset, SafeFolder, Video, check_found, read_rows
 from hvt_jax.settings import DataSettings
 
@@ -47,10 +48,11 @@ def load_layout(settings: DataSettings, split: Literal["train", "test"], label: 
     if not listing.exists():
         known = ", ".join(path.name for path in sorted(annotations.glob(f"{split}list*.txt"))) or "no list at all"
         raise DataError(f"data.split = {settings.split}, but {listing} does not exist; there is {known}")
-    found = _read_list(listing, videos, classes)
+    safe = SafeFolder(videos, settings.follow_links)
+    found = _read_list(listing, videos, classes, safe)
     if settings.storage == "raw":
         check_found(root, found, listing)
-    _refuse_both(found, videos.name, listing, annotations / listing.name.replace(split, _OTHER[split], 1))
+    _refuse_both(found, safe, videos.name, listing, annotations / listing.name.replace(split, _OTHER[split], 1))
     return Dataset(root, tuple(found), {label: tuple(classes)})
 
 
@@ -75,14 +77,12 @@ def _read_classes(path: pathlib.Path) -> dict[str, int]:
     return classes
 
 
-def _read_list(listing: pathlib.Path, folder: pathlib.Path, classes: dict[str, int]) -> list[Video]:
-    safe, rows, videos = SafeFolder(folder), {}, []
+def _read_list(listing: pathlib.Path, folder: pathlib.Path, classes: dict[str, int], safe: SafeFolder) -> list[Video]:
+    rows, videos = {}, []
     for row, text in read_rows(listing):
         where = f"{listing}, row {row}"
         path, number = _split_row(text)
-        if reason := safe.reason_against(path):
-            raise DataError(f"{where}: {path!r} {reason}; remove the row, this list may be forged")
-        path = posixpath.normpath(path)  # the same file under two spellings is listed twice, too
+        path = annotation_files.safe_name(safe, path, where)
         if path in rows:
             raise DataError(f"{where}: {path!r} was listed in row {rows[path]} before; remove one of the rows")
         rows[path] = row
@@ -95,13 +95,15 @@ def _read_list(listing: pathlib.Path, folder: pathlib.Path, classes: dict[str, i
     return videos
 
 
-def _refuse_both(videos: list[Video], folder: str, listing: pathlib.Path, other: pathlib.Path) -> None:
+def _refuse_both(
+    videos: list[Video], safe: SafeFolder, folder: str, listing: pathlib.Path, other: pathlib.Path
+) -> None:
     """Raise a DataError if the list of the other split, where there is one, names one of the videos, too."""
     if not other.exists():
         return
     ours = {video.path for video in videos}
     for row, text in read_rows(other):
-        path = posixpath.normpath(_split_row(text)[0])
+        path = posixpath.normpath(safe.locate(_split_row(text)[0]))
         if f"{folder}/{path}" in ours:
             raise DataError(f"{other}, row {row}: {path!r} is in {listing.name} too; a test video must not train")
 
