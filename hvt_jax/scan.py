@@ -55,6 +55,8 @@ def _scan() -> int:
     counts.add_row("all", str(len(entries)), end_section=True)
     counts.add_row("hours, good", f"{found.hours:.2f}")
     screen.print(counts)
+    if several := sum(entry.video_streams > 1 for entry in entries):
+        screen.print(f"{several} files have several video streams; of each the one is read that players show")
     screen.print(f"{path}: {len(entries)} videos, {len(found.bad)} of them bad", markup=False)
     if found.too_many:
         share, allowed = len(found.bad) / len(entries), settings.max_bad_fraction

@@ -68,7 +68,10 @@ def check_source(source: Source) -> None:
     else:
         path = pathlib.Path(source)
         if not path.is_file():  # also keeps us from waiting for ever at a pipe or a device
-            raise VideoError(Problem.MISSING, "no such file" if not path.exists() else "not a file")
+            folder = "a folder, not a file; data.storage = 'frames' reads folders of frames"
+            raise VideoError(
+                Problem.MISSING, folder if path.is_dir() else "not a file" if path.exists() else "no such file"
+            )
         size = path.stat().st_size
     if not size:
         raise VideoError(Problem.EMPTY, "the file has 0 bytes")

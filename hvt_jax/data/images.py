@@ -161,18 +161,20 @@ def fit_pixels(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     return transforms.fit_frame(frame, height, width)
 
 
-def read_image(path: str | os.PathLike) -> bytes:
-    """Return the bytes of a picture; a link, a pipe or a device in its place is refused.
+def read_image(path: str | os.PathLike, follow_links: bool = False) -> bytes:
+    """Return the bytes of a picture; a pipe or a device in its place is refused, and by default a link.
 
     Raises:
       VideoError: if there is no such file or it is empty, too large or no regular file.
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)  # a pipe must not keep us waiting for ever
-    flags |= getattr(os, "O_NOFOLLOW", 0)
+    flags |= 0 if follow_links else getattr(os, "O_NOFOLLOW", 0)
     try:
         handle = os.open(path, flags)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
+        if not follow_links and os.path.islink(path):
+            reason = "it is a link, which data.follow_links = True follows"
         raise VideoError(Problem.MISSING, f"{os.path.basename(path)}: cannot be opened ({reason})") from error
     try:
         status = os.fstat(handle)

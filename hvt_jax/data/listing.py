@@ -141,7 +141,7 @@ def read_listing(path: pathlib.Path, settings: DataSettings, split: Literal["tra
     for number, row in enumerate(rows, start=1):
         where = f"{path}, {split} row {number}"
         if reason := _reason_against(row, names):
-            raise DataError(f"{where}: {reason}; the file may be forged, {_REMEDY}")
+            raise DataError(f"{where}: {reason}; {_REMEDY}")
         name, source, _, _, labels, frames, problem = row
         if name in seen:
             raise DataError(f"{where}: {name!r} was there before; {_REMEDY}")

@@ -1,6 +1,7 @@
 """`manifest.jsonl`: what `python -m hvt_jax.scan` found in every video; training leaves out what it names as bad.
 
-One JSON object a line, fields as in `Entry`. An entry holds as long as size and time of change of its file do.
+One JSON object a line, fields as in `Entry`. An entry holds for the storage that was looked at, and as long as size and
+time of change of its file, or folder of frames, do.
 """
 
 import concurrent.futures
@@ -15,6 +16,7 @@ from hvt_jax.data import parallel, segments
 from hvt_jax.data.containers import VideoInfo
 from hvt_jax.data.problems import VideoError
 from hvt_jax.data.sources import DataError, Dataset, Video, read_rows
+from hvt_jax.data.storages.frames import find_folder
 from hvt_jax.settings import DataSettings
 
 FILE_NAME = "manifest.jsonl"
@@ -31,8 +33,8 @@ class Entry:
 
     Attributes:
       path: relative to the root of the data set, with `/` between folders.
-      bytes: size of the file; 0 if there is none.
-      mtime: when it was changed, seconds since 1970; 0 if there is none.
+      bytes: size of the file, or of the folder as such; 0 if there is none.
+      mtime: when it was changed, seconds since 1970, less than 0 before; 0 if there is none.
       frames: frames that can be asked for; 0 if it cannot be opened.
       seconds: length; 0 if unknown.
       fps: mean frames per second; 0 if unknown.
@@ -40,8 +42,13 @@ class Entry:
       width: pixel columns as stored.
       codec: such as h264.
       rotation: degrees counter-clockwise that make a frame upright: 0, 90, 180 or 270.
+      mirrored: 1 if left and right must be exchanged before that, else 0.
       pixel_format: such as yuv420p.
       problem: why the video is bad, its kind before a colon; empty if every frame was decoded.
+      start: when the first frame is shown, seconds from the start of the file.
+      video_streams: in the file; of several the one is read that players show.
+      storage: where it was looked at, raw or frames; empty if an earlier version wrote it, which called some good raw
+        videos bad.
     """
 
     path: str
@@ -56,9 +63,14 @@ class Entry:
     rotation: int = 0
     pixel_format: str = ""
     problem: str = ""
+    mirrored: int = 0
+    start: float = 0.0
+    video_streams: int = 1
+    storage: str = "raw"
 
 
 _TYPES = {field.name: field.type for field in dataclasses.fields(Entry)}
+_LATER = frozenset(("mirrored", "start", "video_streams", "storage"))  # that earlier versions did not write
 
 
 def find_manifest(settings: DataSettings) -> pathlib.Path:
@@ -79,8 +91,13 @@ def apply_manifest(settings: DataSettings, split: str, dataset: Dataset) -> Data
     if settings.manifest == "none" or not (settings.manifest or path.exists()):
         return dataset
     entries = {entry.path: entry for entry in read_manifest(path)}
+    if others := {entry.storage or "raw" for entry in entries.values()} - {settings.storage}:
+        _LOG.info("%s: is of data.storage = %s, not of %s, and does not count", path, min(others), settings.storage)
+        return dataset
+    if any(not entry.storage for entry in entries.values()):
+        _LOG.info("%s: was written by an earlier version, which called good videos bad; scan again", path)
     known = [entries.get(video.path) for video in dataset.videos]
-    current = are_current(dataset.root, [entry for entry in known if entry])
+    current = are_current(settings, dataset.root, [entry for entry in known if entry])
     kept, bad, changed = [], [], []
     for video, entry in zip(dataset.videos, known, strict=True):
         if entry is None or not current[entry.path]:
@@ -91,10 +108,8 @@ def apply_manifest(settings: DataSettings, split: str, dataset: Dataset) -> Data
         else:
             kept.append(_with_frames(video, entry))
     if changed:
-        _LOG.warning(
-            "%s: %d of %d %s videos have changed since, such as %s; scan again", path, len(changed), len(known), split,
-            changed[0],
-        )  # fmt: skip
+        line = "%s: %d of %d %s videos have changed since, such as %s; scan again"
+        _LOG.warning(line, path, len(changed), len(known), split, changed[0])
     if unknown := known.count(None):
         _LOG.warning("%s: does not know %d of %d %s videos; scan again", path, unknown, len(known), split)
     if bad:
@@ -107,7 +122,7 @@ def apply_manifest(settings: DataSettings, split: str, dataset: Dataset) -> Data
 def _with_frames(video: Video, entry: Entry) -> Video:
     if video.num_frames is not None:
         return video
-    info = VideoInfo(entry.frames, entry.fps, entry.height, entry.width, entry.seconds)
+    info = VideoInfo(entry.frames, entry.fps, entry.height, entry.width, entry.seconds, start_seconds=entry.start)
     try:
         return dataclasses.replace(video, num_frames=len(segments.frame_range(info, video)))
     except VideoError:  # a segment beyond the end: reading it will say so
@@ -140,10 +155,17 @@ def file_state(path: pathlib.Path) -> tuple[int, float]:
         return 0, 0.0
 
 
-def are_current(root: pathlib.Path, entries: list[Entry]) -> dict[str, bool]:
-    """Return for the path of each entry whether its file is the one that was looked at."""
+def place(settings: DataSettings, root: pathlib.Path, path: str) -> pathlib.Path:
+    """Return the file of a video, or the folder of its frames."""
+    if settings.storage == "frames":
+        return find_folder(pathlib.Path(settings.storage_root or root), path)
+    return root / path
+
+
+def are_current(settings: DataSettings, root: pathlib.Path, entries: list[Entry]) -> dict[str, bool]:
+    """Return for the path of each entry whether its file, or folder, is the one that was looked at."""
     with concurrent.futures.ThreadPoolExecutor(_THREADS_PER_CORE * parallel.available_cores()) as pool:
-        states = pool.map(lambda entry: file_state(root / entry.path), entries)
+        states = pool.map(lambda entry: file_state(place(settings, root, entry.path)), entries)
         return {e.path: (e.bytes, e.mtime) == state for e, state in zip(entries, states, strict=True)}
 
 
@@ -195,13 +217,13 @@ def parse_entry(text: str, where: str) -> Entry:
         fields = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: is not JSON ({str(error)[:80]}); remove the file and scan again") from None
-    if not isinstance(fields, dict) or fields.keys() != _TYPES.keys():
+    if not isinstance(fields, dict) or not _TYPES.keys() - _LATER <= fields.keys() <= _TYPES.keys():
         raise DataError(f"{where}: needs exactly the fields {', '.join(_TYPES)}; remove the file and scan again")
     for name, value in fields.items():
         if reason := _reason_against(name, value):
             shown = repr(value)[:80]
-            raise DataError(f"{where}: {name} = {shown} {reason}; remove the file, it may be forged, and scan again")
-    return Entry(**fields)
+            raise DataError(f"{where}: {name} = {shown} {reason}; remove the file and scan again")
+    return Entry(**{"storage": "", **fields})
 
 
 def _reason_against(name: str, value: object) -> str:
@@ -212,7 +234,8 @@ def _reason_against(name: str, value: object) -> str:
     if isinstance(value, str):
         return reason_against_path(value) if name == "path" else ""
     try:
-        return "" if 0 <= value < 1e18 and math.isfinite(value) else "is out of range"
+        least = -1e18 if name == "mtime" else 0  # before 1970, as archives and network disks have it
+        return "" if least <= value < 1e18 and math.isfinite(value) else "is out of range"
     except OverflowError:
         return "is out of range"
 
@@ -221,6 +244,6 @@ def reason_against_path(path: str) -> str:
     """Return why a path in a file that may be forged cannot be one of a data set, or an empty string."""
     # Only paths that the catalog has found safe are ever opened; this tells a forged file from a good one.
     pure = pathlib.PurePosixPath(path)
-    if not path or "\0" in path or pure.is_absolute() or pathlib.PureWindowsPath(path).drive or path.startswith("\\"):
+    if not path or "\0" in path or pure.is_absolute():
         return "is not a relative path"
-    return "leads out of the data set" if ".." in pure.parts else ""
+    return "leads out of the data set, it may be forged" if ".." in pure.parts else ""

@@ -2,15 +2,19 @@
 
 import contextlib
 import dataclasses
+import functools
+import itertools
+import logging
 import pathlib
 from collections.abc import Callable, Iterator
 
 import av
+import numpy as np
 
-from hvt_jax.data import catalog, decode, killable, manifest, parallel, transforms
+from hvt_jax.data import catalog, decode, killable, listing, manifest, parallel, storages, transforms
 from hvt_jax.data.manifest import Entry
 from hvt_jax.data.problems import Problem, VideoError
-from hvt_jax.data.sources import DataError
+from hvt_jax.data.sources import DataError, Dataset, Video
 from hvt_jax.settings import DataSettings
 
 SPLITS = ("train", "test")
@@ -18,15 +22,18 @@ MEMORY_BYTES = 4 * 2**30  # of address space for one video; a frame of the large
 
 _RETRIED = (str(Problem.TIMEOUT), str(Problem.CRASHED))  # it may have been the machine
 _CONVERTED_SIZE = (16, 16)  # a frame of every kind is converted once, to see that it can be
+_PICTURES = 250  # read between two signs of life
 
+_LOG = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 
 
 def scan(settings: DataSettings, path: pathlib.Path, on_progress: Progress) -> list[Entry]:
     """Look at every video of all splits, write the manifest and return its entries, in the order of the data set.
 
-    Entries whose file has not changed are taken over from the manifest that is there and from a scan that was
-    interrupted; what is found is kept in `<path>.part` until the end.
+    A data set with one split only, as a folder with one video, is looked at as far as it goes. Entries whose file has
+    not changed are taken over from the manifest that is there and from a scan that was interrupted; what is found is
+    kept in `<path>.part` until the end.
 
     Args:
       settings: the data set, the seconds a video may take for each thousand frames, and how many processes look.
@@ -36,17 +43,17 @@ def scan(settings: DataSettings, path: pathlib.Path, on_progress: Progress) -> l
     Raises:
       DataError: if the data set cannot be used, the manifest that is there is damaged, or it cannot be written.
     """
-    plain = dataclasses.replace(settings, storage="raw", manifest="none")
-    datasets = [catalog.load_dataset(plain, split) for split in SPLITS]
+    _refuse_shards(settings)
+    datasets = _load_splits(dataclasses.replace(settings, manifest="none"))
     root = datasets[0].root
     paths = list(dict.fromkeys(video.path for dataset in datasets for video in dataset.videos))
     part = path.with_name(path.name + ".part")
-    known = _known_entries(root, paths, path, part)
+    known = _known_entries(settings, root, paths, path, part)
     to_do = [path for path in paths if path not in known]
     on_progress(len(known), len(paths))
     try:
         with open(part, "a", encoding="ascii") as file:
-            for entry in _look_at(settings, root, to_do):
+            for entry in _look_at(settings, datasets[0], to_do):
                 known[entry.path] = entry
                 file.write(manifest.entry_line(entry))
                 file.flush()
@@ -59,7 +66,32 @@ def scan(settings: DataSettings, path: pathlib.Path, on_progress: Progress) -> l
     return entries
 
 
-def _known_entries(root: pathlib.Path, paths: list[str], *files: pathlib.Path) -> dict[str, Entry]:
+def _refuse_shards(settings: DataSettings) -> None:
+    if settings.storage not in ("raw", "frames") or listing.find_listing(settings) is not None:
+        raise DataError(
+            f"data.storage = {settings.storage!r}: a scan looks at videos as they came (raw) and at folders of frames; "
+            "what hvt_jax.prepare made it has looked at, and run again it compares the hashes"
+        )
+
+
+def _load_splits(settings: DataSettings) -> list[Dataset]:
+    """Return the splits that there are; a scan needs no other."""
+    found, errors = [], []
+    for split in SPLITS:
+        try:
+            found.append(catalog.load_dataset(settings, split))
+        except DataError as error:
+            errors.append(error)
+    if not found:
+        raise errors[0]
+    for error in errors:
+        _LOG.warning("one split is left out: %s", error)
+    return found
+
+
+def _known_entries(
+    settings: DataSettings, root: pathlib.Path, paths: list[str], *files: pathlib.Path
+) -> dict[str, Entry]:
     """Return what earlier scans found, by path, as far as it still holds; later files win."""
     found: dict[str, Entry] = {}
     for file in files:
@@ -70,8 +102,12 @@ def _known_entries(root: pathlib.Path, paths: list[str], *files: pathlib.Path) -
         else:
             found |= {entry.path: entry for entry in manifest.read_manifest(file)}
     wanted = set(paths)
-    found = {path: entry for path, entry in found.items() if path in wanted and not entry.problem.startswith(_RETRIED)}
-    current = manifest.are_current(root, list(found.values()))
+    found = {
+        path: entry
+        for path, entry in found.items()
+        if path in wanted and entry.storage == settings.storage and not entry.problem.startswith(_RETRIED)
+    }
+    current = manifest.are_current(settings, root, list(found.values()))
     return {path: entry for path, entry in found.items() if current[path]}
 
 
@@ -82,22 +118,26 @@ def _finished_rows(file: pathlib.Path) -> Iterator[Entry]:
             yield manifest.parse_entry(text, f"{file}, row {row}")
 
 
-def _look_at(settings: DataSettings, root: pathlib.Path, paths: list[str]) -> Iterator[Entry]:
+def _look_at(settings: DataSettings, dataset: Dataset, paths: list[str]) -> Iterator[Entry]:
     """Yield an entry for each path, as they are done."""
     states: dict[int, tuple[int, float]] = {}
 
     def tasks() -> Iterator[tuple[str, float]]:
         for position, path in enumerate(paths):
-            states[position] = manifest.file_state(root / path)  # before it is read: a change while it is read counts
-            yield str(root / path), settings.video_timeout_seconds
+            file = manifest.place(settings, dataset.root, path)
+            states[position] = manifest.file_state(file)  # before it is read: a change while it is read counts
+            yield str(file) if settings.storage == "raw" else path, settings.video_timeout_seconds
 
+    look = check_video
+    if settings.storage != "raw":
+        look = functools.partial(check_stored, storages.open_storage(settings, dataset))
     workers = settings.num_workers if settings.num_workers > 0 else parallel.available_cores()
     limits = killable.Limits(settings.video_timeout_seconds, MEMORY_BYTES)
-    for position, found in killable.run(check_video, tasks(), workers=workers, limits=limits):
+    for position, found in killable.run(look, tasks(), workers=workers, limits=limits):
         if isinstance(found, killable.Lost):
             kind = Problem.TIMEOUT if found.timed_out else Problem.CRASHED
             found = {"problem": f"{kind}: {found.reason}"}
-        yield Entry(paths[position], *states.pop(position), **found)
+        yield Entry(paths[position], *states.pop(position), **found, storage=settings.storage)
 
 
 def check_video(task: tuple[str, float], renew: killable.Renew) -> dict[str, int | float | str]:
@@ -113,24 +153,51 @@ def check_video(task: tuple[str, float], renew: killable.Renew) -> dict[str, int
 
     def keep(number: int, frame: av.VideoFrame) -> None:
         del number
-        kind = frame.format.name, frame.width, frame.height, frame.rotation
+        turns, mirrored = transforms.orientation(frame)
+        kind = frame.format.name, frame.width, frame.height, turns, mirrored
         if kind not in kinds:
             transforms.fit_frame(frame, *_CONVERTED_SIZE)
             kinds.add(kind)
-            found.setdefault("rotation", round(frame.rotation) % 360)
+            found.setdefault("rotation", 90 * turns)
+            found.setdefault("mirrored", int(mirrored))
 
+    with _faults_in(found), decode.VideoReader(path, timeout_seconds, renew) as reader:
+        info = reader.info
+        found |= {"frames": info.num_frames, "seconds": info.duration_seconds, "fps": info.fps}
+        found |= {"height": info.height, "width": info.width, "codec": info.codec, "pixel_format": info.pixel_format}
+        found |= {"start": info.start_seconds, "video_streams": info.num_streams}
+        reader.read_all(keep)
+    return found
+
+
+def check_stored(
+    storage: storages.Storage, task: tuple[str, float], renew: killable.Renew
+) -> dict[str, int | float | str]:
+    """Return the fields of an `Entry` of a video in a storage of single frames, `task[0]`: decode all of them."""
+    found: dict[str, int | float | str] = {}
+    with _faults_in(found):
+        count = 1
+        for first in itertools.count(0, _PICTURES):
+            if first >= count:
+                break
+            with storage.open_video(Video(task[0], ())) as reader:
+                count, size = reader.info.num_frames, (reader.info.height, reader.info.width)
+                found |= {"frames": count, "seconds": reader.info.duration_seconds, "fps": reader.info.fps}
+                found |= {"height": size[0], "width": size[1]}
+                for number in range(first, min(first + _PICTURES, count)):
+                    reader.read(np.array([number]), *_CONVERTED_SIZE)
+            renew()
+    return found
+
+
+@contextlib.contextmanager
+def _faults_in(found: dict[str, int | float | str]) -> Iterator[None]:
     try:
-        with decode.VideoReader(path, timeout_seconds, renew) as reader:
-            info = reader.info
-            found |= {"frames": info.num_frames, "seconds": info.duration_seconds, "fps": info.fps}
-            found |= {"height": info.height, "width": info.width}
-            found |= {"codec": info.codec, "pixel_format": info.pixel_format}
-            reader.read_all(keep)
+        yield
     except VideoError as error:
         found["problem"] = f"{error.problem}: {error}"
     except MemoryError:
         found["problem"] = f"{Problem.TOO_LARGE}: needs more than {MEMORY_BYTES // 2**30} GiB of memory"
-    return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,11 +4,14 @@ import dataclasses
 import functools
 import os
 import pathlib
+import re
 from collections.abc import Sequence
 
 import numpy as np
 
 from hvt_jax.config_reader import SettingsError
+
+_WINDOWS_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 
 class DataError(SettingsError):
@@ -102,7 +105,7 @@ class SafeFolder:
 
         A file may have a backslash in its name: they are turned where there is no such file.
         """
-        if "\\" in name and not pathlib.PureWindowsPath(name).drive and not os.path.lexists(self._join(name)):
+        if "\\" in name and not _WINDOWS_DRIVE.match(name) and not os.path.lexists(self._join(name)):
             name = name.replace("\\", "/")
         if name.startswith("/") and "\0" not in name:
             real = os.path.join(self._real_parent(os.path.dirname(name)), os.path.basename(name))
@@ -122,7 +125,7 @@ class SafeFolder:
         """Return why `name` must not be read and what to do about it, or two empty strings."""
         if "\0" in name:
             return "holds a NUL byte", "remove the row"
-        if not name or name.startswith(("/", "\\")) or pathlib.PureWindowsPath(name).drive:
+        if not name or name.startswith(("/", "\\")) or _WINDOWS_DRIVE.match(name):
             return "is not a relative path", f"make it relative to data.root, where {self._folder} is"
         if ".." in pathlib.PurePath(name).parts or os.path.normpath(name) == ".":
             return f"leads out of {self._folder}", "remove the row, this list may be forged"

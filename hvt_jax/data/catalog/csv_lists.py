@@ -59,6 +59,10 @@ def load(settings: DataSettings, split: Literal["train", "test"]) -> Dataset:
         path, training = alone, reader.read(alone)
         kept = set(split_by_hash(sorted({row[1] for row in training}))[split])
         rows = [row for row in training if row[1] in kept]
+    elif own[0]:
+        if split == "test":
+            raise DataError(f"{own[0]}: has no test.csv (or val.csv) beside it; write one, or call it data.csv")
+        path, rows = own[0], (training := reader.read(own[0]))
     else:
         raise DataError(f"data.root = {settings.root!r}: has neither train.csv and test.csv nor data.csv; write one")
     if not rows:

@@ -47,7 +47,7 @@ def load(settings: DataSettings, split: Literal["train", "test"]) -> Dataset:
         raise DataError(
             f"data.root = {settings.root!r}: no video there; known endings: {' '.join(sorted(SUFFIXES))}{why}"
         )
-    if folders := _split_folders(root, {path.split("/")[0] for path in paths if "/" in path}):
+    if folders := _split_folders(root, split, {path.split("/")[0] for path in paths if "/" in path}):
         splits = {part: [path for path in paths if path.startswith(f"{name}/")] for part, name in folders.items()}
         if split == "train" and (rest := len(paths) - sum(map(len, splits.values()))):
             _LOG.warning("%s: %d video(s) are not in %s and left out", root, rest, " or ".join(folders.values()))
@@ -62,8 +62,8 @@ def load(settings: DataSettings, split: Literal["train", "test"]) -> Dataset:
     return Dataset(root, videos, {"class": classes})
 
 
-def _split_folders(root: pathlib.Path, folders: set[str]) -> dict[str, str]:
-    """Return the folder of each split, {} if none of `folders` has the name of one."""
+def _split_folders(root: pathlib.Path, wanted: str, folders: set[str]) -> dict[str, str]:
+    """Return the folder of each split, {} if none of `folders` has the name of one; the one `wanted` must be there."""
     found = {}
     for split, names in {"train": _TRAIN_NAMES, "test": _TEST_NAMES}.items():
         for name in names:
@@ -73,7 +73,7 @@ def _split_folders(root: pathlib.Path, folders: set[str]) -> dict[str, str]:
             if alike:
                 found[split] = alike[0]
                 break
-    if len(found) == 1:
+    if len(found) == 1 and wanted not in found:
         (there,), missing = found.values(), "train" if "test" in found else "test (or val)"
         raise DataError(
             f"data.root = {str(root)!r}: has {there} but no {missing} with videos; add it, give the folder {there} "

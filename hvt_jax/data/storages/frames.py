@@ -1,12 +1,14 @@
 """A folder of picture files per video, `<root>/<path of the video without its suffix>/<number>.jpg`, as the original's.
 
-Numbers may have any width and begin anywhere, after any name (`1.jpg`, `00000.png`, `img_00001.jpg`); a number left out
-is an error. What `write_shard` made has an index, which also knows the rate.
+Numbers may have any width, begin anywhere and rise in even steps, after any name (`1.jpg`, `00000.png`,
+`img_00005.jpg`); a number left out is an error. Pictures of optical flow beside them (`flow_x_00001.jpg`) and files
+that begin with a dot are no frames. What `write_shard` made has an index, which also knows the rate.
 """
 
 import dataclasses
 import functools
 import hashlib
+import math
 import os
 import pathlib
 import re
@@ -25,6 +27,8 @@ from hvt_jax.data.storages.index import SUFFIX, Index, checked_video, index_path
 from hvt_jax.settings import DataSettings
 
 _NAME = re.compile(r"(.*?)(\d+)(\.[^.]+)", re.DOTALL)
+# Words before the numbers of pictures of optical flow, as TSN, ActionFlowNet and others name them.
+_FLOW_WORDS = frozenset("flow flowx flowy flows optical opticalflow tvl x y u v".split())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,20 +39,21 @@ class FramesStorage:
     timeout_seconds: float
     folder: SafeFolder
     index: Index | None
+    follow_links: bool
 
     def open_video(self, video: Video) -> Reader:
         """Return a reader of one folder; see `Storage`."""
         if reason := self.folder.reason_against(video.path):
             raise VideoError(Problem.MISSING, f"{video.path!r} {reason}")
-        folder = self.root / frames_folder(video.path)
         if self.index is not None and video.path in self.index:
-            info, names = self.index.find(video.path).info, None
+            folder, info, names = self.root / frames_folder(video.path), self.index.find(video.path).info, None
         else:
-            names = _list_frames(folder if folder.is_dir() else self.root / video.path)
-            folder = folder if folder.is_dir() else self.root / video.path
-            height, width = images.image_size(images.read_image(folder / names[0]))
+            folder = find_folder(self.root, video.path)
+            names = _list_frames(folder)
+            height, width = images.image_size(images.read_image(folder / names[0], self.follow_links))
             info = video_info(len(names), 0.0, height, width)
-        return StoredFrames(info, functools.partial(_read_frames, folder, names), self.timeout_seconds)
+        fetch = functools.partial(_read_frames, folder, names, self.follow_links)
+        return StoredFrames(info, fetch, self.timeout_seconds)
 
 
 def frames_folder(path: str) -> str:
@@ -56,13 +61,21 @@ def frames_folder(path: str) -> str:
     return pathlib.PurePosixPath(path).with_suffix("").as_posix()
 
 
+def find_folder(root: pathlib.Path, path: str) -> pathlib.Path:
+    """Return the folder of the frames of a video: its path without the suffix, or as it is; there may be none."""
+    folder = root / frames_folder(path)
+    return folder if folder.is_dir() else root / path
+
+
 def _frame_name(number: int) -> str:
     return f"{number + 1:05d}.jpg"
 
 
-def _read_frames(folder: pathlib.Path, names: list[str] | None, numbers: np.ndarray) -> Iterator[bytes]:
+def _read_frames(
+    folder: pathlib.Path, names: list[str] | None, follow_links: bool, numbers: np.ndarray
+) -> Iterator[bytes]:
     for number in numbers.tolist():  # joined as text: sixteen `Path`s cost as much as decoding a frame
-        yield images.read_image(f"{folder}/{names[number] if names else _frame_name(number)}")
+        yield images.read_image(f"{folder}/{names[number] if names else _frame_name(number)}", follow_links)
 
 
 def _list_frames(folder: pathlib.Path) -> list[str]:
@@ -74,25 +87,39 @@ def _list_frames(folder: pathlib.Path) -> list[str]:
             ]
     except OSError as error:
         raise VideoError(Problem.MISSING, f"no folder of frames ({error.strerror})") from error
+    numbers = _without_flow({name: _split_name(name) for name in names if not name.startswith(".")})
     found: dict[int, str] = {}
-    for name in names:
-        match = _NAME.fullmatch(name)
-        if match is None or len(match[2]) > 18:
-            raise VideoError(Problem.UNREADABLE, f"{name} has no frame number at its end")
-        number = int(match[2])
+    for name, number in numbers.items():
         if number in found:
             raise VideoError(Problem.UNREADABLE, f"{name} and {found[number]} have the same number")
         found[number] = name
     if not found:
         raise VideoError(Problem.EMPTY, "a folder without .jpg or .png files")
-    first, last = min(found), max(found)
-    if len(found) <= last - first:
-        missing = next(number for number in range(first, last) if number not in found)
-        reason = f"frame {missing} is missing, {len(found)} of {last - first + 1} are there"
-        raise VideoError(Problem.TOO_FEW_FRAMES, reason, len(found))
     if len(found) > MAX_FRAMES:
         raise VideoError(Problem.TOO_LARGE, f"more than {MAX_FRAMES} frames")
-    return [found[number] for number in range(first, last + 1)]
+    rising = sorted(found)
+    step = max(1, math.gcd(*(number - rising[0] for number in rising)))
+    wanted = range(rising[0], rising[-1] + 1, step)
+    if len(found) < len(wanted):
+        missing = next(number for number in wanted if number not in found)
+        apart = f", {step} apart," if step > 1 else ""
+        reason = f"frame {missing} is missing, {len(found)} of {len(wanted)}{apart} are there"
+        raise VideoError(Problem.TOO_FEW_FRAMES, reason, len(found))
+    return [found[number] for number in rising]
+
+
+def _split_name(name: str) -> tuple[str, int]:
+    match = _NAME.fullmatch(name)
+    if match is None or len(match[2]) > 18:
+        raise VideoError(Problem.UNREADABLE, f"{name} has no frame number at its end")
+    return match[1], int(match[2])
+
+
+def _without_flow(names: dict[str, tuple[str, int]]) -> dict[str, int]:
+    """Return {name: number}, without pictures of optical flow if there are others."""
+    flow = {start for start, _ in names.values() if not _FLOW_WORDS.isdisjoint(re.findall("[a-z]+", start.lower()))}
+    others = {start for start, _ in names.values()} - flow
+    return {name: number for name, (start, number) in names.items() if start in others or not others}
 
 
 def open_storage(settings: DataSettings, dataset: Dataset) -> FramesStorage:
@@ -107,7 +134,8 @@ def open_storage(settings: DataSettings, dataset: Dataset) -> FramesStorage:
     index = Index("frames", root) if any(root.glob("*" + SUFFIX)) else None
     if index is not None and len({frames_folder(path) for path in index}) < len(index):
         raise DataError(f"{root}: two videos that differ only in their suffix have one folder; use another storage")
-    return FramesStorage(root, settings.video_timeout_seconds, SafeFolder(root), index)
+    safe = SafeFolder(root, settings.follow_links)
+    return FramesStorage(root, settings.video_timeout_seconds, safe, index, settings.follow_links)
 
 
 def write_shard(path: pathlib.Path, videos: Iterable[EncodedVideo], options: WriteOptions) -> ShardSummary:

@@ -196,7 +196,9 @@ def open_storage(settings: DataSettings, dataset: Dataset) -> Hdf5Storage:
         raise DataError(f"data.storage_root = {str(root)!r}: no such folder; name an HDF5 file or a folder of them")
     index = Index("hdf5", root) if any(root.glob("*" + SUFFIX)) else None
     files = OpenFiles(functools.partial(_open_file, root))
-    return Hdf5Storage(root, settings.video_timeout_seconds, names, SafeFolder(root), files, index)
+    return Hdf5Storage(
+        root, settings.video_timeout_seconds, names, SafeFolder(root, settings.follow_links), files, index
+    )
 
 
 class _OpenFile:
