@@ -12,7 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from hvt_jax.data import manifest, quarantine
-from hvt_jax.data.problems import Problem
+from hvt_jax.data.problems import REASON_BYTES, Problem, pack_reason, unpack_reason
 from hvt_jax.data.quarantine import BadVideo
 from hvt_jax.data.sources import Dataset
 
@@ -37,6 +37,7 @@ class BadVideos:
         self._datasets, self._max_fraction = datasets, max_fraction
         self._paths = sorted({video.path for dataset in datasets for video in dataset.videos})
         self._found: dict[str, BadVideo] = {}
+        self._shared: set[str] = set()
         self.excess = ""
         if restored_step is not None:
             known = set(self._paths)  # the manifest may leave some out by now
@@ -73,15 +74,19 @@ class BadVideos:
         """Let every process know what each has met; all must call it at the same step."""
         if jax.process_count() == 1:
             return
-        mine = np.zeros((len(self._paths), 3), np.int32)
-        for place, path in enumerate(self._paths):
-            if video := self._found.get(path):
-                mine[place] = video.problem, video.frames, video.step
-        count = len(self)
-        for table in multihost_utils.process_allgather(mine):
-            for place in np.flatnonzero(table[:, 0]):
-                problem, frames, step = map(int, table[place])
-                self._add(BadVideo(self._paths[place], Problem(problem), frames, step))
+        count, places = len(self), {path: place for place, path in enumerate(self._paths)}
+        unshared = [video for video in self._found.values() if video.path not in self._shared]
+        most = int(multihost_utils.process_allgather(np.int32(len(unshared))).max())
+        numbers, reasons = np.zeros((most, 4), np.int32), np.zeros((most, REASON_BYTES), np.uint8)
+        for row, video in enumerate(unshared):
+            numbers[row] = places[video.path], video.problem, video.frames, video.step
+            reasons[row] = pack_reason(video.reason)
+        gathered = multihost_utils.process_allgather((numbers, reasons)) if most else (numbers[None], reasons[None])
+        for table, texts in zip(*gathered, strict=True):
+            for row in np.flatnonzero(table[:, 1]):
+                place, problem, frames, step = map(int, table[row])
+                self._add(BadVideo(self._paths[place], Problem(problem), frames, step, unpack_reason(texts[row])))
+        self._shared |= self._found.keys()
         if len(self) > count:
             self._write()
         self._judge()
@@ -91,6 +96,7 @@ class BadVideos:
         if video.is_closed:
             for dataset in self._datasets:
                 dataset.quarantine[video.path] = int(video.problem), video.frames
+                dataset.reasons[video.path] = video.reason
         if video.path in self._found:
             return False
         self._found[video.path] = video

@@ -8,7 +8,7 @@ import grain
 import numpy as np
 
 from hvt_jax.data import parallel, reading, sampling, stages
-from hvt_jax.data.problems import Problem, VideoError
+from hvt_jax.data.problems import REASON_BYTES, Problem, VideoError, pack_reason
 from hvt_jax.data.sources import DataError, Dataset
 from hvt_jax.settings import DataSettings
 
@@ -148,6 +148,7 @@ def _read_clip(
     except VideoError as error:
         pixels[...] = 0
         batch["problem"][row], batch["frames"][row] = error.problem, error.frames
+        batch["reason"][row] = pack_reason(str(error))
         return
     batch["start"][row], batch["frames"][row], batch["valid"][row] = start, settings.num_frames, True
     batch["frame_valid"][row] = own
@@ -162,4 +163,5 @@ def _new_batch(settings: DataSettings, rows: int) -> Batch:
         **{name: np.zeros(rows, np.int32) for name in ("label", "index", "start", "frames")},
         "valid": np.zeros(rows, bool),
         "problem": np.zeros(rows, np.int8),
+        "reason": np.zeros((rows, REASON_BYTES), np.uint8),
     }

@@ -13,6 +13,7 @@ dict of numpy arrays, B samples of this host:
     frame_valid  bool [B, T]          False for frames repeated to fill a short video, and for all of no video
     valid    bool  [B]                False for damaged videos and for padding
     problem  int8  [B]                why not, a `Problem`
+    reason   uint8 [B, 200]           the same in words, see `problems.unpack_reason`
 """
 
 import re

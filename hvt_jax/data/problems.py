@@ -5,6 +5,9 @@ import enum
 from collections.abc import Iterator
 
 import av
+import numpy as np
+
+REASON_BYTES = 200  # of a reason, at most, that travels in a batch
 
 
 class Problem(enum.IntEnum):
@@ -39,6 +42,17 @@ class VideoError(Exception):
         super().__init__(reason)
         self.problem = problem
         self.frames = frames
+
+
+def pack_reason(reason: str) -> np.ndarray:
+    """Return a reason, or its beginning, as uint8 [REASON_BYTES], UTF-8 filled up with zeros."""
+    content = " ".join(reason.split()).encode(errors="backslashreplace")[:REASON_BYTES]
+    return np.frombuffer(content.ljust(REASON_BYTES, b"\0"), np.uint8)
+
+
+def unpack_reason(packed: np.ndarray) -> str:
+    """Return the text that `pack_reason` was given."""
+    return packed.astype(np.uint8).tobytes().rstrip(b"\0").decode(errors="ignore")
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import os
 import numpy as np
 
 from hvt_jax import disk
-from hvt_jax.data.problems import Problem
+from hvt_jax.data.problems import Problem, unpack_reason
 from hvt_jax.data.sources import DataError, Dataset
 
 
@@ -20,17 +20,20 @@ class BadVideo:
       problem: what was wrong when it was met first.
       frames: how many of the frames wanted could be decoded then.
       step: of the run, at which it was met first.
+      reason: what was wrong, in words; empty if unknown.
     """
 
     path: str
     problem: Problem
     frames: int
     step: int
+    reason: str = ""
 
     def __str__(self) -> str:
-        """Return e.g. "videos/X.avi: too few frames (12 could be read)"."""
+        """Return e.g. "videos/X.avi: too few frames (12 could be read): truncated: 12 of 30 frames"."""
         partly = self.problem in (Problem.TOO_FEW_FRAMES, Problem.DAMAGED)
-        return f"{self.path}: {self.problem}" + (f" ({self.frames} could be read)" if partly else "")
+        known = f" ({self.frames} could be read)" if partly else ""
+        return f"{self.path}: {self.problem}{known}" + (f": {self.reason}" if self.reason else "")
 
     @property
     def is_closed(self) -> bool:
@@ -52,7 +55,8 @@ def find_bad(dataset: Dataset, batch: dict[str, np.ndarray], step: int) -> list[
     found = []
     for place in np.flatnonzero(batch["problem"]):
         number, problem, frames = (int(batch[name][place]) for name in ("index", "problem", "frames"))
-        found.append(BadVideo(dataset.videos[number].path, Problem(problem), frames, step))
+        reason = unpack_reason(batch["reason"][place]) if "reason" in batch else ""
+        found.append(BadVideo(dataset.videos[number].path, Problem(problem), frames, step, reason))
     return found
 
 
@@ -70,7 +74,8 @@ def read_quarantine(path: str, last_step: int) -> list[BadVideo]:
             try:
                 fields = json.loads(text)
                 problem = Problem[fields["problem"].upper().replace(" ", "_")]
-                video = BadVideo(str(fields["path"]), problem, int(fields["frames"]), int(fields["step"]))
+                numbers, reason = (int(fields["frames"]), int(fields["step"])), str(fields.get("reason", ""))
+                video = BadVideo(str(fields["path"]), problem, *numbers, reason)
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 raise DataError(
                     f"{path}, row {row}: is no bad video; remove the file, they will be found again"
@@ -86,7 +91,10 @@ def write_quarantine(path: str, videos: list[BadVideo]) -> None:
     Raises:
       DataError: if it cannot be written.
     """
-    rows = [json.dumps({**dataclasses.asdict(video), "problem": str(video.problem)}) + "\n" for video in videos]
+    rows = []
+    for video in videos:
+        fields = {**dataclasses.asdict(video), "problem": str(video.problem)}
+        rows.append(json.dumps({name: value for name, value in fields.items() if name != "reason" or value}) + "\n")
     with disk.refusals_as(DataError, path, "give another --workdir"):
         with open(path + ".tmp", "w", encoding="ascii") as file:
             file.writelines(rows)

@@ -21,7 +21,7 @@ def open_video(dataset: Dataset, settings: DataSettings, video: Video) -> Iterat
     try:
         if video.path in dataset.quarantine:
             problem, frames = dataset.quarantine[video.path]
-            raise VideoError(Problem(problem), "in quarantine", frames)
+            raise VideoError(Problem(problem), dataset.reasons.get(video.path, ""), frames)
         storage = storages.open_storage(settings, dataset)
         with segments.restrict(_open(storage, video), video) as reader:
             is_open = True
@@ -30,7 +30,7 @@ def open_video(dataset: Dataset, settings: DataSettings, video: Video) -> Iterat
         is_damaged = is_open and error.problem in (Problem.UNREADABLE, Problem.TOO_FEW_FRAMES)
         problem = Problem.DAMAGED if is_damaged else error.problem
         if BadVideo(video.path, problem, error.frames, 0).is_closed:
-            dataset.quarantine[video.path] = int(problem), error.frames
+            dataset.quarantine[video.path], dataset.reasons[video.path] = (int(problem), error.frames), str(error)
         raise VideoError(problem, str(error), error.frames) from error
 
 

@@ -47,12 +47,14 @@ class Dataset:
       label_names: class names of every label set; the first set is the one judged first.
       quarantine: videos that could not be opened, {path: (problem, frames found)}. Whoever reads the data set adds to
         it and opens them no more; every decoding process has its own copy.
+      reasons: of them in words, {path: reason}.
     """
 
     root: pathlib.Path
     videos: tuple[Video, ...]
     label_names: dict[str, tuple[str, ...]]
     quarantine: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+    reasons: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.videos)

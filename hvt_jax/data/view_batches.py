@@ -6,7 +6,7 @@ What a `views.Plan` of one group cuts comes as arrays, that of several groups as
     start        int32 [B, V]              first frame of each view
     crop         int32 [B, V, 2]           top and left pixel in the resized frame; 0 where the centre is cut
     frame_valid  bool  [B, V, T]           False for frames repeated to fill a short video, and for all of no video
-    label, index, frames, valid, problem   as in `pipeline`
+    label, index, frames, valid, problem, reason   as in `pipeline`
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ import grain
 import numpy as np
 
 from hvt_jax.data import counts, pipeline, reading, views
-from hvt_jax.data.problems import Problem, VideoError
+from hvt_jax.data.problems import REASON_BYTES, Problem, VideoError, pack_reason
 from hvt_jax.data.sources import Dataset
 from hvt_jax.settings import DataSettings
 
@@ -103,7 +103,8 @@ def _read(dataset: Dataset, settings: DataSettings, plan: views.Plan, number: in
                 pixels, crops, own = views.read_views(reader, group, settings.short_videos)
                 cut[name] = dict(zip(_CUT, (pixels, group.start.astype(np.int32), crops, own), strict=True))
     except VideoError as error:
-        return {**empty, "problem": np.int8(error.problem), "frames": np.int32(error.frames)}
+        fault = {"problem": np.int8(error.problem), "frames": np.int32(error.frames)}
+        return {**empty, **fault, "reason": pack_reason(str(error))}
     frames = sum(group["frame_valid"].size for group in cut.values())
     return {**empty, **_by_field(cut), "frames": np.int32(frames), "valid": np.bool_(True)}
 
@@ -130,4 +131,5 @@ def _empty(plan: views.Plan, *, index: int, label: int) -> Batch:
         "frames": np.int32(0),
         "valid": np.bool_(False),
         "problem": np.int8(Problem.OK),
+        "reason": np.zeros(REASON_BYTES, np.uint8),
     }

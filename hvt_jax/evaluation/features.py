@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 
-FIELDS = ("index", "valid", "problem", "frames")  # of a batch, beside its video
+FIELDS = ("index", "valid", "problem", "frames", "reason")  # of a batch, beside its video
 
 
 def extract_features(

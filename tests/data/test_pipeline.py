@@ -51,6 +51,7 @@ def test_a_batch_is_what_it_says(train, data_settings):
         "problem": "int8",
     }
     assert kinds.pop("frame_valid") == ((8, 4), "bool") and batch["frame_valid"].all()
+    assert kinds.pop("reason") == ((8, 200), "uint8") and not batch["reason"].any()
     assert kinds == {"video": ((8, 4, 30, 50, 3), "uint8"), **{name: ((8,), kind) for name, kind in column.items()}}
     assert batch["valid"].all() and not batch["problem"].any() and (batch["frames"] == 4).all()
     for video, label, index, start in zip(*(batch[n] for n in ("video", "label", "index", "start")), strict=True):
@@ -169,10 +170,11 @@ def test_damaged_videos_are_masked_and_named(data_settings, train, tmp_path):
     assert batch["problem"].tolist() == kinds
     assert batch["video"][0].any() and not batch["video"][1:].any() and batch["label"].tolist() == [3] * 5 + [-1]
     lines = [str(video) for video in quarantine.find_bad(dataset, batch, 0)]
-    assert lines[0].startswith("half.avi: too few frames (") and lines[1:] == [
-        "empty.avi: empty",
-        "text.mp4: unreadable",
-        "missing.avi: missing",
+    assert lines == [
+        "half.avi: too few frames (15 could be read): truncated: 15 of 40 frames",
+        "empty.avi: empty: the file has 0 bytes",
+        "text.mp4: unreadable: cannot be decoded (Invalid data found when processing input)",
+        "missing.avi: missing: no such file",
     ]
     (batch,) = _take(1, dataset, data_settings, batch_size=5)
     assert sorted(batch["problem"]) == sorted(kinds[:5]) and batch["valid"].sum() == 1

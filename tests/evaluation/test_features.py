@@ -21,7 +21,8 @@ class Batches:
         index = np.array([2 * self.taken, 2 * self.taken + 1])
         self.taken += 1
         valid = index < 5
-        return {"video": np.float32(index), "index": index, "valid": valid, "problem": 0 * index, "frames": 0 * index}
+        others = {name: 0 * index for name in ("problem", "frames", "reason")}
+        return {"video": np.float32(index), "index": index, "valid": valid, **others}
 
     def close(self):
         self.closed = True
