@@ -42,10 +42,11 @@ class RunLog:
         bad_videos: BadVideos,
         steps_per_epoch: int,
         num_steps: int,
+        fingerprint: int | None = None,
     ):
         self._settings, self._folder, self._writer = settings, folder, writer
         self._steps_per_epoch, self._num_steps = steps_per_epoch, num_steps
-        self.bad_videos = bad_videos
+        self.bad_videos, self._fingerprint = bad_videos, fingerprint
         self._started = time.monotonic()
         self._seconds_before = max((record.get("time/seconds", 0.0) for record in self.records()), default=0.0)
         self._pending: collections.deque[tuple[int, Scalars]] = collections.deque()
@@ -73,9 +74,25 @@ class RunLog:
         return metrics.read_metrics(path) if os.path.exists(path) else []
 
     def judged(self, step: int) -> dict[str, float] | None:
-        """Return the kNN metrics written for `step`, or None if it was not judged yet."""
-        found = [results_lib.judged_metrics(record) for record in self.records() if record["step"] == step]
+        """Return the kNN metrics written for `step`, or None if it was not judged yet on the videos of now."""
+        found = [
+            results_lib.judged_metrics(record)
+            for record in self.records()
+            if record["step"] == step and record.get(results_lib.FINGERPRINT) == self._fingerprint
+        ]
         return next(filter(None, found), None)
+
+    @property
+    def knows_untrained(self) -> bool:
+        """Whether the untrained network was judged on the videos of now."""
+        return bool(results_lib.untrained_metrics(self.records(), self._fingerprint))
+
+    def write_untrained(self, step: int, scores: results_lib.Scores) -> None:
+        """Write the kNN accuracies of the untrained network, judged once more at `step`, where the videos changed."""
+        self._writer.write(step, {**results_lib.flatten_untrained(scores), **self._data()})
+
+    def _data(self) -> dict[str, float]:
+        return {} if self._fingerprint is None else {results_lib.FINGERPRINT: self._fingerprint}
 
     def keep(self, step: int, scalars: Scalars) -> bool:
         """Keep the metrics of `step`, just dispatched, and settle the step `LAG_STEPS` before it.
@@ -132,7 +149,7 @@ class RunLog:
         if not flat:
             self.note(f"step {step}: not judged, no video of the training or of the test split can be read")
             return flat
-        self._writer.write(step, {"epoch": step / self._steps_per_epoch, **flat})
+        self._writer.write(step, {"epoch": step / self._steps_per_epoch, **flat, **self._data()})
         tops = [f"{level}/{name} {of['top1']:.1f} %" for level, sets in scores.items() for name, of in sets.items()]
         self.note(f"step {step}: kNN top-1  " + "  ".join(tops))
         return flat

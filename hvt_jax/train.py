@@ -27,6 +27,7 @@ from hvt_jax.engine.run_folder import RunFolder
 from hvt_jax.engine.state import TrainState
 from hvt_jax.engine.steps import Definition
 from hvt_jax.evaluation import judge, results
+from hvt_jax.run_data import RunData
 from hvt_jax.run_log import RunLog
 from hvt_jax.settings import Settings, SettingsError, read_settings
 
@@ -58,11 +59,13 @@ def train(config: ConfigDict, workdir: str) -> int:
     train_set, test_set = (catalog.load_dataset(settings.data, split) for split in ("train", "test"))
     plan = plan_run(settings, train_set)
     compiled = compile_functions(definition, build_optimizer(definition, plan), num_steps=plan.num_steps)
-    best = check_best_metric(settings.checkpoint.best_metric, definition.hierarchy, test_set)
+    best = results.best_metric(settings.checkpoint.best_metric, definition.hierarchy, test_set)
     warn = _LOG.warning
+    data = RunData({"train": train_set, "test": test_set})
+    keep = {"best_metric": best, "tests": data.fingerprint}
     with (
         RunFolder(workdir, warn=warn) as folder,
-        checkpoint_lib.Checkpoints(folder.checkpoints, settings.checkpoint, best_metric=best, warn=warn) as saved,
+        checkpoint_lib.Checkpoints(folder.checkpoints, settings.checkpoint, **keep, warn=warn) as saved,
         preemption.Preemption() as preempted,
     ):
         for line in folder.changed_fields(config):
@@ -77,15 +80,18 @@ def train(config: ConfigDict, workdir: str) -> int:
         # It moves what an earlier run left out of the way, so nothing is written before.
         with metrics.MetricWriter(folder.path, settings.logging, restored_step=restored_step, config=as_json) as writer:
             bad_videos = BadVideos(folder.path, (train_set, test_set), settings.data.max_bad_fraction, restored_step)
+            for line in data.changes(folder.path) if restored_step is not None else ():
+                warn("%s", line)
             folder.write_config(config)
             folder.write_environment(settings.seed)
+            data.write(folder.path)
             length = {"steps_per_epoch": plan.steps_per_epoch, "num_steps": plan.num_steps}
-            log = RunLog(settings, folder, writer, bad_videos=bad_videos, **length)
+            log = RunLog(settings, folder, writer, bad_videos=bad_videos, fingerprint=data.fingerprint, **length)
             log.announce(definition, (len(train_set), len(test_set)), restored_step)
-            if state is None:
-                with log.busy("compiling the network"):
-                    state = compiled.initialise()
             run = Run(definition, plan, compiled, log, saved, folder, train_set, test_set)
+            state = state or run.initialise()
+            if restored_step and not log.knows_untrained:
+                run.judge_untrained(restored_step, preempted)
             with contextlib.closing(run.training_batches(restored_step or 0)) as batches:
                 return run.loop(state, restored_step, batches, preempted)
 
@@ -102,23 +108,6 @@ def plan_run(settings: Settings, train_set: Dataset) -> Plan:
     epochs = schedules.validation_epochs(evaluation.schedule, evaluation.interval, math.ceil(settings.train.num_epochs))
     due = {min(epoch * steps_per_epoch, num_steps) for epoch in epochs}
     return Plan(steps_per_epoch, num_steps, frozenset(due | {0, num_steps}))
-
-
-def check_best_metric(name: str, hierarchy: tuple[str, ...], dataset: Dataset) -> str:
-    """Return the full name of the metric `name`; of the top level's first top-1 accuracy if it is empty.
-
-    Raises:
-      SettingsError: if no evaluation writes it.
-    """
-    pairs = [(level, label_set) for level in hierarchy for label_set in dataset.label_names]
-    known = [results.metric_name(*pair, top) for pair in pairs for top in ("top1", "top5")]
-    short = {}
-    for level in hierarchy:
-        short |= results.short_names(level, dataset.primary_label)
-    name = name or results.metric_name(hierarchy[-1], dataset.primary_label)
-    if name not in (*short, *known):
-        raise SettingsError(f"checkpoint.best_metric = {name!r}, but must be one of {', '.join((*short, *known))}")
-    return short.get(name, name)
 
 
 def build_optimizer(definition: Definition, plan: Plan) -> optax.GradientTransformation:
@@ -200,6 +189,17 @@ class Run:
         self.saved.wait()
         log.report(plan.num_steps, "done", state)
         return DONE
+
+    def initialise(self) -> TrainState:
+        """Return the state before the first step."""
+        with self.log.busy("compiling the network"):
+            return self.compiled.initialise()
+
+    def judge_untrained(self, step: int, preempted: preemption.Preemption) -> None:
+        """Judge the network before its first step once more, on the videos of now, to compare with."""
+        self.log.note("the untrained network has not been judged on these videos: it is, to compare with")
+        if scores := self._judge(self.initialise(), step, preempted):
+            self.log.write_untrained(step, scores)
 
     def training_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
         """Return endless batches from that of `start_step` on; close them to end what decodes ahead."""

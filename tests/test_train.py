@@ -9,8 +9,8 @@ import signal
 
 import pytest
 
-from hvt_jax import train
 from hvt_jax.data.sources import Dataset
+from hvt_jax.evaluation import results as results_lib
 from hvt_jax.settings import SettingsError
 from tests import kill_and_resume, runs
 
@@ -228,12 +228,12 @@ def test_a_run_that_diverges_ends_with_3_and_its_state_apart(world, tmp_path):
 def test_the_best_metric_goes_by_its_full_name():
     dataset = Dataset(pathlib.Path(), (), {"motion": ("left", "right"), "digit": ("0", "1")})
     levels = ("frame", "clip")
-    assert train.check_best_metric("", levels, dataset) == "knn/clip/motion/top1"
-    assert train.check_best_metric("knn/frame/top5", levels, dataset) == "knn/frame/motion/top5"
-    assert train.check_best_metric("knn/frame/digit/top1", levels, dataset) == "knn/frame/digit/top1"
+    assert results_lib.best_metric("", levels, dataset) == "knn/clip/motion/top1"
+    assert results_lib.best_metric("knn/frame/top5", levels, dataset) == "knn/frame/motion/top5"
+    assert results_lib.best_metric("knn/frame/digit/top1", levels, dataset) == "knn/frame/digit/top1"
     for name in ("knn/frame/digit", "knn/patch/top1", "knn/clip/digit/chance"):
         with pytest.raises(SettingsError, match="must be one of knn/frame/top1, .*knn/clip/digit/top5"):
-            train.check_best_metric(name, levels, dataset)
+            results_lib.best_metric(name, levels, dataset)
 
 
 def _layout(world, tmp_path, name, text) -> pathlib.Path:

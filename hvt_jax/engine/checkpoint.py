@@ -28,14 +28,13 @@ _NOTHING, _REFUSED = -1, -2  # in place of a step, for the other processes
 class Checkpoints:
     """The checkpoints of one run in one folder.
 
-    `<step>/` is written by Orbax in the background; then a thread hashes its files and writes
-    `manifest-<step>.json`. Only steps whose files agree with their manifest are ever restored. One save runs
-    at a time. Which steps are kept is decided here and not by Orbax's policies, because a step may be deleted
-    only after a newer one is *sealed*, which Orbax does not know: the `keep_latest` newest sealed steps and
-    the `keep_best` with the highest `best_metric`.
+    `<step>/` is written by Orbax in the background; then a thread hashes its files and writes `manifest-<step>.json`.
+    Only steps whose files agree with their manifest are ever restored. One save runs at a time. Which steps are kept is
+    decided here and not by Orbax's policies, because a step may be deleted only after a newer one is *sealed*, which
+    Orbax does not know: the `keep_latest` newest sealed steps and the `keep_best` with the highest `best_metric`.
 
-    With several processes every process makes the same calls in the same order; all share the folder, and
-    process 0 alone checks, seals and deletes. Leaves must be global arrays (or the same numpy on each process).
+    With several processes every process makes the same calls in the same order; all share the folder, and process 0
+    alone checks, seals and deletes. Leaves must be global arrays (or the same numpy on each process).
     """
 
     def __init__(
@@ -45,6 +44,7 @@ class Checkpoints:
         *,
         best_metric: str,
         warn: Callable[[str], None],
+        tests: int = 0,
         read_only: bool = False,
     ):
         """Open `folder`, and remove what a dead run left half written there.
@@ -52,12 +52,13 @@ class Checkpoints:
         Args:
           folder: made if missing.
           settings: `keep_latest` (at least 1 is kept) and `keep_best`.
-          best_metric: key of the `metrics` of a save by which it is judged; higher is better.
+          best_metric: key of the `metrics` of a save by which it is judged, among those of the same `tests` (videos).
           warn: called with one line when a checkpoint is rejected.
+          tests: a number for the videos that metrics are of.
           read_only: look without cleaning, renaming or saving, as beside a live run.
         """
         self._folder = os.path.abspath(folder)  # Orbax fails late on a relative path
-        self._warn, self._read_only = warn, read_only
+        self._warn, self._read_only, self._tests = warn, read_only, tests
         self._keep = settings.keep_latest, settings.keep_best, best_metric
         self._acts = jax.process_index() == 0 and not read_only
         self._saved: set[int] = set()
@@ -101,7 +102,7 @@ class Checkpoints:
         leaves = leaves_lib.flatten(state)
         self._prepare(step, leaves)
         response = _start_saving(self._folder, step, leaves)
-        record = {"metrics": metrics, "leaves": leaves_lib.describe(leaves)}
+        record = {"metrics": metrics, "tests": self._tests, "leaves": leaves_lib.describe(leaves)}
         self._pending = step, self._thread.submit(self._finish, step, response, record)
 
     def poll(self) -> int | None:
@@ -199,14 +200,12 @@ class Checkpoints:
 
     def _add_metrics(self, step: int, metrics: dict[str, float]) -> None:
         if self._acts and metrics:
-            manifest.add_metrics(self._folder, step, metrics)
+            manifest.add_metrics(self._folder, step, metrics, self._tests)
             manifest.retain(self._folder, *self._keep)
 
 
 def save_diverged(folder: str | os.PathLike, step: int, state: Any) -> None:
-    """Save the state of a run that diverged, sealed, in its own folder; returns when it is written.
-
-    Nothing else is touched, so the best and the latest good checkpoints stay.
+    """Save the state of a run that diverged, sealed, in a folder of its own; nothing else is touched.
 
     Raises:
       CheckpointError: if it cannot be written.

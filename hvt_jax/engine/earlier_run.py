@@ -6,6 +6,8 @@ import os
 _NAMES = (
     "config.json",
     "environment.json",
+    "data.json",
+    "data.jsonl.gz",
     "results.json",
     "report.md",
     "figures",

@@ -35,11 +35,15 @@ def seal(folder: str, step: int, record: dict[str, Any]) -> None:
     _write_manifest(folder, step, {"step": step, "saved_at": saved_at, "files": files, **record})
 
 
-def add_metrics(folder: str, step: int, metrics: dict[str, float]) -> None:
-    """Add to the metrics in the manifest of a sealed step; nothing happens if there is no such step."""
+def add_metrics(folder: str, step: int, metrics: dict[str, float], tests: int) -> None:
+    """Add to the metrics in the manifest of a sealed step; nothing happens if there is no such step.
+
+    Metrics of other `tests` than these are forgotten.
+    """
     content = read_manifest(folder, step)
     if content is not None:
-        _write_manifest(folder, step, content | {"metrics": content["metrics"] | metrics})
+        before = content["metrics"] if content.get("tests", 0) == tests else {}
+        _write_manifest(folder, step, content | {"metrics": before | metrics, "tests": tests})
 
 
 def _write_manifest(folder: str, step: int, content: dict[str, Any]) -> None:
@@ -126,11 +130,18 @@ def choose(folder: str, step: int | None, *, rename: bool, warn: Callable[[str],
 
 
 def retain(folder: str, latest: int, best: int, metric: str) -> None:
-    """Delete sealed steps but the `latest` newest (at least one) and the `best` with the highest `metric`."""
+    """Delete sealed steps but the `latest` newest (at least one) and the `best` with the highest `metric`.
+
+    Scores of different tests are not compared: the best of each stay.
+    """
     records = {step: record for step in steps_in(folder) if (record := read_manifest(folder, step))}
     scores = {step: record["metrics"].get(metric) for step, record in records.items()}
-    judged = [step for step, score in scores.items() if isinstance(score, (int, float))]
-    kept = set(sorted(judged, key=lambda step: (scores[step], step), reverse=True)[:best])
+    judged: dict[int, list[int]] = {}
+    for step, score in scores.items():
+        if isinstance(score, (int, float)):
+            judged.setdefault(records[step].get("tests", 0), []).append(step)
+    ranked = [sorted(alike, key=lambda step: (scores[step], step), reverse=True) for alike in judged.values()]
+    kept = {step for alike in ranked for step in alike[:best]}
     for step in list(records)[: -max(1, latest)]:
         if step not in kept:
             delete(folder, step)

@@ -7,9 +7,15 @@ preempted or was resumed reports what was judged.
 import math
 from collections.abc import Mapping, Sequence
 
+from hvt_jax.data.sources import Dataset
+from hvt_jax.settings import SettingsError
+
 Scores = dict[str, dict[str, dict[str, float]]]
 
+FINGERPRINT = "data/fingerprint"  # in the records of judgements: of the videos they were made on
+
 _QUANTITIES = ("top1", "top5", "chance", "standard_error")
+_UNTRAINED = "untrained/"  # before the names of a judgement of the untrained network that was made later
 
 
 def metric_name(level: str, label_set: str, quantity: str = "top1") -> str:
@@ -25,6 +31,23 @@ def short_names(level: str, label_set: str) -> dict[str, str]:
     return {f"knn/{level}/{top}": metric_name(level, label_set, top) for top in ("top1", "top5")}
 
 
+def best_metric(name: str, hierarchy: tuple[str, ...], dataset: Dataset) -> str:
+    """Return the full name of the metric `name`; of the top level's first top-1 accuracy if it is empty.
+
+    Raises:
+      SettingsError: if no evaluation writes it.
+    """
+    pairs = [(level, label_set) for level in hierarchy for label_set in dataset.label_names]
+    known = [metric_name(*pair, top) for pair in pairs for top in ("top1", "top5")]
+    short = {}
+    for level in hierarchy:
+        short |= short_names(level, dataset.primary_label)
+    name = name or metric_name(hierarchy[-1], dataset.primary_label)
+    if name not in (*short, *known):
+        raise SettingsError(f"checkpoint.best_metric = {name!r}, but must be one of {', '.join((*short, *known))}")
+    return short.get(name, name)
+
+
 def flatten_scores(scores: Scores) -> dict[str, float]:
     """Return the metrics of a judgement by name: the full names of every label set, and the first one's short names."""
     flat = {}
@@ -33,6 +56,22 @@ def flatten_scores(scores: Scores) -> dict[str, float]:
             flat |= {metric_name(level, name, quantity): values[quantity] for quantity in _QUANTITIES}
         flat |= {short: flat[full] for short, full in short_names(level, next(iter(sets))).items()}
     return flat
+
+
+def flatten_untrained(scores: Scores) -> dict[str, float]:
+    """Return the metrics of a judgement of the untrained network that was made after step 0, by name."""
+    return {_UNTRAINED + name: value for name, value in flatten_scores(scores).items()}
+
+
+def untrained_metrics(records: Sequence[Mapping], fingerprint: float | None) -> dict[str, float]:
+    """Return what is known of the untrained network on the videos of `fingerprint`, {} if it was judged on others."""
+    alike = [record for record in records if record.get(FINGERPRINT) == fingerprint]
+    at_start = next((judged_metrics(record) for record in alike if not record["step"] and judged_metrics(record)), {})
+    later = [
+        {name.removeprefix(_UNTRAINED): value for name, value in record.items() if name.startswith(_UNTRAINED)}
+        for record in alike
+    ]
+    return next(filter(None, reversed(later)), at_start)
 
 
 def judged_metrics(record: Mapping) -> dict[str, float]:
@@ -46,18 +85,19 @@ def judged_steps(records: Sequence[Mapping]) -> list[int]:
 
 
 def read_scores(records: Sequence[Mapping]) -> Scores:
-    """Return what the latest judgement in a run's records says, beside that of step 0; {} if there was none.
+    """Return what the latest judgement in a run's records says, beside that of the untrained network; {} if none.
 
     Returns:
       {level: {label set: {"judged_step", "top1", "top5", "chance", "standard_error", "untrained_top1",
-      "untrained_standard_error"}}}, accuracies in %; "untrained_..." only where step 0 was judged.
+      "untrained_standard_error"}}}, accuracies in %; "untrained_..." only where it was judged on the same videos.
     """
-    judged = {record["step"]: judged_metrics(record) for record in records if judged_metrics(record)}
+    judged = {record["step"]: record for record in records if judged_metrics(record)}
     scores: Scores = {}
     if not judged:
         return scores
-    last, untrained = max(judged), judged.get(0, {})
-    for name, value in judged[last].items():
+    last = max(judged)
+    untrained = untrained_metrics(records, judged[last].get(FINGERPRINT))
+    for name, value in judged_metrics(judged[last]).items():
         _, level, *label_set, quantity = name.split("/")
         if not label_set:  # a short name
             continue
