@@ -23,10 +23,11 @@ help:  ## list the targets
 
 setup: $(INSTALLED)  ## make .venv with the pinned versions (PYTHON=python3.12 for another Python)
 
-$(INSTALLED): $(REQUIREMENTS) requirements.txt requirements-dev.txt
+$(INSTALLED): $(REQUIREMENTS) requirements.txt requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("HVT-JAX needs Python 3.11 or newer; make PYTHON=python3.12 ..." if sys.version_info < (3, 11) else 0)'
 	@$(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed; on Debian: apt install python3-venv"; exit 1; }
 	$(IN_VENV) -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS) -r requirements-dev.txt
+	$(IN_VENV) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
 demo: $(INSTALLED)  ## make the digits videos, train on them into runs/demo and judge every level; goes on where it stopped

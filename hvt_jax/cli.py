@@ -1,6 +1,7 @@
 """What all commands share: errors as one line with an exit code, never a traceback for a user's mistake."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 
@@ -26,6 +27,7 @@ def parse_flags(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> list
 
     `--help` prints the command's documentation with its examples and ends with code 0.
     """
+    argv = [_expand(word) for word in argv]
     words = argv[1 : argv.index("--")] if "--" in argv else argv[1:]
     if not _HELP.isdisjoint(words) or not _FULL_HELP.isdisjoint(words):
         app.usage(shorthelp=_FULL_HELP.isdisjoint(words), writeto_stdout=True)
@@ -45,6 +47,12 @@ def parse_flags(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> list
         if values[name].present and values[name].value == "" and not name.startswith("config."):
             sys.exit(fail(f"--{name} is empty; give it a value or leave it out"))
     return rest
+
+
+def _expand(word: str) -> str:
+    """Return `--workdir=~/runs` with the home folder, which shells put in only where ~ begins a word."""
+    name, equals, value = word.partition("=")
+    return f"{name}={os.path.expanduser(value)}" if word.startswith("-") and equals else word
 
 
 def run(command: Callable[[], int], *, output: str | None = None, resumed: str = "to go on where it stopped") -> int:

@@ -10,7 +10,8 @@ _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 # The disk, its rights or a limit of the system. Others, such as "bad file descriptor", are mistakes of the program,
 # whose traceback must be seen.
 _OF_THE_SYSTEM = _FULL | _FORBIDDEN
-_OF_THE_SYSTEM |= {errno.EIO, errno.ESTALE, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE}
+_TOO_MANY_OPEN = {errno.EMFILE, errno.ENFILE}
+_OF_THE_SYSTEM |= {errno.EIO, errno.ESTALE, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP} | _TOO_MANY_OPEN
 
 
 def is_refusal(error: OSError) -> bool:
@@ -28,6 +29,9 @@ def explain(error: OSError, path: str | os.PathLike | None, elsewhere: str, what
       what: was to be done with it.
     """
     first = ""
+    if error.errno in _TOO_MANY_OPEN:
+        remedy = "raise the limit with `ulimit -n 4096`, or lower data.num_workers or data.prefetch_batches"
+        return f"{error.strerror}; {remedy}"
     if error.errno in _FULL:
         first = "free some space there, or "
     elif error.errno in _FORBIDDEN:

@@ -5,6 +5,7 @@ field that is unknown, missing, of a wrong type or geometrically impossible, in 
 """
 
 import dataclasses
+import os
 from typing import Literal
 
 from ml_collections import ConfigDict
@@ -213,6 +214,9 @@ def read_settings(config: ConfigDict) -> Settings:
       SettingsError: for the first field that is unknown, missing, of a wrong type or value.
     """
     settings = config_reader.read(Settings, config, "config")
+    data = settings.data
+    paths = {name: os.path.expanduser(getattr(data, name)) for name in ("root", "storage_root", "manifest")}
+    settings = dataclasses.replace(settings, data=dataclasses.replace(data, **paths))
     limits.check_limits(settings)
     try:
         hierarchy_lib.parse_hierarchy(settings.model.hierarchy)

@@ -38,6 +38,17 @@ class _SharedArray(grain.multiprocessing.SharedMemoryArray):
         return super().metadata
 
 
+def own(batch: Batch) -> Batch:
+    """Return a batch from a worker, its shared memory being freed with it, however this process ends."""
+    for array in batch.values():
+        if isinstance(array, dict):
+            own(array)
+        elif isinstance(array, grain.multiprocessing.SharedMemoryArray) and array._unlink_on_del:
+            array.shm.unlink()  # the name; what is mapped stays
+            array._unlink_on_del = False
+    return batch
+
+
 def _new_array(shape: tuple[int, ...]) -> np.ndarray:
     """Return room for pixels; in a worker it is memory that the trainer sees too, so that nothing is copied."""
     if not parallel.in_worker():

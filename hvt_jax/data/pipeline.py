@@ -27,6 +27,7 @@ from hvt_jax.data.clip_batches import Batch
 from hvt_jax.data.sources import DataError, Dataset
 from hvt_jax.settings import DataSettings
 
+_SMALL_BYTES = 1 << 16
 _WORKERS_PAY = 2_000  # videos; in the seconds in which processes start, threads decode about as many small ones
 
 
@@ -155,20 +156,21 @@ def _start(batches: grain.MapDataset, settings: DataSettings, workers: int, thre
     ahead = -(-ahead // workers)
     read = grain.ReadOptions(num_threads=max(1, threads), prefetch_buffer_size=max(ahead, threads))
     options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead)
-    return _FromWorkers(
-        iter(batches.to_iter_dataset(read).mp_prefetch(options, worker_init_fn=parallel.prepare_worker))
-    )
+    # Labels and such travel by themselves: each piece of shared memory is an open file here and there.
+    plain = grain.experimental.DatasetOptions(min_shm_size=_SMALL_BYTES)
+    batches = grain.experimental.WithOptionsIterDataset(batches.to_iter_dataset(read), plain)
+    return _FromWorkers(iter(batches.mp_prefetch(options, worker_init_fn=parallel.prepare_worker)))
 
 
 class _FromWorkers(Iterator[Batch]):
     """Grain's batches; that a process which makes them has died is told as something the user can act on."""
 
     def __init__(self, batches: grain.DatasetIterator):
-        self._batches = batches
+        self._batches: Iterator[Batch] = batches
 
     def __next__(self) -> Batch:
         try:
-            return next(self._batches)
+            return clip_batches.own(next(self._batches))
         except RuntimeError as error:
             if "terminated unexpectedly" not in str(error):
                 raise
@@ -181,4 +183,6 @@ class _FromWorkers(Iterator[Batch]):
 
     def close(self) -> None:
         """End the processes."""
-        self._batches.close()
+        batches, self._batches = self._batches, iter(())  # or it would be ended once more when all else is gone
+        if hasattr(batches, "close"):
+            batches.close()
