@@ -127,7 +127,7 @@ def check_limits(settings: Any) -> None:
         for number in value if isinstance(value, tuple) else (value,):
             if not low <= number <= high or not math.isfinite(number):
                 limit = f"at least {low:g}" if high == _ANY else f"from {low:g} to {high:g}"
-                limit = limit if math.isfinite(number) else f"finite, and {limit}"
+                limit = limit if math.isfinite(number) else f"{limit} and finite"
                 raise SettingsError(f"config.{field} = {value}, but must be {limit}")
     for field, length in LENGTHS.items():
         value = _get(settings, field)

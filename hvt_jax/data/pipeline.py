@@ -22,12 +22,13 @@ from collections.abc import Iterator
 import grain
 from absl import flags  # for `_start` alone, which says why
 
-from hvt_jax.data import clip_batches, counts, parallel, storages
+from hvt_jax.data import clip_batches, counts, parallel, storages, usage
 from hvt_jax.data.clip_batches import Batch
 from hvt_jax.data.sources import DataError, Dataset
 from hvt_jax.settings import DataSettings
 
 _SMALL_BYTES = 1 << 16
+_FILES, _FILES_PER_WORKER = 48, 14  # open at a time; with 36 and 13 a run ended for want of them
 _WORKERS_PAY = 2_000  # videos; in the seconds in which processes start, threads decode about as many small ones
 
 
@@ -149,6 +150,12 @@ def _start(batches: grain.MapDataset, settings: DataSettings, workers: int, thre
     read = grain.ReadOptions(num_threads=max(1, threads), prefetch_buffer_size=max(ahead, threads))
     if not workers:
         return iter(batches.to_iter_dataset(read))
+    needed = _FILES + _FILES_PER_WORKER * workers
+    if (limit := usage.allow_open_files(needed)) is not None and limit < needed:
+        raise DataError(
+            f"only {limit} files may be open, and {workers} decoding processes need some {needed}; raise the limit "
+            "with `ulimit -n 4096`, or lower data.num_workers"
+        )
     # Grain reads the flags of the process to hand them on to its own processes, and fails if no command has parsed
     # any, as in notebooks and tests. No flag is defined or read here: those belong to the commands.
     if not flags.FLAGS.is_parsed():

@@ -45,6 +45,20 @@ def open_files() -> int | None:
     return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None
 
 
+def allow_open_files(needed: int) -> int | None:
+    """Raise the limit of open files to `needed` if this process may; return the limit, None if there is none."""
+    try:
+        import resource
+
+        limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if limit != resource.RLIM_INFINITY and limit < needed:
+            limit = needed if most == resource.RLIM_INFINITY else min(needed, most)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
+        return None if limit == resource.RLIM_INFINITY else limit
+    except (ImportError, ValueError, OSError):  # Windows has none
+        return None
+
+
 def _resident(number: str) -> int:
     try:
         return int(pathlib.Path(f"/proc/{number}/statm").read_text().split()[1])
