@@ -137,17 +137,17 @@ class _Packets:
         is_straight = all(early <= late for early, late in itertools.pairwise(decoded))  # not two recordings in one
         if None in self._times or len(set(self._times)) < len(self._times) or not is_straight:
             return None
-        times, none = np.sort(np.array(self._times, np.int64)), np.zeros(0, np.int64)
+        times = np.sort(np.array(self._times, np.int64))
         if self._is_timed:
-            first = 0 if self._start is None else int(np.searchsorted(times, self._start))
+            first = 0 if self._start is None or self._start > times[-1] else int(np.searchsorted(times, self._start))
             keys = np.array(sorted(self._keys), np.int64).reshape(-1, 2)
             repeats = self._codec in _MAY_REPEAT
             return FrameIndex(times[first:], keys[:, 0], keys[:, 1], True, self._skipped or 0, repeats)
         if self._skipped or self._times[0] != times[0] or self._pictures != self._stored:
             return None
         if self._formats == ["avi"] and len(decoded) == len(times):  # its presentation times are guesses
-            times = np.array(decoded, np.int64)
-        return FrameIndex(times, none, none, False)
+            return _from_start(self._container, decoded, 0)
+        return _from_start(self._container, times.tolist(), 0)
 
     def check_whole(self) -> None:
         """Raise a `VideoError` if there is no frame, or the header promises clearly more than the file holds."""
@@ -189,9 +189,8 @@ def index_pictures(container: av.container.InputContainer, stream: av.VideoStrea
     skipped, packets, times, decode_times = None, 0, [], []
     for packet in container.demux(stream):
         if packet.is_keyframe and skipped is None:
-            skipped = packets
+            skipped, times, decode_times = packets, [], []
             stream.codec_context.flush_buffers()
-            times.clear(), decode_times.clear()
         with contextlib.suppress(av.FFmpegError):  # found again when it is read
             times += [picture.pts for picture in packet.decode()]
         if packet.size:
@@ -200,11 +199,17 @@ def index_pictures(container: av.container.InputContainer, stream: av.VideoStrea
         tick(packets)
     if not times:
         raise VideoError(Problem.UNREADABLE, "no frame can be decoded")
-    none = np.zeros(0, np.int64)
     for known in (times, decode_times):
         if len(known) == len(times) and None not in known and all(a < b for a, b in itertools.pairwise(known)):
-            return FrameIndex(np.array(known, np.int64), none, none, False, skipped or 0)
-    return FrameIndex(np.arange(len(times)), none, none, False, skipped or 0, has_times=False)
+            return _from_start(container, known, skipped or 0)
+    return _from_start(container, [None] * len(times), skipped or 0)
+
+
+def _from_start(container: av.container.InputContainer, times: list[int | None], skipped: int) -> FrameIndex:
+    """Return the index of frames that are found by decoding from the start alone, with times if they have some."""
+    has_times = container.start_time is not None and None not in times  # raw streams have made-up ones
+    shown, none = np.array(times, np.int64) if has_times else np.arange(len(times)), np.zeros(0, np.int64)
+    return FrameIndex(shown, none, none, False, skipped, has_times=has_times)
 
 
 _CACHE = IndexCache(_MOST_FRAMES)
