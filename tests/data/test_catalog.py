@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import logging
 import os
 
 import numpy as np
@@ -204,7 +205,11 @@ def test_flat_folder_and_own_split(tmp_path, data_settings):
     assert _load_folder(data_settings, tmp_path / "own", "test") == {"test/walk/3.mp4": "walk"}
 
 
-@pytest.mark.parametrize(("train", "test"), [("train", "val"), ("Train", "VALID"), ("TRAIN", "Validation")])
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("train", "val"), ("Train", "VALID"), ("TRAIN", "Validation"), ("training", "testing"), ("train", "eval")]
+    + [("Training", "dev")],
+)
 def test_folders_of_splits_by_other_names(tmp_path, data_settings, caplog, train, test):
     _touch(tmp_path, f"{train}/run/1.mp4", f"{train}/walk/2.mp4", f"{test}/walk/3.mp4", "other/run/4.mp4")
     splits = [_load_folder(data_settings, tmp_path, split) for split in ("train", "test")]
@@ -237,6 +242,34 @@ def test_links_that_are_not_followed_are_counted_in_one_line(tmp_path, data_sett
     assert {path for split in both for path in split} == {f"a/{name}.mp4" for name in (*range(10), "within")}
     (line,) = caplog.messages
     assert "2 links to folders or out of it are left out, such as" in line and "root/a/link.mp4;" in line
+
+
+def test_links_are_followed_when_the_config_says_so(tmp_path, data_settings):
+    """Out of the root, and in circles without end."""
+    _touch(tmp_path / "disk", *(f"{name}/{number}.mp4" for name in "ab" for number in range(5)))
+    (tmp_path / "root").mkdir()
+    for name in "ab":
+        os.symlink(tmp_path / "disk" / name, tmp_path / "root" / name)
+    os.symlink(tmp_path / "root", tmp_path / "disk" / "a" / "again")
+    with pytest.raises(
+        DataError, match="no video there; .*; 2 links are not followed without data.follow_links = True"
+    ):
+        _load_folder(data_settings, tmp_path / "root", "train")
+    settings = dataclasses.replace(data_settings, follow_links=True)
+    both = [_load_folder(settings, tmp_path / "root", split) for split in ("train", "test")]
+    assert {path: name for split in both for path, name in split.items()} == {
+        f"{name}/{number}.mp4": name for name in "ab" for number in range(5)
+    }
+
+
+def test_what_is_left_out_is_counted_with_its_endings(tmp_path, data_settings, caplog):
+    kept = ("a.mp4", "b.M4V", "c.f4v", "d.y4m", "e.ivf", "f.qt", "g.m2v", "h.mpe")
+    _touch(tmp_path, *kept, "i.webp", "j.webp", "k.apng", "README", ".hidden.webp", "manifest.jsonl")
+    with caplog.at_level(logging.INFO, "hvt_jax"):
+        both = [_load_folder(data_settings, tmp_path, split) for split in ("train", "test")]
+    assert {path for split in both for path in split} == set(kept)
+    (line,) = caplog.messages
+    assert line.endswith(": 4 files with other endings are left out: 2 .webp, 1 .apng, 1 without ending")
 
 
 def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path, data_settings, monkeypatch):

@@ -117,6 +117,31 @@ def test_kinetics_counts_what_is_missing_in_one_line(make, caplog):
 def test_kinetics_without_a_single_video(make):
     lists = {name: content for name, content in _KINETICS.items() if name.endswith(".csv")}
     assert "none of its 3 videos is in" in _refusal(make("kinetics400", lists))
+    message = _refusal(make("kinetics400", {"train/a.txt": None}))
+    assert "not even -0b0xQ_1aaa_000005_000015; there is none" in message
+    message = _refusal(make("kinetics400", {"train/of my own.mp4": None, "train/eeeeeeeeeee_1_2.mp4": None}))
+    assert "not even -0b0xQ_1aaa_000005_000015; there are 2 others, such as train/eeeeeeeeeee_1_2.mp4" in message
+
+
+@pytest.mark.parametrize(
+    "form", ["{0}_{1}_{2}.mp4", "{0}.webm", "v_{0}.mp4", "some class/{0}_{1:06d}_{2:06d}.mkv", "{0}_{1}.0_{2}.0.mp4"]
+)
+def test_kinetics_by_other_names(make, form):
+    lists = {name: content for name, content in _KINETICS.items() if name.endswith(".csv")}
+    clips = [("-0b0xQ_1aaa", 5, 15), ("bbbbbbbbbbb", 100, 110), ("ccccccccccc", 0, 10)]
+    settings = make("kinetics400", lists | {f"train/{form.format(*clip)}": None for clip in clips})
+    assert sorted(_load(settings).values()) == ["abseiling", 'dancing, "wild"', "zumba"]
+
+
+@pytest.mark.parametrize(
+    "place", ["train/replacement_for_corrupted_k400", "replacement/replacement_for_corrupted_k400"]
+)
+def test_kinetics_replacements_go_before_what_they_replace(make, place, caplog):
+    name = "-0b0xQ_1aaa_000005_000015.mp4"
+    settings = make("kinetics400", {**_KINETICS, f"{place}/{name}": "whole"})
+    with caplog.at_level(logging.INFO, "hvt_jax"):
+        assert f"{place}/{name}" in _load(settings) and f"train/{name}" not in _load(settings)
+    assert "1 videos are taken from folders called replacement" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -163,10 +163,10 @@ class _Reader:
 
     def _is_header(self, table: _Table) -> bool:
         """Return whether the first row looks like names of columns, by words that are not known here."""
-        (_, (path, label, *_)), *rest = table[: _SAMPLE + 1]
+        (_, (path, label, *_)), *rest = [row for row in table[: _SAMPLE + 1] if len(row[1]) > 1]
         ending, endings = os.path.splitext(path)[1], {os.path.splitext(cells[0])[1] for _, cells in rest}
         is_other = ending not in endings or (not label.isdecimal() and all(cells[1].isdecimal() for _, cells in rest))
-        is_alone = label not in {cells[1] for _, cells in table[1:]}
+        is_alone = label not in {cell for _, cells in table[1:] for cell in cells[1:2]}
         return bool(rest) and is_other and is_alone and not self._exists(path) and self._exists(rest[0][1][0])
 
 

@@ -47,7 +47,7 @@ def load(settings: DataSettings, split: Literal["train", "test"]) -> Dataset:
     names = _NAMES["train"] if split == "train" else _NAMES[settings.split]
     path, rows = training if split == "train" else _read(_find_csv(root, names))
     folder = _find_videos(root, names)
-    present = _find_files(root, folder, settings.follow_links)
+    present, files = _find_files(root, folder, settings.follow_links)
     listing, missing, seen = annotations.Listing(path, root, settings), [], {}
     for row, label, clip in rows:
         number = annotations.class_number(classes, label, f"{path}, row {row}", training[0].name)
@@ -58,27 +58,27 @@ def load(settings: DataSettings, split: Literal["train", "test"]) -> Dataset:
             listing.add(row, file, number)
         else:
             missing.append(_official_name(clip))
-    annotations.report_missing(path, folder, rows, missing, present.values())
+    annotations.report_missing(path, folder, rows, missing, files)
     return Dataset(root, tuple(listing.videos), {"action": tuple(classes)})
 
 
-def _find_files(root: pathlib.Path, folder: pathlib.Path, follow_links: bool) -> dict[tuple, str]:
-    """Return {(id, start, end) or (id,): path relative to the root}; names that are neither are left out."""
-    found, replaced = {}, 0
+def _find_files(root: pathlib.Path, folder: pathlib.Path, follow_links: bool) -> tuple[dict[tuple, str], list[str]]:
+    """Return {(id, start, end) or (id,): path relative to the root}, and the paths of all videos by whatever names."""
+    found, files, replaced = {}, [], 0
     beside = [root / name for name in sorted(os.listdir(root)) if name.startswith(_REPLACEMENT)]
     for place in dict.fromkeys([folder, *(path for path in beside if path.is_dir())]):
         prefix = "" if place == root else place.relative_to(root).as_posix() + "/"
         for path in annotations.list_files(place, SUFFIXES, follow_links):
             match = _FILE.fullmatch(pathlib.PurePosixPath(path).stem)
             clip = match and ((match[1], int(match[2]), int(match[3])) if match[2] else (match[1],))
-            path = prefix + path
+            files.append(path := prefix + path)
             is_better = any(part.startswith(_REPLACEMENT) for part in path.split("/"))
             if clip and found.get(clip) != path and (clip not in found or is_better):
                 replaced += clip in found
                 found[clip] = path
     if replaced:
         _LOG.info("%s: %d videos are taken from folders called %s...", root, replaced, _REPLACEMENT)
-    return found
+    return found, files
 
 
 def _official_name(clip: tuple[str, int, int]) -> str:
