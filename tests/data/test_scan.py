@@ -1,7 +1,9 @@
 """A scan looks at every frame of every video, survives all of them, and does not do its work twice."""
 
+import contextlib
 import dataclasses
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -12,7 +14,7 @@ import numpy as np
 import painted_videos
 import pytest
 
-from hvt_jax.data import decode, killable, manifest, scan, transforms
+from hvt_jax.data import catalog, decode, encode, killable, manifest, scan, transforms
 from hvt_jax.data.sources import DataError
 
 _CLIPS = pathlib.Path(__file__).parents[1] / "clips"
@@ -158,6 +160,92 @@ def test_a_long_film_has_the_time_limit_for_each_thousand_frames(tmp_path, monke
     monkeypatch.setattr(transforms, "fit_frame", slow)
     assert "problem" not in scan.check_video((str(path), 20.0), lambda: renewed.append(1))
     assert len(renewed) >= 10  # while its packets are listed, and while they are decoded
+
+
+def _frames(folder, names, settings, count=6, **fields):
+    """Write folders of frames and a list of them; return settings to read them."""
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        for number, jpeg in enumerate(encode.encode_jpegs(_FRAMES[:count], 90)):
+            (folder / name / f"{number:05d}.jpg").write_bytes(jpeg)
+    (folder / "data.csv").write_text("".join(f"{name},{place % 2}\n" for place, name in enumerate(names)))
+    return dataclasses.replace(settings, name="csv", root=str(folder), label="", storage="frames", **fields)
+
+
+def test_the_storage_that_is_named_is_looked_at(tmp_path, data_settings):
+    settings = _frames(tmp_path, "abcd", data_settings)
+    (tmp_path / "b/00003.jpg").unlink()
+    (tmp_path / "c/00004.jpg").write_bytes((tmp_path / "c/00004.jpg").read_bytes()[:-40])
+    entries = {entry.path: entry for entry in scan.scan(settings, tmp_path / "manifest.jsonl", _quiet)}
+    assert (entries["a"].problem, entries["a"].frames, entries["a"].height, entries["a"].storage) == (
+        "",
+        6,
+        64,
+        "frames",
+    )
+    assert entries["b"].problem == "too few frames: frame 3 is missing, 5 of 6 are there"
+    assert entries["c"].problem.startswith("unreadable: a picture cannot be decoded")
+    kept = [video.path for split in ("train", "test") for video in catalog.load_dataset(settings, split).videos]
+    assert sorted(kept) == ["a", "d"]
+    for number in (3, 4):  # repaired: the entries do not hold any more
+        for name in "bc":
+            (tmp_path / name / f"0000{number}.jpg").unlink(missing_ok=True)
+            (tmp_path / name / f"0000{number}.jpg").write_bytes((tmp_path / "a/00000.jpg").read_bytes())
+    assert not any(entry.problem for entry in scan.scan(settings, tmp_path / "manifest.jsonl", _quiet))
+
+
+def test_a_manifest_of_another_storage_stops_no_training(tmp_path, data_settings, caplog):
+    settings = _frames(tmp_path, "abcd", data_settings)
+    raw = dataclasses.replace(settings, storage="raw")
+    assert {entry.problem for entry in scan.scan(raw, tmp_path / "manifest.jsonl", _quiet)} == {
+        "missing: a folder, not a file; data.storage = 'frames' reads folders of frames"
+    }
+    with caplog.at_level(logging.INFO, "hvt_jax"):
+        assert sum(len(catalog.load_dataset(settings, split)) for split in ("train", "test")) == 4
+    assert caplog.messages[0].endswith("is of data.storage = raw, not of frames, and does not count")
+    assert not any(entry.problem for entry in scan.scan(settings, tmp_path / "manifest.jsonl", _quiet))
+
+
+def test_shards_are_left_to_their_hashes(data_settings, tmp_path):
+    with pytest.raises(DataError, match="data.storage = 'hdf5': a scan looks at videos as they came"):
+        scan.scan(dataclasses.replace(data_settings, storage="hdf5"), tmp_path / "manifest.jsonl", _quiet)
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_video_and_one_split_are_enough(tmp_path, data_settings, caplog):
+    settings = dataclasses.replace(data_settings, name="folder", root=str(tmp_path), label="")
+    shutil.copy(_CLIPS / "decord_rot90.mov", tmp_path / "one.mov")
+    (entry,) = scan.scan(settings, tmp_path / "manifest.jsonl", _quiet)
+    assert (entry.path, entry.problem, entry.video_streams, entry.start) == ("one.mov", "", 1, 0.0)
+    assert "one split is left out: " in caplog.text and "leave none for test" in caplog.text
+    (tmp_path / "train").mkdir()
+    (tmp_path / "one.mov").rename(tmp_path / "train/one.mov")
+    assert [entry.path for entry in scan.scan(settings, tmp_path / "manifest.jsonl", _quiet)] == ["train/one.mov"]
+    with pytest.raises(DataError, match="no such folder"):
+        scan.scan(dataclasses.replace(settings, root="nowhere"), tmp_path / "manifest.jsonl", _quiet)
+
+
+def test_what_a_scan_wrote_it_can_read_and_an_earlier_version_is_not_believed(tmp_path, data_settings, caplog):
+    settings = dataclasses.replace(data_settings, name="folder", root=str(tmp_path), label="")
+    for name in ("a:b.mov", "C:\\x.mov"):
+        shutil.copy(_CLIPS / "decord_rot90.mov", tmp_path / name)
+    os.utime(tmp_path / "a:b.mov", (-3600, -3600))
+    path = tmp_path / "manifest.jsonl"
+    first = scan.scan(settings, path, _quiet)
+    assert scan.scan(settings, path, _quiet) == first and not any(entry.problem for entry in first)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        row["problem"] = "too few frames: truncated: 0 of 75 frames"
+        for field in ("storage", "start", "mirrored", "video_streams"):
+            del row[field]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows[:1]))
+    with caplog.at_level(logging.INFO, "hvt_jax"):
+        kept = []
+        for split in ("train", "test"):
+            with contextlib.suppress(DataError):
+                kept += [video.path for video in catalog.load_dataset(settings, split).videos]
+    assert rows[0]["path"] not in kept and "was written by an earlier version" in caplog.text
+    assert scan.scan(settings, path, _quiet) == first
 
 
 def _do(item, renew):

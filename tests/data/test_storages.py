@@ -8,11 +8,13 @@ import sys
 import time
 
 import numpy as np
+import odd_videos
 import pytest
 import stored_videos
 from stored_videos import SIZE, encoded, psnr
 
 from hvt_jax.data import decode, encode, images, pipeline, storages
+from hvt_jax.data.problems import VideoError
 from hvt_jax.data.sources import DataError, Dataset, Video
 from hvt_jax.data.storages import files
 
@@ -212,6 +214,77 @@ def test_folders_of_frames_as_others_made_them(tmp_path, data_settings, pattern,
         with storage.open_video(video) as reader:
             assert (reader.info.num_frames, reader.info.height, reader.info.width) == (12, 16, 24)
             np.testing.assert_allclose(reader.read([11, 0, 5], 8, 8).mean((1, 2, 3)), values[[11, 0, 5]], atol=1)
+
+
+@pytest.mark.parametrize(
+    ("frames", "others"),
+    [
+        ("img_{:05d}.jpg", ["flow_x_{:05d}.jpg", "flow_y_{:05d}.jpg"]),
+        ("image_{:05d}.jpg", ["x_{:05d}.jpg", "y_{:05d}.jpg", "._image_{:05d}.jpg"]),
+        ("{:06d}.png", [".{:06d}.png"]),
+        ("flow_x_{:05d}.jpg", []),
+    ],
+)
+@pytest.mark.parametrize("step", [1, 5])
+def test_frames_beside_flow_and_hidden_files_in_even_steps(tmp_path, data_settings, frames, others, step):
+    (tmp_path / "v").mkdir()
+    for number in range(8):
+        for pattern in (frames, *others):
+            value = 20 * number if pattern == frames else 250
+            (tmp_path / "v" / pattern.format(3 + step * number)).write_bytes(
+                encode.encode_jpegs([np.full((16, 24, 3), value, np.uint8)], 95)[0]
+            )
+    dataset = Dataset(tmp_path, (Video("v", (0,)),), {"class": ("any",)})
+    storage = storages.open_storage(dataclasses.replace(data_settings, storage="frames", storage_root=""), dataset)
+    with storage.open_video(dataset.videos[0]) as reader:
+        assert reader.info.num_frames == 8
+        np.testing.assert_allclose(reader.read(np.arange(8), 8, 8).mean((1, 2, 3)), 20 * np.arange(8), atol=1)
+
+
+def test_frames_are_turned_as_their_exif_data_says(tmp_path, data_settings):
+    image = pytest.importorskip("PIL.Image")
+    (tmp_path / "v").mkdir()
+    exif = image.Exif()
+    exif[0x112] = 6
+    for number in range(3):
+        image.fromarray(odd_videos.quarters()[:, :48]).save(tmp_path / f"v/{number}.jpg", exif=exif, quality=95)
+    dataset = Dataset(tmp_path, (Video("v", (0,)),), {"class": ("any",)})
+    storage = storages.open_storage(dataclasses.replace(data_settings, storage="frames", storage_root=""), dataset)
+    with storage.open_video(dataset.videos[0]) as reader:
+        assert (reader.info.height, reader.info.width) == (48, 64)
+        for size in ((48, 64), (24, 32)):
+            assert [odd_videos.corners(frame) for frame in reader.read([0, 2], *size)] == ["BRWG", "BRWG"]
+
+
+def test_frames_that_are_links_are_followed_when_the_config_says_so(tmp_path, data_settings):
+    (tmp_path / "data/v").mkdir(parents=True)
+    (tmp_path / "x.jpg").write_bytes(encode.encode_jpegs([np.zeros((16, 16, 3), np.uint8)], 95)[0])
+    (tmp_path / "data/v/1.jpg").symlink_to(tmp_path / "x.jpg")
+    dataset = Dataset(tmp_path / "data", (Video("v", (0,)),), {"class": ("any",)})
+    settings = dataclasses.replace(data_settings, storage="frames", storage_root="")
+    with pytest.raises(
+        VideoError, match="1.jpg: cannot be opened .it is a link, which data.follow_links = True follows"
+    ):
+        storages.open_storage(settings, dataset).open_video(dataset.videos[0])
+    settings = dataclasses.replace(settings, follow_links=True)
+    assert storages.open_storage(settings, dataset).open_video(dataset.videos[0]).info.num_frames == 1
+
+
+def test_mp4_content_keeps_its_brightness():
+    """Rounded as usual, in both conversions, every channel lost more than one level."""
+    colours = np.random.default_rng(0).integers(32, 224, (12, 16, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    content = encode.encode_mp4([colours] * 4, 25.0, 12, 18)
+    stored = decode.decode_frames(content, [0], *colours.shape[:2])[0]
+    assert np.abs(stored.mean((0, 1)) - colours.mean((0, 1))).max() < 0.5
+
+
+def test_resized_frames_keep_their_brightness(tmp_path):
+    """Widths that are even and odd alike."""
+    colours = np.random.default_rng(0).integers(32, 224, (24, 1, 1, 3), np.uint8)
+    (tmp_path / "v.mp4").write_bytes(encode.encode_mp4(colours.repeat(64, 1).repeat(96, 2), 25.0, 1, 10))
+    for size in ((32, 48), (33, 49), (96, 144)):
+        read = decode.decode_frames(tmp_path / "v.mp4", np.arange(24), *size)
+        assert np.abs((read - colours.astype(float)).mean((0, 1, 2))).max() < 0.4, size
 
 
 def test_a_picture_is_a_video_of_one_frame(tmp_path, data_settings):

@@ -297,7 +297,9 @@ def test_missing_shards_and_videos_are_named(source, tmp_path, open_at):
     ("files", "problem", "reason"),
     [
         (("1.jpg", "2.jpg", "4.jpg", "5.jpg"), Problem.TOO_FEW_FRAMES, "frame 3 is missing, 4 of 5 are there"),
+        (("5.jpg", "10.jpg", "20.jpg"), Problem.TOO_FEW_FRAMES, "frame 15 is missing, 3 of 4, 5 apart, are there"),
         (("1.jpg", "01.jpg"), Problem.UNREADABLE, "have the same number"),
+        (("img_1.jpg", "mask_1.jpg"), Problem.UNREADABLE, "have the same number"),
         (("1.jpg", "cover.jpg"), Problem.UNREADABLE, "cover.jpg has no frame number"),
         (("1.jpg", "9" * 19 + ".jpg"), Problem.UNREADABLE, "has no frame number"),
         (("notes.txt",), Problem.EMPTY, "without .jpg or .png files"),
