@@ -68,6 +68,8 @@ class RunData:
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return []  # an earlier version, or damage: nothing to compare with
         videos, lines = self._read_list(folder), []
+        if videos and any(len(videos[split]) != count for split, (count, _) in known.items()):
+            videos = None
         for split, (count, digest) in known.items():
             if digest != self._hashes[split].hexdigest():
                 line = f"data differs: {count} {split} videos before, {len(self._videos[split])} now"

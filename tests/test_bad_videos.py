@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hvt_jax.bad_videos import BadVideos
-from hvt_jax.data import pipeline
+from hvt_jax.data import pipeline, problems
 from hvt_jax.data.problems import Problem
 from hvt_jax.data.sources import DataError, Dataset, Video
 from hvt_jax.data.storages import raw
@@ -49,6 +49,21 @@ def test_videos_are_noted_once_and_written_down(tmp_path):
     # Damaged frames spoil their windows only; what cannot be opened is opened no more, in no split.
     closed = {"3.avi": (Problem.EMPTY, 2), "15.avi": (Problem.TIMEOUT, 2)}
     assert splits[0].quarantine == splits[1].quarantine == closed
+
+
+def test_reasons_are_said_written_and_read_again(tmp_path):
+    splits = _splits()
+    batch = _batch(n3=Problem.UNREADABLE, n4=Problem.TOO_FEW_FRAMES)
+    texts = ["img_1.jpg and 1.jpg have the same\nnumber", "é" * 300]
+    batch["reason"] = np.stack([problems.pack_reason(text) for text in texts])
+    said = _new(tmp_path, splits).note(splits[0], batch, 2)
+    assert said[0] == "3.avi: unreadable: img_1.jpg and 1.jpg have the same number"
+    assert said[1] == "4.avi: too few frames (2 could be read): " + "é" * 100
+    rows = [json.loads(line) for line in (tmp_path / "quarantine.jsonl").read_text().splitlines()]
+    assert rows[0]["reason"] == "img_1.jpg and 1.jpg have the same number"
+    splits = _splits()
+    assert _new(tmp_path, splits, restored_step=4).lines == said
+    assert splits[1].reasons["3.avi"] == rows[0]["reason"]  # batches of the resumed run say the same
 
 
 def test_a_resumed_run_begins_with_those_of_its_past(tmp_path):

@@ -11,7 +11,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from hvt_jax import cli
-from hvt_jax.settings import SettingsError
+from hvt_jax.settings import SettingsError, read_settings
 
 ROOT = pathlib.Path(__file__).parent.parent
 COMMANDS = sorted(path.stem for path in (ROOT / "hvt_jax").glob("*.py") if "app.run(" in path.read_text())
@@ -116,6 +116,20 @@ def test_what_is_no_mistake():
     config = _parse("--config=configs/digits.py:smoke", *overrides)["config"].value  # a field may be empty, a flag not
     assert (config.train.fsdp, config.data.manifest, config.objective.side, config.seed) == (True, "", False, 3)
     assert _parse("--workdir=x")["config"].value is None
+
+
+def test_the_home_folder_is_found_where_shells_leave_it(monkeypatch):
+    """They put it in for `--workdir ~/x` alone."""
+    monkeypatch.setenv("HOME", "/somewhere")
+    values = _parse(
+        "--config=configs/folder.py", "--workdir=~/runs/x", "--config.data.root=~", "--config.data.label=a~b"
+    )
+    assert values["workdir"].value == "/somewhere/runs/x"
+    assert (values["config"].value.data.root, values["config"].value.data.label) == ("/somewhere", "a~b")
+    config = values["config"].value
+    config.data.update(root="~/videos", manifest="none", storage="frames", storage_root="~/frames")
+    data = read_settings(config).data
+    assert (data.root, data.storage_root, data.manifest) == ("/somewhere/videos", "/somewhere/frames", "none")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

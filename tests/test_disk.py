@@ -7,6 +7,7 @@ import pathlib
 import ml_collections
 import pytest
 
+from hvt_jax import disk
 from hvt_jax.data import digits_files, manifest, quarantine
 from hvt_jax.data.problems import Problem
 from hvt_jax.data.sources import DataError
@@ -117,3 +118,11 @@ def test_digits(tmp_path, name):
 def test_mistakes_of_the_program_keep_their_traceback(tmp_path):
     with pytest.raises(TypeError):
         run_folder.write_json(str(tmp_path / "a.json"), {"a": object()})
+
+
+def test_too_many_open_files_are_no_matter_of_another_place():
+    error = OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/dev/shm/x")
+    assert disk.is_refusal(error)
+    assert disk.explain(error, None, "name another place") == (
+        "Too many open files; raise the limit with `ulimit -n 4096`, or lower data.num_workers or data.prefetch_batches"
+    )

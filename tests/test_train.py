@@ -127,6 +127,27 @@ def test_a_finished_run_is_only_reported_again(world, finished, tmp_path):
     assert runs.results(copy)["steps"] == NUM_STEPS
 
 
+def test_a_run_whose_videos_changed_says_so_and_judges_the_untrained_network_anew(world, finished, tmp_path):
+    copy, data = _copy(finished, tmp_path), shutil.copytree(world / "digits", tmp_path / "digits")
+    known = runs.results(copy)["knn"]["clip"]["motion"]
+    path = data / "annotations" / "testlist01.txt"
+    path.write_text("\n".join(path.read_text().splitlines()[:4]) + "\n")
+    run = _train(world, copy, **{"data.root": data})
+    assert run.code == 0, run.stderr
+    (line,) = [line for line in run.stderr.splitlines() if "data differs" in line]
+    assert line.startswith("WARNING data differs: 8 test videos before, 4 now: 4 went (videos/")
+    records = [record for record in runs.numbers(copy) if record["step"] == NUM_STEPS and "data/fingerprint" in record]
+    old, untrained, now = records
+    assert old["data/fingerprint"] != now["data/fingerprint"] == untrained["data/fingerprint"]
+    scores = runs.results(copy)["knn"]["clip"]["motion"]
+    assert scores["untrained_top1"] == untrained["untrained/knn/clip/motion/top1"]
+    assert scores["top1"] == now["knn/clip/motion/top1"] and scores["standard_error"] > known["standard_error"]
+    assert json.loads((copy / "data.json").read_text())["test"]["videos"] == 4
+    again = _train(world, copy, **{"data.root": data})
+    assert again.code == 0 and "data differs" not in again.stderr and "judging" not in again.stdout
+    assert runs.results(copy)["knn"]["clip"]["motion"] == scores
+
+
 @pytest.mark.long
 def test_runs_killed_again_and_again_resume_bit_for_bit(world, finished):
     workdir, said = world / "killed_often", []

@@ -53,14 +53,16 @@ def _new_array(shape: tuple[int, ...]) -> np.ndarray:
     """Return room for pixels; in a worker it is memory that the trainer sees too, so that nothing is copied."""
     if not parallel.in_worker():
         return np.empty(shape, np.uint8)
-    array = _SharedArray(shape, np.uint8)
-    array.unlink_on_del()
     try:
+        array = _SharedArray(shape, np.uint8)
+        array.unlink_on_del()
         array.base.madvise(_POPULATE_WRITE)
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise
         if error.errno != errno.EINVAL:  # an older kernel
             raise DataError(
-                f"shared memory is full ({error.strerror}), a batch takes {array.nbytes / 2**20:.0f} MiB; lower "
+                f"shared memory is full ({error.strerror}), a batch takes {np.prod(shape) / 2**20:.0f} MiB; lower "
                 "data.prefetch_batches or train.batch_size, give the container more (docker --shm-size), or decode "
                 "in threads: data.num_workers = 0"
             ) from error

@@ -61,7 +61,8 @@ def write_report(folder: Path | str, metrics: Sequence[Mapping], results: Mappin
         ["## Pictures", *_pictures(pictures)],
     ]
     path = folder / "report.md"
-    write_file(path, ("\n\n".join(part for section in sections for part in section if part) + "\n").encode())
+    text = "\n\n".join(part for section in sections for part in section if part) + "\n"
+    write_file(path, text.encode(errors="backslashreplace"))  # names of files need not be UTF-8
     return path
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import types
+from multiprocessing import shared_memory
 
 import numpy as np
 import painted_videos
@@ -231,6 +232,33 @@ def test_workers_leave_signals_to_the_trainer_and_their_death_is_told(train, dat
     with pytest.raises(DataError, match="a decoding process ended with -9 .*hvt_jax.scan"):
         for _ in range(9):
             next(batches)
+
+
+def test_nothing_of_workers_is_left_in_shared_memory(train, data_settings):
+    """Not even of batches that somebody still holds: their names are gone, what is in them stays."""
+    settings = dataclasses.replace(data_settings, num_workers=2, prefetch_batches=2)
+    batches = pipeline.train_batches(train, settings, batch_size=8, seed=5, start_step=0)
+    held = [next(batches) for _ in range(3)]
+    names = [batch["video"].shm.name for batch in held]
+    batches.close()
+    batches.close()
+    for name, batch in zip(names, held, strict=True):
+        with pytest.raises(FileNotFoundError):
+            shared_memory.SharedMemory(name)
+        assert batch["video"].any() and not isinstance(
+            batch["label"], clip_batches.grain.multiprocessing.SharedMemoryArray
+        )
+    _assert_equal(held, _take(3, train, data_settings))
+
+
+def test_too_few_open_files_are_refused_before_anything_starts(train, data_settings, monkeypatch):
+    settings = dataclasses.replace(data_settings, num_workers=2)
+    monkeypatch.setattr(pipeline.usage, "allow_open_files", lambda needed: needed - 1)
+    with pytest.raises(
+        DataError, match="only 75 files may be open, and 2 decoding processes need some 76; raise the limit"
+    ):
+        _take(1, train, settings)
+    assert not multiprocessing.active_children()
 
 
 def test_full_shared_memory_is_told_with_what_helps(monkeypatch):

@@ -354,3 +354,19 @@ def test_manifest_names_every_leaf(tmp_path):
     with open(tmp_path / "manifest-1.json") as file:
         leaves = json.load(file)["leaves"]
     assert leaves["params/levels/frame/kernel"] == "float32[8,3]" and leaves["key"] == "key<fry>[]"
+
+
+def test_the_best_are_those_among_scores_of_the_same_tests(tmp_path):
+    """Scores on other videos say nothing of each other: 90 % of easy ones must not push 60 % of hard ones out."""
+    for step, (tests, score) in enumerate(
+        [(1, 90.0), (1, 80.0), (1, 95.0), (2, 50.0), (2, 60.0), (2, 40.0), (2, 30.0)]
+    ):
+        (tmp_path / str(step)).mkdir()
+        manifest.seal(str(tmp_path), step, {"metrics": {METRIC: score}, "tests": tests})
+        manifest.retain(str(tmp_path), 1, 1, METRIC)
+    assert manifest.steps_in(str(tmp_path)) == [2, 4, 6]
+    manifest.add_metrics(str(tmp_path), 6, {METRIC: 70.0}, 2)
+    manifest.add_metrics(str(tmp_path), 2, {METRIC: 20.0}, 2)  # judged anew, on the others
+    manifest.retain(str(tmp_path), 1, 1, METRIC)
+    assert manifest.steps_in(str(tmp_path)) == [6]
+    assert manifest.read_manifest(str(tmp_path), 6)["metrics"] == {METRIC: 70.0}

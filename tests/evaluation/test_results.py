@@ -61,6 +61,21 @@ def test_the_latest_judgement_counts_whatever_came_after_it():
     assert results.read_scores([{"step": 1, "train/total": 1.0}]) == {}
 
 
+def test_a_verdict_compares_with_the_untrained_network_on_the_same_videos_only():
+    before, now = {results.FINGERPRINT: 1.0}, {results.FINGERPRINT: 2.0}
+    records = [record(0, motion=12.0) | before, record(4, motion=20.0) | before, record(8, motion=60.0) | now]
+    assert results.read_scores(records[:2])["clip"]["motion"]["untrained_top1"] == 12.0
+    found = results.read_scores(records)["clip"]["motion"]
+    assert "untrained_top1" not in found and report.verdict(found) == "not judged"
+    again = {"step": 6, **results.flatten_untrained(scores(motion=55.0)), **now}
+    found = results.read_scores([*records[:2], again, records[2]])["clip"]["motion"]
+    assert (found["top1"], found["untrained_top1"], found["untrained_standard_error"]) == (60.0, 55.0, 1.0)
+    assert results.judged_steps([*records, again]) == [0, 4, 8]
+    # And back to the videos of the beginning.
+    back = record(9, motion=30.0) | before
+    assert results.read_scores([*records[:2], again, records[2], back])["clip"]["motion"]["untrained_top1"] == 12.0
+
+
 def test_error_of_a_difference_by_hand():
     assert results.difference_error({"standard_error": 3.0, "untrained_standard_error": 4.0}) == pytest.approx(5.0)
     assert math.isnan(results.difference_error({"standard_error": 3.0}))
