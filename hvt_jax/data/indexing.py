@@ -143,7 +143,7 @@ class _Packets:
             keys = np.array(sorted(self._keys), np.int64).reshape(-1, 2)
             repeats = self._codec in _MAY_REPEAT
             return FrameIndex(times[first:], keys[:, 0], keys[:, 1], True, self._skipped or 0, repeats)
-        if self._skipped or self._times[0] != times[0] or self._pictures != self._stored:
+        if self._skipped or self._times[0] != times[0] or self._pictures < self._stored:
             return None
         if self._formats == ["avi"] and len(decoded) == len(times):  # its presentation times are guesses
             return _from_start(self._container, decoded, 0)

@@ -3,15 +3,27 @@
 import dataclasses
 import math
 import struct
+import threading
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from hvt_jax.data import stages
 from hvt_jax.data.containers import MAX_PIXELS
 from hvt_jax.data.problems import Problem, VideoError
 
 _EXACT = 0x2 | 0x40000 | 0x2000  # bilinear, accurate rounding, full chroma; PyAV 17 has no names for the last two
+
+
+class _Kept(threading.local):
+    """Converters that a thread keeps: to set one up takes as long as to convert a frame."""
+
+    def __init__(self):
+        self.planes, self.packed = VideoReformatter(), VideoReformatter()
+
+
+_kept = _Kept()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,10 +88,10 @@ def to_rgb(frame: av.VideoFrame, height: int, width: int, is_exact: bool = False
     Frames that keep their size are converted fast, which makes them about one level darker, unless `is_exact`.
     """
     if (height, width) == (frame.height, frame.width) and not is_exact:
-        return frame.reformat(format="rgb24", threads=1).to_ndarray()
+        return _kept.packed.reformat(frame, format="rgb24", threads=1).to_ndarray()
     # By way of planes, which is exact and takes half the time of swscale's own way from one to the other.
-    planes = frame.reformat(width, height, "gbrp", interpolation=_EXACT, threads=1)
-    return planes.reformat(format="rgb24", threads=1).to_ndarray()
+    planes = _kept.planes.reformat(frame, width, height, "gbrp", interpolation=_EXACT, threads=1)
+    return _kept.packed.reformat(planes, format="rgb24", threads=1).to_ndarray()
 
 
 def orientation(frame: av.VideoFrame) -> tuple[int, bool]:
