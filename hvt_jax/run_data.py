@@ -1,4 +1,4 @@
-"""Which videos a run trains and is judged on: `RUN/data.json`, and `RUN/data.jsonl.gz` with a line for each.
+"""Which videos a run trains and is judged on: `RUN/data.json`, and `RUN/videos.jsonl.gz` with a line for each.
 
 A resumed run compares them with those of before: scores on other videos, or other labels, say nothing of each other.
 """
@@ -15,7 +15,7 @@ from hvt_jax.data.manifest import shorten
 from hvt_jax.data.sources import Dataset
 from hvt_jax.engine.run_folder import write_file, write_json
 
-FILE_NAME, LIST_NAME = "data.json", "data.jsonl.gz"
+FILE_NAME, LIST_NAME = "data.json", "videos.jsonl.gz"
 _MOST_BYTES = 1 << 30  # of the list
 _Videos = dict[str, dict[tuple[str, float, float], list[str]]]  # {split: {(path, start, end): names of its labels}}
 

@@ -66,7 +66,7 @@ def test_what_came_went_and_changed_is_said(tmp_path):
     assert len(moved) == 1 and "1 went (a.mp4)" in moved[0]
 
 
-@pytest.mark.parametrize("name", ["data.json", "data.jsonl.gz"])
+@pytest.mark.parametrize("name", ["data.json", "videos.jsonl.gz"])
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\x1f\x8b\xff", b"null"])
 def test_damaged_files_cost_only_the_words(tmp_path, name, content):
     RunData({"train": TRAIN, "test": TEST}).write(str(tmp_path))

@@ -7,7 +7,7 @@ _NAMES = (
     "config.json",
     "environment.json",
     "data.json",
-    "data.jsonl.gz",
+    "videos.jsonl.gz",
     "results.json",
     "report.md",
     "figures",
