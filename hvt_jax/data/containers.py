@@ -20,6 +20,7 @@ FORMATS = (
     "avi,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpeg,mpegts,mpegvideo,m4v,h264,hevc,av1,obu,ivf,flv,asf,ogg,mxf,nut,"
     "rm,wtv,dv,gif,y4m,yuv4mpegpipe"
 )
+_SEGMENT, _HEAD = bytes.fromhex("18538067"), 4096  # all that an .mkv file holds; where it begins
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +76,23 @@ def check_source(source: Source) -> None:
         size = path.stat().st_size
     if not size:
         raise VideoError(Problem.EMPTY, "the file has 0 bytes")
+
+
+def is_whole(source: Source) -> bool:
+    """Return whether an .mkv or .webm file is as long as its header says, False if it does not say."""
+    if isinstance(source, bytes):
+        head, size = source[:_HEAD], len(source)
+    else:
+        with open(source, "rb") as file:
+            head, size = file.read(_HEAD), os.fstat(file.fileno()).st_size
+    start = head.find(_SEGMENT) + len(_SEGMENT)
+    if start < len(_SEGMENT) or start == len(head) or not head[start]:
+        return False
+    width = 9 - head[start].bit_length()  # of a number whose first set bit says how wide it is
+    length = int.from_bytes(head[start : start + width]) - (1 << 7 * width)
+    return (
+        length != (1 << 7 * width) - 1 and start + width + length <= size
+    )  # all bits set: not known when it was written
 
 
 def video_streams(container: av.container.InputContainer) -> list[av.VideoStream]:

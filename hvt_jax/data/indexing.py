@@ -43,13 +43,15 @@ _MOST_FRAMES = 4_000_000  # remembered, 8 bytes each, in every process
 _OPEN_SECONDS = 30.0  # to open a file that has just been read
 
 
-def index_packets(container: av.container.InputContainer, stream: av.VideoStream, tick: Tick) -> FrameIndex | None:
+def index_packets(
+    source: containers.Source, container: av.container.InputContainer, stream: av.VideoStream, tick: Tick
+) -> FrameIndex | None:
     """List the frames of a freshly opened stream by its packets, None if they cannot tell; it is at its end afterwards.
 
     Raises:
       VideoError: if the stream holds no frame, too many, or clearly fewer than its header declares.
     """
-    packets = _Packets(container, stream)
+    packets = _Packets(source, container, stream)
     for packet in container.demux(stream):
         tick(packets.add(packet))
     packets.check_whole()
@@ -59,8 +61,8 @@ def index_packets(container: av.container.InputContainer, stream: av.VideoStream
 class _Packets:
     """What the packets of a freshly opened stream say; the first ones are decoded where that may tell more."""
 
-    def __init__(self, container: av.container.InputContainer, stream: av.VideoStream):
-        self._container, self._stream = container, stream
+    def __init__(self, source: containers.Source, container: av.container.InputContainer, stream: av.VideoStream):
+        self._source, self._container, self._stream = source, container, stream
         self._codec = stream.codec_context.codec.canonical_name
         self._formats = container.format.name.split(",")
         self._reorders = bool(stream.codec_context.has_b_frames)
@@ -164,8 +166,9 @@ class _Packets:
             raise VideoError(Problem.TOO_FEW_FRAMES, f"truncated: {found} of {promised} frames", found)
         declared = 0.0 if promised else _declared_seconds(self._container, self._stream)
         ends = float(self._ends * self._stream.time_base)
-        frame_seconds = 1 / float(self._stream.average_rate or 1)
-        if declared and None not in self._times and declared - ends > 2 * frame_seconds + declared * _LOST_ALLOWED:
+        allowed = 2 / float(self._stream.average_rate or 1) + declared * _LOST_ALLOWED
+        # A last frame may be shown for long, and .webm does not say how long, so that too little is no proof.
+        if declared - ends > allowed and None not in self._times and not containers.is_whole(self._source):
             raise VideoError(Problem.TOO_FEW_FRAMES, f"truncated: {ends:.1f} of {declared:.1f} seconds", self._stored)
 
 
@@ -229,7 +232,7 @@ def list_frames(
     index = _CACHE.get(key)
     if index is not None:
         return index, True
-    index = index_packets(container, stream, tick)
+    index = index_packets(source, container, stream, tick)
     if index is None:
         again, stream = containers.open_file(source, _OPEN_SECONDS)
         with again:

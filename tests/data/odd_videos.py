@@ -46,9 +46,10 @@ def copy(
     container: str,
     *,
     skip: int = 0,
+    hold: int = 0,
     change: Callable[[int, bytearray], bytes] = lambda place, packet: packet,
 ) -> pathlib.Path:
-    """Copy packets into another file from number `skip` on; `change` gets place and bytes of each."""
+    """Copy packets from number `skip` on, the last one lasting `hold`; `change` gets place and bytes of each."""
     with av.open(io.BytesIO(content)) as source, av.open(str(path), "w", format=container) as output:
         stream = source.streams.video[0]
         target = output.add_stream_from_template(stream)
@@ -59,6 +60,7 @@ def copy(
             decoded = packet.dts if packet.dts is None else packet.dts - base
             fresh.pts, fresh.dts, fresh.time_base = packet.pts - base, decoded, packet.time_base
             fresh.stream, fresh.is_keyframe = target, packet.is_keyframe
+            fresh.duration = hold if place == len(packets) - 1 else 0
             output.mux(fresh)
     return path
 

@@ -97,6 +97,15 @@ def test_hidden_pictures_are_no_frames(encoded, tmp_path, container):
     assert abs(decode.probe(path).duration_seconds - 60 / 25) < 0.1
 
 
+@pytest.mark.parametrize("container", ["webm", "matroska", "mp4"])
+def test_the_last_frame_may_last_long(encoded, tmp_path, container):
+    path = odd_videos.copy(encoded("vp9"), tmp_path / "video", container, hold=8000)
+    assert _numbers(path) == list(range(60))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(VideoError):
+        decode.probe(path)
+
+
 @pytest.mark.parametrize("codec", ["mpeg4", "mpeg4_b", "h264"])
 def test_empty_chunks_keep_their_time(tmp_path, codec):
     times = [number + number // 2 for number in range(60)]
