@@ -103,7 +103,7 @@ class SafeFolder:
         return SafeFolder, (self._folder, self._follow_links)  # what it remembers of the disk stays behind
 
     def locate(self, name: str) -> str:
-        """Return what a name in a list means here: absolute paths in the folder are cut, backslashes turned.
+        """Return what a name in a list means here: paths in the folder without detours, backslashes turned.
 
         A file may have a backslash in its name: they are turned where there is no such file.
         """
@@ -113,8 +113,10 @@ class SafeFolder:
             real = os.path.join(self._real_parent(os.path.dirname(name)), os.path.basename(name))
             for path, folder in ((name, self._absolute), (name, self._real), (real, self._real)):
                 if path.startswith(os.path.join(folder, "")):
-                    return path[len(os.path.join(folder, "")) :]
-        return name
+                    name = path[len(os.path.join(folder, "")) :]
+                    break
+        inside = os.path.normpath(name)
+        return inside if ".." in name.split("/") and not inside.startswith((".", "/")) else name
 
     def _join(self, name: str) -> str:
         return os.path.join(self._folder, name.replace("\0", ""))

@@ -105,6 +105,7 @@ def test_absolute_paths_in_the_root_and_backslashes(lists, tmp_path):
     wanted = {path: str(n % 2) for n, path in enumerate(_PATHS)}
     assert _read(lists(_rows(str(tmp_path) + "/{path} {number}"))) == wanted
     assert _read(lists(_rows("{path},{number}").replace("/", "\\"))) == wanted
+    assert _read(lists(_rows("v/../{path},{number}"))) == wanted  # climbs, but not out
     (tmp_path / "link").symlink_to(tmp_path)
     settings = lists(_rows(str(tmp_path) + "/{path} {number}"))
     assert _read(dataclasses.replace(settings, root=str(tmp_path / "link"))) == wanted
