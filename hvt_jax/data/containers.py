@@ -3,7 +3,7 @@
 import dataclasses
 import io
 import os
-import pathlib
+import stat
 import time
 
 import av
@@ -67,13 +67,14 @@ def check_source(source: Source) -> None:
     if isinstance(source, bytes):
         size = len(source)
     else:
-        path = pathlib.Path(source)
-        if not path.is_file():  # also keeps us from waiting for ever at a pipe or a device
+        try:
+            status = os.stat(source)
+        except (OSError, ValueError):  # ValueError: a NUL byte
+            raise VideoError(Problem.MISSING, "no such file") from None
+        if not stat.S_ISREG(status.st_mode):  # also keeps us from waiting for ever at a pipe or a device
             folder = "a folder, not a file; data.storage = 'frames' reads folders of frames"
-            raise VideoError(
-                Problem.MISSING, folder if path.is_dir() else "not a file" if path.exists() else "no such file"
-            )
-        size = path.stat().st_size
+            raise VideoError(Problem.MISSING, folder if stat.S_ISDIR(status.st_mode) else "not a file")
+        size = status.st_size
     if not size:
         raise VideoError(Problem.EMPTY, "the file has 0 bytes")
 
@@ -108,7 +109,7 @@ def video_streams(container: av.container.InputContainer) -> list[av.VideoStream
         return stream.codec_context is not None, is_default, size, float(stream.average_rate or 0)
 
     shown = [stream for stream in container.streams.video if not stream.disposition & pictures]
-    return sorted(shown, key=rank, reverse=True)
+    return sorted(shown, key=rank, reverse=True) if len(shown) > 1 else shown
 
 
 def _video_stream(container: av.container.InputContainer) -> av.VideoStream:
@@ -128,9 +129,10 @@ def _video_stream(container: av.container.InputContainer) -> av.VideoStream:
 def read_info(container: av.container.InputContainer, stream: av.VideoStream, index: FrameIndex) -> VideoInfo:
     """Return what is known of a stream that is open, and of its frames."""
     times, count, seconds, start = index.times, len(index.times), 0.0, 0.0
-    if index.has_times and stream.time_base:
-        seconds, zero = float((times[-1] - times[0]) * stream.time_base), container.start_time
-        start = 0.0 if zero is None else float(times[0] * stream.time_base) - zero / av.time_base
+    base, zero = stream.time_base, container.start_time
+    if index.has_times and base:  # the product of integers first: rounded once, and quicker than fractions
+        seconds = int(times[-1] - times[0]) * base.numerator / base.denominator
+        start = 0.0 if zero is None else int(times[0]) * base.numerator / base.denominator - zero / av.time_base
     fps = (count - 1) / seconds if seconds > 0 else float(stream.average_rate or 0)
     size, seconds = (stream.height, stream.width), count / fps if fps else 0.0
     codec, streams = stream.codec_context, len(video_streams(container))

@@ -93,15 +93,15 @@ class _Collected:
     """Frames encoded as they come; the first one decides the size, and a second first one begins anew."""
 
     def __init__(self, encoding: Encoding, fps: float):
-        self._encoding, self._fps = encoding, fps
+        self._encoding, self._fps, self._orientations = encoding, fps, transforms.Orientations()
 
     def keep(self, number: int, frame: av.VideoFrame) -> None:
         if number == 0:
-            self._size = self._encoding.size(*transforms.upright_size(frame))
+            self._size = self._encoding.size(*transforms.upright_size(frame, self._orientations.of(frame)))
             self._jpegs: list[bytes] = []
             if self._encoding.content == "mp4":
                 self._mp4 = encode.Mp4Writer(self._fps, self._encoding.group, self._encoding.crf)
-        self._add(transforms.fit_frame(frame, *self._size))
+        self._add(transforms.fit_frame(frame, *self._size, self._orientations.of(frame)))
 
     def _add(self, pixels: np.ndarray) -> None:
         if self._encoding.content == "mp4":

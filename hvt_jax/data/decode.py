@@ -60,6 +60,7 @@ class VideoReader:
         self._deadline = time.monotonic() + timeout_seconds
         self._container = self._picture = None
         self._is_fresh = False
+        self._orientations = transforms.Orientations()
         with faults_named():
             containers.check_source(source)
             if not isinstance(source, bytes) and picture_files.is_picture(pathlib.Path(source)):
@@ -111,7 +112,7 @@ class VideoReader:
         is_exact = isinstance(self.source, bytes)  # of a storage, whose frames were given in RGB
 
         def keep(place: int, frame: av.VideoFrame) -> None:
-            frames[place] = transforms.fit_frame(frame, height, width, is_exact)
+            frames[place] = transforms.fit_frame(frame, height, width, self._orientations.of(frame), is_exact)
 
         with faults_named():
             containers.check_found(self._read_wanted(wanted, keep), len(wanted))
@@ -122,7 +123,7 @@ class VideoReader:
         with faults_named():
             self._open()
             for _, frame in self._decoded(self._index.skipped):
-                return transforms.upright_size(frame)
+                return transforms.upright_size(frame, self._orientations.of(frame))
         raise VideoError(Problem.TOO_FEW_FRAMES, "no frame can be decoded")
 
     def read_all(self, keep: Keep) -> None:

@@ -122,7 +122,7 @@ def match(index: FrameIndex, decoded: Iterable, goals: np.ndarray, keep: Keep) -
       VideoError: if one of them is damaged.
     """
     spacing, repeats = index.half_spacing, index.timed and index.repeats
-    found, before, frame_before, is_damaged = 0, None, None, False
+    found, before, frame_before, is_damaged, goals = 0, None, None, False, goals.tolist()
     for when, frame in decoded:
         if when is None or (before is not None and when <= before):
             return found, False

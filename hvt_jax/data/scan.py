@@ -150,10 +150,11 @@ def check_video(task: tuple[str, float], renew: killable.Renew) -> dict[str, int
     path, timeout_seconds = task
     found: dict[str, int | float | str] = {}
     kinds: set[tuple] = set()
+    orientations = transforms.Orientations()
 
     def keep(number: int, frame: av.VideoFrame) -> None:
         del number
-        turns, mirrored = transforms.orientation(frame)
+        turns, mirrored = orientations.of(frame)
         kind = frame.format.name, frame.width, frame.height, turns, mirrored
         if kind not in kinds:
             transforms.fit_frame(frame, *_CONVERTED_SIZE)

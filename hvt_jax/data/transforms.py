@@ -13,6 +13,7 @@ from hvt_jax.data import stages
 from hvt_jax.data.containers import MAX_PIXELS
 from hvt_jax.data.problems import Problem, VideoError
 
+Orientation = tuple[int, bool]  # quarter turns counter-clockwise, 0 to 3; whether left and right change places before
 _EXACT = 0x2 | 0x40000 | 0x2000  # bilinear, accurate rounding, full chroma; PyAV 17 has no names for the last two
 
 
@@ -67,14 +68,16 @@ def storage_size(height: int, width: int, shortest_side: int, frame_height: int,
 
 
 @stages.timed("resize")
-def fit_frame(frame: av.VideoFrame, height: int, width: int, is_exact: bool = False) -> np.ndarray:
+def fit_frame(
+    frame: av.VideoFrame, height: int, width: int, orientation: Orientation = (0, False), is_exact: bool = False
+) -> np.ndarray:
     """Return one frame upright, covering the target and cut in its centre, uint8 [height, width, 3].
 
-    See `to_rgb` for `is_exact`.
+    See `turn_upright` for `orientation`, `to_rgb` for `is_exact`.
     """
     if frame.width * frame.height > MAX_PIXELS:
         raise VideoError(Problem.TOO_LARGE, f"{frame.width}x{frame.height} pixels")
-    turns, mirrored = orientation(frame)
+    turns, mirrored = orientation
     stored_height, stored_width = (width, height) if turns % 2 else (height, width)
     box = cover_box(frame.height, frame.width, stored_height, stored_width)
     pixels = to_rgb(frame, box.resized_height, box.resized_width, is_exact)
@@ -94,11 +97,26 @@ def to_rgb(frame: av.VideoFrame, height: int, width: int, is_exact: bool = False
     return _kept.packed.reformat(planes, format="rgb24", threads=1).to_ndarray()
 
 
-def orientation(frame: av.VideoFrame) -> tuple[int, bool]:
-    """Return what makes a frame upright: quarter turns counter-clockwise, 0 to 3, and whether it is mirrored before.
+class Orientations:
+    """What makes the frames of one video upright, see `turn_upright`.
 
-    See `turn_upright`. Of a display matrix that is neither, the nearest turn is taken.
+    Few are looked at closely: side data that was asked for and its frame hold each other (PyAV 18.1), so that the
+    pixels stay in memory until garbage is collected.
     """
+
+    def __init__(self):
+        """Know of none."""
+        self._known: dict[float, Orientation] = {}
+
+    def of(self, frame: av.VideoFrame) -> Orientation:
+        """Return the orientation of a frame."""
+        if frame.rotation not in self._known:
+            self._known[frame.rotation] = read_orientation(frame)
+        return self._known[frame.rotation]
+
+
+def read_orientation(frame: av.VideoFrame) -> Orientation:
+    """Return what makes a frame upright; of a display matrix that is neither turn nor mirror, the nearest turn."""
     try:
         matrix = frame.side_data.get("DISPLAYMATRIX")
     except ValueError:  # PyAV 18.1 knows all kinds of side data or reads none; mirrors are lost then, turns are not
@@ -118,6 +136,6 @@ def turn_upright(pixels: np.ndarray, turns: int, mirrored: bool) -> np.ndarray:
     return np.rot90(pixels, turns) if turns else pixels
 
 
-def upright_size(frame: av.VideoFrame) -> tuple[int, int]:
+def upright_size(frame: av.VideoFrame, orientation: Orientation = (0, False)) -> tuple[int, int]:
     """Return height and width of a frame, in pixels, once it is upright."""
-    return (frame.width, frame.height) if orientation(frame)[0] % 2 else (frame.height, frame.width)
+    return (frame.width, frame.height) if orientation[0] % 2 else (frame.height, frame.width)

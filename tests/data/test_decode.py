@@ -1,5 +1,6 @@
 """Every random read gives exactly the frames of a full decode, whatever the container."""
 
+import gc
 import pathlib
 
 import av
@@ -58,6 +59,18 @@ def test_frames_are_those_of_a_full_decode_bit_for_bit(painted):
         full = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
     indices = [40, 7, 7, 99, 0, 63]
     np.testing.assert_array_equal(decode.decode_frames(painted("mp4"), indices, 64, 64), full[indices])
+
+
+def test_frames_that_were_read_leave_memory_at_once(painted):
+    path = painted("mp4")
+    gc.collect()
+    gc.disable()  # PyAV's frames and their side data hold each other once it was asked for
+    try:
+        for _ in range(3):
+            decode.decode_frames(path, np.arange(20), 64, 64)
+        assert sum(isinstance(thing, av.VideoFrame) for thing in gc.get_objects()) <= 3
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(("container", "codec"), [("mp4", "libx264"), ("matroska", "libx264"), ("webm", "libvpx-vp9")])
