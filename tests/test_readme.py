@@ -92,7 +92,7 @@ def check_python(words):
 
 def check_make(words):
     makefile = (ROOT / "Makefile").read_text()
-    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     variables = set(re.findall(r"^([A-Z]+) *[?:]?=", makefile, re.MULTILINE))
     for word in words:
         name, is_variable, _ = word.partition("=")
