@@ -147,10 +147,17 @@ def _model() -> ConfigDict:
 
 def _objective() -> ConfigDict:
     objective = ConfigDict()
-    objective.distance = "smooth_l1"  # mse | smooth_l1 | cosine | cross_entropy | vicreg
+    # contrastive: choose the target among candidates; the others hit it: mse, smooth_l1, cosine, cross_entropy, vicreg
+    objective.distance = "smooth_l1"  # contrastive | mse | smooth_l1 | cosine | cross_entropy | vicreg
     objective.targets = "stopped"  # stopped | attached: the original's leak, for parity and the study
     objective.side = True  # predict the same level at another time
     objective.std_divisor = 3.0  # side: std of the drawn time distance = max(p, N-p) / this
+    objective.contrastive_temperature = 0.1  # contrastive: divides cosines
+    objective.video_candidates_weight = 1.0  # contrastive: loss of choosing among tokens of the same video
+    objective.batch_candidates_weight = 0.0  # contrastive: loss of choosing among tokens of the whole batch
+    objective.batch_candidates = 512  # contrastive: tokens of the batch that compete, where their weight is not 0
+    objective.place_candidates = 16  # contrastive: other places of a frame that compete where patches are asked for
+    objective.least_distance = 1  # contrastive: what is nearer in time to the target is no candidate, in tokens
     objective.prediction_temperature = 1.0  # cross_entropy: divides predictions before the softmax
     objective.target_temperature = 0.5  # cross_entropy: divides targets before the softmax
     objective.cross_entropy_epsilon = 1e-6  # cross_entropy: added to the predicted probabilities in the logarithm

@@ -89,20 +89,31 @@ def encoded_levels(hierarchy: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(level for level in hierarchy if level != "patch")
 
 
-def hierarchy_edges(geometry: Geometry, causal: tuple[str, ...], side: bool) -> tuple[Edge, ...]:
+def hierarchy_edges(
+    geometry: Geometry, causal: tuple[str, ...], side: bool, *, up_to_one: bool = True
+) -> tuple[Edge, ...]:
     """Return the predictions that the hierarchy trains on, by source level, then up, down, side.
 
     Every level but the last predicts up, every level but the first predicts down. With `side`, a
     level with more than one position in time predicts itself at another time; a level named in
-    `causal` draws nothing and therefore has no side edge.
+    `causal` draws nothing and therefore has no side edge. Without `up_to_one` nothing predicts up to a
+    level that has a single token a video: there would be nothing to choose from (`objectives.contrastive`).
+    A causal level has a state for every member, so it can be predicted.
     """
     levels = geometry.hierarchy
     edges = []
     for source in levels:
         if source != levels[-1]:
-            edges.append(Edge(source, levels[levels.index(source) + 1], "up"))
+            target = levels[levels.index(source) + 1]
+            if up_to_one or geometry.num_tokens(target) > 1 or target in causal:
+                edges.append(Edge(source, target, "up"))
         if source != levels[0]:
             edges.append(Edge(source, level_below(source), "down"))
         if side and source not in causal and geometry.num_times(source) > 1:
             edges.append(Edge(source, source, "side"))
     return tuple(edges)
+
+
+def asks_any_group(level: str, geometry: Geometry, edges: tuple[Edge, ...]) -> bool:
+    """Whether a down edge asks for a member of any group: of several groups that no side edge makes tell time."""
+    return geometry.num_tokens(level) > 1 and not any(e.source == level and e.relation == "side" for e in edges)

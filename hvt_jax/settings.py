@@ -14,7 +14,7 @@ from hvt_jax import config_reader, limits
 from hvt_jax import hierarchy as hierarchy_lib
 from hvt_jax.model_settings import ModelSettings
 
-Distance = Literal["mse", "smooth_l1", "cosine", "cross_entropy", "vicreg"]
+Distance = Literal["contrastive", "mse", "smooth_l1", "cosine", "cross_entropy", "vicreg"]
 OptimizerName = Literal["sgd", "adamw", "lars", "lamb", "adadelta"]
 SettingsError = config_reader.SettingsError
 
@@ -94,6 +94,12 @@ class ObjectiveSettings:
     targets: Literal["stopped", "attached"]
     side: bool
     std_divisor: float
+    contrastive_temperature: float
+    video_candidates_weight: float
+    batch_candidates_weight: float
+    batch_candidates: int
+    place_candidates: int
+    least_distance: int
     prediction_temperature: float
     target_temperature: float
     cross_entropy_epsilon: float

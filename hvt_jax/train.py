@@ -180,7 +180,7 @@ class Run:
                 break
             batch = next(batches)
             log.note_problems(self.train_set, batch, step + 1)
-            placed = compiled.to_devices({name: batch[name] for name in ("video", "valid")})
+            placed = compiled.to_devices({name: batch[name] for name in steps.batch_fields(settings.data)})
             with log.busy("compiling the training step") if step == start else contextlib.nullcontext():
                 state, scalars = compiled.train_step(state, placed, key)
             if log.keep(step + 1, scalars):

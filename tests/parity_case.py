@@ -14,6 +14,7 @@ import numpy as np
 
 from configs.default import get_config
 from hvt_jax.engine import state as state_lib
+from hvt_jax.hierarchy import hierarchy_edges
 from hvt_jax.interop import original, original_config
 from hvt_jax.model.pyramid import model_geometry
 from hvt_jax.objectives import local
@@ -81,14 +82,12 @@ class Case:
         self.geometry = model_geometry(
             self.settings.model, num_frames=video.shape[1], height=video.shape[2], width=video.shape[3]
         )
-        side = self.settings.objective.side
-        template = jax.eval_shape(
-            lambda: state_lib.initial_variables(self.settings.model, self.geometry, side=side, key=0)
-        )
-        self.graphdef = state_lib.graph_definition(self.settings.model, self.geometry, side=side)
+        parts = self.settings.model, self.geometry
+        self.edges = hierarchy_edges(self.geometry, self.settings.model.causal_levels, self.settings.objective.side)
+        template = jax.eval_shape(lambda: state_lib.initial_variables(*parts, self.edges, key=0))
+        self.graphdef = state_lib.graph_definition(*parts, self.edges)
         self.params, self.stats, self.unused = original.import_state_dict(*template, self.state)
         self.params, self.stats = jax.tree.map(lambda x: jnp.asarray(x, dtype), (self.params, self.stats))
-        self.edges = state_lib.merge(self.graphdef, self.params, self.stats).edges
         self.draws = self._draws()
 
     def part(self, prefix: str) -> dict[str, np.ndarray]:
@@ -152,7 +151,8 @@ class Case:
         outputs = self.reorder_states(pyramid(jnp.asarray(self.video), train=train))
         predictions = local.predict(pyramid, outputs, self.draws, train=train, attached=True)
         weights = local.initial_edge_weights(self.edges, self.settings.objective)
-        losses = local.local_losses(predictions, outputs, self.edges, self.settings.objective, edge_weights=weights)
+        parts = self.edges, self.geometry, self.settings.objective
+        losses = local.local_losses(predictions, outputs, *parts, edge_weights=weights)
         levels = {level: sum(weights[e] * loss for e, loss in edges.items()) for level, edges in losses.edges.items()}
         moved = state_lib.statistics(pyramid)  # before predictors are asked a second time
         predictions = {str(edge): self._whole(pyramid, outputs, predictions, edge, train) for edge in self.edges}

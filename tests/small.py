@@ -125,7 +125,7 @@ def _loss_and_gradients(definition: Definition):
         video = steps.prepare_training(definition, key, batch["video"])
         questions = steps.draw_questions(definition, key, video.shape[0])
         weights = steps.edge_weights(definition, jnp.zeros((), jnp.int32), STEPS["num_steps"])
-        loss = steps.build_loss(definition, video, batch["valid"], questions, weights)
+        loss = steps.build_loss(definition, {**batch, "video": video}, questions, weights)
         return jax.value_and_grad(loss, has_aux=True)(params, stats, key)
 
     return jax.jit(run)

@@ -17,6 +17,7 @@ import pytest
 from flax import nnx
 
 from hvt_jax.engine import state as state_lib
+from hvt_jax.hierarchy import hierarchy_edges
 from hvt_jax.interop import original, original_config
 from hvt_jax.interop.grow import grow_variables
 from hvt_jax.model.predictor import make_projector
@@ -111,9 +112,10 @@ class Model:
         self.objective = small_settings(**{k: v for k, v in overrides.items() if "objective" in k}).objective
         sizes = {name: overrides[f"data.{name}"] for name in ("num_frames", "height", "width")}
         self.geometry = model_geometry(self.settings, **sizes)
-        template = jax.eval_shape(lambda: state_lib.initial_variables(self.settings, self.geometry, side=False, key=0))
+        edges = hierarchy_edges(self.geometry, self.settings.causal_levels, False)
+        template = jax.eval_shape(lambda: state_lib.initial_variables(self.settings, self.geometry, edges, key=0))
         template = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, dtype), template)
-        self.graphdef = state_lib.graph_definition(self.settings, self.geometry, side=False)
+        self.graphdef = state_lib.graph_definition(self.settings, self.geometry, edges)
         self.missing: list[str] = []
         *trees, self.unused = original.import_state_dict(*template, state, self.missing)
         self.params, self.stats = jax.tree.map(jnp.asarray, trees)
@@ -236,9 +238,9 @@ def test_curriculum_grows_as_in_the_original(path):
     overrides = original_config.settings_overrides(meta["new_config"], state, num_groups={"clips": clips})
     settings = original_config.model_settings(overrides)
     sizes = {name: overrides[f"data.{name}"] for name in ("num_frames", "height", "width")}
-    fresh = jax.jit(
-        lambda: state_lib.initial_variables(settings, model_geometry(settings, **sizes), side=False, key=1)
-    )()
+    geometry = model_geometry(settings, **sizes)
+    edges = hierarchy_edges(geometry, settings.causal_levels, False)
+    fresh = jax.jit(lambda: state_lib.initial_variables(settings, geometry, edges, key=1))()
     before, after = under(arrays, "new_before/"), under(arrays, "new_after/")
     names = [*meta["copied_from_old"], *meta["kept_new"], *after]
 

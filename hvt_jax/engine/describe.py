@@ -5,7 +5,6 @@ import dataclasses
 import jax
 import numpy as np
 
-from hvt_jax.engine import state as state_lib
 from hvt_jax.engine import steps
 from hvt_jax.engine.labels import label_names, parameter_labels
 from hvt_jax.engine.steps import Definition
@@ -48,8 +47,7 @@ def describe(definition: Definition) -> str:
 
 
 def _variables(definition: Definition) -> tuple[dict, dict]:
-    model, side = definition.settings.model, definition.settings.objective.side
-    return jax.eval_shape(lambda: state_lib.initial_variables(model, definition.geometry, side=side, key=0))
+    return jax.eval_shape(lambda: steps.initial_variables(definition, 0))
 
 
 def _parameter_counts(params: dict, hierarchy: tuple[str, ...]) -> dict[str, int]:
@@ -80,7 +78,8 @@ def count_flops(definition: Definition) -> tuple[float, float]:
 
     def total(params, stats, video, valid):
         questions = steps.draw_questions(definition, jax.random.key(0), 1)
-        return steps.build_loss(definition, video, valid, questions, weights)(params, stats, jax.random.key(1))[0]
+        loss = steps.build_loss(definition, {"video": video, "valid": valid}, questions, weights)
+        return loss(params, stats, jax.random.key(1))[0]
 
     # As for a GPU on every machine: gradients written for CPU have loops, and work that only spares a copy.
     arguments = (*_variables(definition), video, valid)

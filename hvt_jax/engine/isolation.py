@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from hvt_jax.engine import dataflow, steps
-from hvt_jax.engine import state as state_lib
 from hvt_jax.engine.labels import label_names, label_norms, parameter_labels
 from hvt_jax.engine.state import Tree
 from hvt_jax.engine.steps import Definition
@@ -40,9 +39,7 @@ def examine(definition: Definition, num_videos: int) -> tuple[str, int]:
 def audit(definition: Definition, num_videos: int) -> Table:
     """Return the table of a fresh model on random videos; see `isolation_table`."""
     settings = definition.settings
-    params, stats = state_lib.initial_variables(
-        settings.model, definition.geometry, side=settings.objective.side, key=settings.seed
-    )
+    params, stats = steps.initial_variables(definition, settings.seed)
     shape = (num_videos, settings.data.num_frames, settings.data.height, settings.data.width, 3)
     video = np.random.default_rng(settings.seed).integers(0, 256, shape, np.uint8)
     batch = {"video": video, "valid": np.ones(num_videos, bool)}
@@ -56,11 +53,7 @@ def open_paths(definition: Definition, num_videos: int) -> list[tuple[str, str]]
     input and all parameters. `audit` shows the other half, that a level's own blocks are not zero.
     """
     settings = definition.settings
-    variables = jax.eval_shape(
-        lambda: state_lib.initial_variables(
-            settings.model, definition.geometry, side=settings.objective.side, key=settings.seed
-        )
-    )
+    variables = jax.eval_shape(lambda: steps.initial_variables(definition, settings.seed))
     shape = (num_videos, settings.data.num_frames, settings.data.height, settings.data.width, 3)
     batch = {"video": jax.ShapeDtypeStruct(shape, jnp.uint8), "valid": jax.ShapeDtypeStruct((num_videos,), bool)}
     shares = {level: jax.ShapeDtypeStruct((), jnp.float32) for level in definition.hierarchy}
@@ -136,7 +129,8 @@ def _weighted_losses(shares, params, definition: Definition, stats, batch, key) 
     keys = jax.random.split(key, 3)
     video = steps.prepare_training(definition, keys[0], batch["video"])
     questions = steps.draw_questions(definition, keys[1], video.shape[0])
-    loss = steps.build_loss(definition, video, batch["valid"], questions, {str(edge): 1.0 for edge in definition.edges})
+    weights = {str(edge): 1.0 for edge in definition.edges}
+    loss = steps.build_loss(definition, {**batch, "video": video}, questions, weights)
     losses = loss(params, stats, keys[2])[1][0]
     total = jnp.zeros(())
     for level, share in shares.items():

@@ -93,27 +93,33 @@ def monitor_rows(tokens: jax.Array, valid: jax.Array) -> dict[str, jax.Array]:
     }
 
 
-def trivial_loss_ratio(
-    distance: Callable, prediction: jax.Array, target: jax.Array, valid: jax.Array | None
-) -> jax.Array:
-    """Return the loss of a prediction over the loss of always answering the mean target of the batch.
-
-    1 means that nothing was learned; so does a target that never changes, where this returns 1.
+def mean_target(target: jax.Array, weight: jax.Array | None) -> jax.Array:
+    """Return the mean target [D] of the questions that count: what is best answered by who knows nothing.
 
     Args:
-      distance: `distance(prediction, target, valid)` -> scalar.
-      prediction: [B, N, D].
       target: [B, N, D] or [B, 1, D].
-      valid: bool [B], or None for all.
+      weight: bool [B, N], or None for all.
     """
-    prediction, target = jax.lax.stop_gradient((prediction, target))
-    weight = jnp.ones(target.shape[0]) if valid is None else valid.astype(jnp.float32)
-    weight_B11 = weight[:, None, None]
-    total = jnp.where(weight_B11 > 0, target.astype(jnp.float32), 0).sum(axis=(0, 1))
-    mean_D = total / jnp.maximum(weight.sum() * target.shape[1], 1)
-    trivial = distance(jnp.broadcast_to(mean_D, prediction.shape).astype(prediction.dtype), target, valid)
-    ratio = distance(prediction, target, valid) / jnp.maximum(trivial, _TINY)
-    return jnp.where(trivial > _TINY, ratio, 1.0)
+    target = jax.lax.stop_gradient(target).astype(jnp.float32)
+    counts_BN = jnp.ones(target.shape[:2]) if weight is None else weight.astype(jnp.float32)
+    if counts_BN.shape[1] != target.shape[1]:  # one target that all predictions of a video share
+        counts_BN = counts_BN.max(axis=1, keepdims=True)
+    return jnp.where(counts_BN[..., None] > 0, target, 0).sum(axis=(0, 1)) / jnp.maximum(counts_BN.sum(), 1)
+
+
+def loss_ratio(loss_of: Callable[[jax.Array], jax.Array], prediction: jax.Array, answer: jax.Array) -> jax.Array:
+    """Return the loss of a prediction over the loss of another answer to the same questions.
+
+    1 means that the prediction is worth no more; so does an answer that costs nothing, where this returns 1.
+
+    Args:
+      loss_of: returns the loss if an array [B, N, D] were the prediction.
+      prediction: [B, N, D].
+      answer: broadcast to the same shape.
+    """
+    prediction, answer = jax.lax.stop_gradient((prediction, answer))
+    cost = loss_of(jnp.broadcast_to(answer, prediction.shape))
+    return jnp.where(cost > _TINY, loss_of(prediction) / jnp.maximum(cost, _TINY), 1.0)
 
 
 def series(history: Sequence[Mapping], name: str) -> tuple[list[int], list[float]]:

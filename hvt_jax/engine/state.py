@@ -7,7 +7,7 @@ import jax
 import optax
 from flax import nnx
 
-from hvt_jax.hierarchy import Geometry
+from hvt_jax.hierarchy import Edge, Geometry
 from hvt_jax.model.pyramid import Pyramid
 from hvt_jax.model_settings import ModelSettings
 
@@ -32,9 +32,11 @@ class TrainState:
     opt_state: optax.OptState
 
 
-def new_pyramid(settings: ModelSettings, geometry: Geometry, *, side: bool, key: jax.Array | int) -> Pyramid:
+def new_pyramid(
+    settings: ModelSettings, geometry: Geometry, edges: tuple[Edge, ...], *, key: jax.Array | int
+) -> Pyramid:
     """Return a freshly initialised model; `key` is a seed or a random key, which may be traced."""
-    return Pyramid(settings, geometry, side=side, rngs=nnx.Rngs(params=key))
+    return Pyramid(settings, geometry, edges, rngs=nnx.Rngs(params=key))
 
 
 def split(pyramid: Pyramid) -> tuple[nnx.GraphDef, Tree, Tree]:
@@ -54,13 +56,13 @@ def statistics(pyramid: Pyramid) -> Tree:
     return nnx.to_pure_dict(nnx.state(pyramid, nnx.BatchStat))
 
 
-def graph_definition(settings: ModelSettings, geometry: Geometry, *, side: bool) -> nnx.GraphDef:
+def graph_definition(settings: ModelSettings, geometry: Geometry, edges: tuple[Edge, ...]) -> nnx.GraphDef:
     """Return the static part of the model without allocating any array."""
-    return nnx.split(nnx.eval_shape(lambda: new_pyramid(settings, geometry, side=side, key=0)))[0]
+    return nnx.split(nnx.eval_shape(lambda: new_pyramid(settings, geometry, edges, key=0)))[0]
 
 
 def initial_variables(
-    settings: ModelSettings, geometry: Geometry, *, side: bool, key: jax.Array | int
+    settings: ModelSettings, geometry: Geometry, edges: tuple[Edge, ...], *, key: jax.Array | int
 ) -> tuple[Tree, Tree]:
     """Return fresh (parameters, statistics); pure, so it can be compiled with output shardings."""
-    return split(new_pyramid(settings, geometry, side=side, key=key))[1:]
+    return split(new_pyramid(settings, geometry, edges, key=key))[1:]

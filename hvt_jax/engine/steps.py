@@ -4,7 +4,9 @@ Pure functions over a plain `TrainState`; everything static is in a `Definition`
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,7 @@ from hvt_jax.engine.state import TrainState
 from hvt_jax.hierarchy import LEVELS, RELATIONS, Edge, Geometry, hierarchy_edges
 from hvt_jax.model.pyramid import model_geometry
 from hvt_jax.objectives import draws, local
-from hvt_jax.settings import ObjectiveSettings, Settings, SettingsError
+from hvt_jax.settings import DataSettings, ObjectiveSettings, Settings, SettingsError
 
 LONGEST_BAD_ROW = "longest_bad_row"  # metric: the most bad updates that ever followed one another, of any label
 
@@ -50,16 +52,19 @@ def define(settings: Settings) -> Definition:
     Raises:
       SettingsError: for a geometry that is impossible, or the weight of an edge that it does not have.
     """
-    data, model, side = settings.data, settings.model, settings.objective.side
+    data, model, objective = settings.data, settings.model, settings.objective
     if model.compute_dtype == "float64" and not jax.config.jax_enable_x64:
         raise SettingsError("model.compute_dtype = float64 needs the environment variable JAX_ENABLE_X64=1")
     try:
         geometry = model_geometry(model, num_frames=data.num_frames, height=data.height, width=data.width)
     except ValueError as error:
         raise SettingsError(str(error)) from error
-    edges = hierarchy_edges(geometry, model.causal_levels, side)
-    _check_edge_weights(settings.objective, edges)
-    return Definition(settings, geometry, edges, state_lib.graph_definition(model, geometry, side=side))
+    edges = hierarchy_edges(
+        geometry, model.causal_levels, objective.side, up_to_one=not local.leaves_up_to_one(objective)
+    )
+    _check_edge_weights(objective, edges)
+    _check_every_level_predicts(geometry, edges)
+    return Definition(settings, geometry, edges, state_lib.graph_definition(model, geometry, edges))
 
 
 def _check_edge_weights(objective: ObjectiveSettings, edges: tuple[Edge, ...]) -> None:
@@ -75,15 +80,27 @@ def _check_edge_weights(objective: ObjectiveSettings, edges: tuple[Edge, ...]) -
                 )
 
 
+def _check_every_level_predicts(geometry: Geometry, edges: tuple[Edge, ...]) -> None:
+    for level in geometry.hierarchy:
+        if not any(edge.source == level for edge in edges):
+            raise SettingsError(
+                f"the level {level} has nothing to predict: the one token above leaves no choice among the candidates "
+                "of the same video; set objective.batch_candidates_weight = 1, or another objective.distance"
+            )
+
+
+def initial_variables(definition: Definition, key: jax.Array | int) -> tuple[state_lib.Tree, state_lib.Tree]:
+    """Return fresh (parameters, statistics) of the model; pure."""
+    return state_lib.initial_variables(definition.settings.model, definition.geometry, definition.edges, key=key)
+
+
 def build_initialise(
     definition: Definition, optimizer: optax.GradientTransformation
 ) -> Callable[[jax.Array], TrainState]:
     """Return `initialise(key)`, pure, so that it can be compiled into sharded outputs."""
 
     def initialise(key: jax.Array) -> TrainState:
-        side = definition.settings.objective.side
-        variables = state_lib.initial_variables(definition.settings.model, definition.geometry, side=side, key=key)
-        params, stats = variables
+        params, stats = initial_variables(definition, key)
         return TrainState(jnp.zeros((), jnp.int32), params, stats, optimizer.init(params))
 
     return initialise
@@ -95,7 +112,8 @@ def build_train_step(
     """Return `train_step(state, batch, key) -> (state, metrics)`.
 
     All randomness is a function of `key` and `state.step`. `batch` holds `video` uint8
-    [B, T, Y', X', 3] and `valid` bool [B]; videos that are not valid count in no loss and no statistics.
+    [B, T, Y', X', 3], `valid` bool [B] and, where frames can be padding, `frame_valid` bool [B, T]; videos and frames
+    that are not valid count in no loss, and are nobody's candidates; the statistics of norms leave out videos only.
     Metrics are device scalars; `monitor/...` are computed in steps that are logged
     (`schedules.is_logged`) and 0 in the others, norms are those of the last update (`optim.update_norms`).
     """
@@ -105,7 +123,7 @@ def build_train_step(
         video = prepare_training(definition, keys[0], batch["video"])
         questions = draw_questions(definition, keys[1], video.shape[0])
         weights = edge_weights(definition, state.step, num_steps)
-        loss = build_loss(definition, video, batch["valid"], questions, weights)
+        loss = build_loss(definition, batch | {"video": video}, questions, weights)
         gradients, (losses, outputs, predictions, stats) = jax.grad(loss, has_aux=True)(
             state.params, state.stats, keys[2]
         )
@@ -115,10 +133,16 @@ def build_train_step(
         metrics = _loss_metrics(definition, losses)
         metrics["data/valid_share"] = batch["valid"].mean()
         metrics |= _optimizer_metrics(opt_state)
-        metrics |= _monitors(definition, state.step, num_steps, outputs, predictions, batch["valid"])
+        asked = (outputs, predictions, questions.candidates, batch["valid"])
+        metrics |= _monitors(definition, state.step, num_steps, asked)
         return TrainState(state.step + 1, params, stats, opt_state), metrics
 
     return train_step
+
+
+def batch_fields(settings: DataSettings) -> tuple[str, ...]:
+    """Return the fields of a batch that a step reads: frames can be padding only where short videos are padded."""
+    return ("video", "valid", "frame_valid") if settings.short_videos == "pad" else ("video", "valid")
 
 
 def prepare_training(definition: Definition, key: jax.Array, video: jax.Array) -> jax.Array:
@@ -128,18 +152,29 @@ def prepare_training(definition: Definition, key: jax.Array, video: jax.Array) -
     return augmentation.normalise(video, data.mean, data.std)
 
 
-def draw_questions(definition: Definition, key: jax.Array, batch: int) -> dict[str, draws.Draw]:
+class Questions(NamedTuple):
+    """What a step asks: of every edge that draws, and what competes with the targets (None unless they are chosen)."""
+
+    draws: dict[str, draws.Draw]
+    candidates: draws.Candidates | None
+
+
+def draw_questions(definition: Definition, key: jax.Array, batch: int) -> Questions:
     """Return what every edge is asked, for `batch` videos."""
     objective = definition.settings.objective
-    return draws.draw_step(
-        key,
+    sizes = {"batch": batch, "causal": definition.settings.model.causal_levels}
+    asked = draws.draw_step(key, definition.edges, definition.geometry, **sizes, std_divisor=objective.std_divisor)
+    if objective.distance != "contrastive":
+        return Questions(asked, None)
+    candidates = draws.draw_candidates(
+        jax.random.fold_in(key, len(definition.edges)),
         definition.edges,
         definition.geometry,
-        batch=batch,
-        causal=definition.settings.model.causal_levels,
-        side=objective.side,
-        std_divisor=objective.std_divisor,
+        **sizes,
+        places=objective.place_candidates,
+        tokens=objective.batch_candidates if objective.batch_candidates_weight else 0,
     )
+    return Questions(asked, candidates)
 
 
 def edge_weights(definition: Definition, step: jax.Array, num_steps: int) -> dict[str, jax.Array | float]:
@@ -151,21 +186,31 @@ def edge_weights(definition: Definition, step: jax.Array, num_steps: int) -> dic
     return weights
 
 
-def build_loss(definition: Definition, video: jax.Array, valid: jax.Array, questions: dict, weights: dict) -> Callable:
-    """Return `loss(params, stats, dropout_key) -> (total, (losses, outputs, predictions, statistics))`."""
-    objective = definition.settings.objective
-    attached = objective.targets == "attached"
+def build_loss(definition: Definition, batch: dict, questions: Questions, weights: dict) -> Callable:
+    """Return `loss(params, stats, dropout_key) -> (total, (losses, outputs, predictions, statistics))`.
+
+    Args:
+      definition: of the run.
+      batch: `video` float [B, T, Y, X, 3], normalised; `valid` and `frame_valid` as in `build_train_step`.
+      questions: of this step.
+      weights: of every edge, by its name.
+    """
+    objective, masks = definition.settings.objective, _masks(batch)
+    attached = {"attached": objective.targets == "attached", "attached_side": objective.distance == "contrastive"}
 
     def loss(params, stats, key):
         pyramid = state_lib.merge(definition.graphdef, params, stats)
-        outputs = pyramid(video, train=True, valid=valid, key=key)
-        predictions = local.predict(pyramid, outputs, questions, train=True, valid=valid, attached=attached)
-        losses = local.local_losses(
-            predictions, outputs, definition.edges, objective, edge_weights=weights, valid=valid
-        )
+        outputs = pyramid(batch["video"], train=True, valid=batch.get("valid"), key=key)
+        predictions = local.predict(pyramid, outputs, questions.draws, train=True, **masks, **attached)
+        parts = (predictions, outputs, definition.edges, definition.geometry, objective)
+        losses = local.local_losses(*parts, edge_weights=weights, candidates=questions.candidates, **masks)
         return losses.total, (losses, outputs, predictions, state_lib.statistics(pyramid))
 
     return loss
+
+
+def _masks(batch: dict) -> dict[str, jax.Array | None]:
+    return {name: batch.get(name) for name in ("valid", "frame_valid")}
 
 
 def build_encode(definition: Definition) -> Callable[[dict, dict, jax.Array], dict[str, jax.Array]]:
@@ -210,19 +255,34 @@ def _optimizer_metrics(opt_state: optax.OptState) -> dict[str, jax.Array]:
     return metrics
 
 
-def _monitors(definition, step, num_steps, outputs, predictions, valid) -> dict[str, jax.Array]:
+def _monitors(definition, step, num_steps, asked) -> dict[str, jax.Array]:
     settings = definition.settings
-    outputs, predictions = jax.lax.stop_gradient((outputs, predictions))
+    outputs, predictions, candidates, valid = jax.lax.stop_gradient(asked)
 
     def measure():
         raw = {level: outputs[level].raw for level in definition.hierarchy}
         found = monitors.monitor_levels(raw, valid, settings.evaluation.monitor_tokens)
         for edge in definition.edges:
-            distance = local.edge_distance(settings.objective, edge, definition.edges)
-            ratio = monitors.trivial_loss_ratio(distance, *predictions[str(edge)], valid)
-            found[f"monitor/{edge}/trivial_ratio"] = ratio
+            asked = predictions[str(edge)]
+            loss_of = functools.partial(_loss_of, definition, edge, asked, candidates)
+            answer = _uninformed(settings.objective, asked)
+            found[f"monitor/{edge}/trivial_ratio"] = monitors.loss_ratio(loss_of, asked.prediction, answer)
         return jax.tree.map(lambda x: x.astype(jnp.float32), found)
 
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(measure))
     is_due = schedules.is_logged(step + 1, settings.logging.interval_steps, num_steps)
     return jax.lax.cond(is_due, measure, lambda: zeros)
+
+
+def _uninformed(settings: ObjectiveSettings, asked: local.Prediction) -> jax.Array:
+    """Return what is answered by who knows nothing: the mean target, or what makes all candidates alike."""
+    if settings.distance == "contrastive":
+        return jnp.zeros(())
+    return monitors.mean_target(asked.target, asked.weight)
+
+
+def _loss_of(definition, edge, asked: local.Prediction, candidates, prediction: jax.Array) -> jax.Array:
+    """Return the loss of an edge if `prediction` [B, N, D] were what it predicts."""
+    asked = asked._replace(prediction=prediction.astype(asked.prediction.dtype))
+    settings = definition.settings.objective
+    return local.edge_loss(settings, edge, definition.edges, definition.geometry, asked, candidates)

@@ -11,7 +11,7 @@ import numpy as np
 
 from hvt_jax.engine import state as state_lib
 from hvt_jax.engine.manifest import CheckpointError
-from hvt_jax.hierarchy import encoded_levels, level_below
+from hvt_jax.hierarchy import encoded_levels, hierarchy_edges, level_below
 from hvt_jax.interop import original, original_config, torch_file
 from hvt_jax.interop.safetensors_io import read_arrays, save_variables
 from hvt_jax.model.pyramid import model_geometry
@@ -52,8 +52,8 @@ def import_checkpoint(checkpoint: str, config: str, output: str) -> Imported:
         settings = original_config.model_settings(overrides)
         sizes = {name: overrides[f"data.{name}"] for name in ("num_frames", "height", "width")}
         geometry = model_geometry(settings, **sizes)
-        side = overrides["objective.side"]
-        fresh = jax.jit(lambda: state_lib.initial_variables(settings, geometry, side=side, key=0))()
+        edges = hierarchy_edges(geometry, settings.causal_levels, overrides["objective.side"])
+        fresh = jax.jit(lambda: state_lib.initial_variables(settings, geometry, edges, key=0))()
         missing: list[str] = []
         params, stats, unused = original.import_state_dict(*jax.tree.map(np.asarray, fresh), state, missing)
     except KeyError as error:

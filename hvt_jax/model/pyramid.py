@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from hvt_jax import shapes
-from hvt_jax.hierarchy import LEVELS, Edge, Geometry, encoded_levels, hierarchy_edges, level_below
+from hvt_jax.hierarchy import LEVELS, Edge, Geometry, asks_any_group, encoded_levels, level_below
 from hvt_jax.model.level import Level, LevelOutput
 from hvt_jax.model.predictor import Predictor
 from hvt_jax.model.stem import Stem
@@ -23,10 +23,10 @@ class Pyramid(nnx.Module):
     an edge's predictor belongs to its source level. The stem trains with the lowest trained level.
     """
 
-    def __init__(self, settings: ModelSettings, geometry: Geometry, *, side: bool, rngs: nnx.Rngs):
+    def __init__(self, settings: ModelSettings, geometry: Geometry, edges: tuple[Edge, ...], *, rngs: nnx.Rngs):
         dtype = jnp.dtype(settings.compute_dtype)
         self.geometry = geometry
-        self.edges = hierarchy_edges(geometry, settings.causal_levels, side)
+        self.edges = edges
         self.stem = Stem(settings, rngs=rngs)
         self.levels = nnx.Dict()
         width_in = settings.patch.width
@@ -38,11 +38,11 @@ class Pyramid(nnx.Module):
                 self.levels[name] = Level(level, width_in, geometry.num_members(name), dtype=dtype, rngs=rngs)
                 width_in = level.width
             self.levels[name].predictors = nnx.Dict()
-        for edge in self.edges:
+        for edge in edges:
             self.levels[edge.source].predictors[edge.relation] = Predictor(
                 getattr(settings, edge.source),
                 getattr(settings, edge.target).width,
-                edge_codes(edge, geometry, settings.causal_levels, side),
+                edge_codes(edge, geometry, settings.causal_levels, edges),
                 dtype=dtype,
                 rngs=rngs,
             )
@@ -85,17 +85,17 @@ class Pyramid(nnx.Module):
         return outputs
 
 
-def edge_codes(edge: Edge, geometry: Geometry, causal: tuple[str, ...], side: bool) -> dict[str, int]:
+def edge_codes(edge: Edge, geometry: Geometry, causal: tuple[str, ...], edges: tuple[Edge, ...]) -> dict[str, int]:
     """Return the code tables an edge's predictor needs, as name -> number of codes.
 
     Side: the relative distance, 2N-2 of them. Down of a level that is not causal: the member asked for,
-    and, where side is off and the level has several groups, the group it is taken from.
+    and, where the level has several groups and no side edge among `edges`, the group it is taken from.
     """
     if edge.relation == "side":
         return {"distance": 2 * geometry.num_times(edge.source) - 2}
     if edge.relation == "down" and edge.source not in causal:
         codes = {"member": geometry.num_members(edge.source)}
-        if not side and geometry.num_tokens(edge.source) > 1:
+        if asks_any_group(edge.source, geometry, edges):
             codes["group"] = geometry.num_tokens(edge.source)
         return codes
     return {}

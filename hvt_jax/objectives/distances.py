@@ -1,7 +1,7 @@
 """How far a prediction is from its target, as one number over the valid videos of a batch.
 
-Every distance takes prediction [B, N, D], target [B, N, D] or [B, 1, D] and valid bool [B] or None,
-and computes in at least float32. None of them stops a gradient; `objectives.local` does.
+Every distance takes prediction [B, N, D], target [B, N, D] or [B, 1, D] and valid, bool [B] or [B, N] or None for
+all, and computes in at least float32. None of them stops a gradient; `objectives.local` does.
 """
 
 import jax
@@ -27,7 +27,7 @@ def distance(
       settings: names the distance and holds its constants.
       prediction: [B, N, D].
       target: [B, N, D], or [B, 1, D] shared by all predictions of a video.
-      valid: bool [B], or None for all.
+      valid: bool [B] or [B, N], or None for all.
       regularize_target: vicreg only: whether the target's variance and covariance count as well.
     """
     prediction, target = (x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (prediction, target))
@@ -43,12 +43,11 @@ def distance(
 
 
 def masked_mean(rows: jax.Array, valid: jax.Array | None) -> jax.Array:
-    """Return the mean of `rows` [B, ...] over the videos that are valid [B]; 0 if none is."""
+    """Return the mean of `rows` [B, ...] over what is valid, bool [B] or [B, N]; 0 if nothing is."""
     if valid is None:
         return rows.mean()
-    weight = valid.reshape(-1, *(1,) * (rows.ndim - 1)).astype(rows.dtype)
-    per_video = rows.size // rows.shape[0]
-    return jnp.where(weight > 0, rows, 0).sum() / jnp.maximum(weight.sum() * per_video, 1)
+    weight = valid.reshape(*valid.shape, *(1,) * (rows.ndim - valid.ndim)).astype(rows.dtype)
+    return jnp.where(weight > 0, rows, 0).sum() / jnp.maximum(weight.sum() * (rows.size // weight.size), 1)
 
 
 def cosine_similarity(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -88,6 +87,8 @@ def vicreg(
     epsilon = settings.variance_epsilon
     variance, covariance = regularizers.variance_covariance(prediction, valid, epsilon)
     if regularize_target:
+        if valid is not None and valid.ndim == 2 and target.shape[1] == 1:  # one target that all predictions share
+            valid = valid.any(axis=1)
         target_variance, target_covariance = regularizers.variance_covariance(target, valid, epsilon)
         variance = 0.5 * (variance + target_variance)
         covariance = covariance + target_covariance

@@ -7,7 +7,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hvt_jax.hierarchy import Edge, Geometry
+from hvt_jax.hierarchy import Edge, Geometry, asks_any_group
+
+_MAX_COSINES = 2**23  # of the questions of one edge with tokens of the batch: 32 MiB of float32
+
+
+class Candidates(NamedTuple):
+    """What competes with the targets of a step, where not all tokens can (`objectives.contrastive`).
+
+    Attributes:
+      places: int32 [places], of patches in a frame, each once.
+      tokens: by edge int32 [K, 2], video in the global batch and token of what is asked for, with repetition.
+    """
+
+    places: jax.Array
+    tokens: dict[str, jax.Array]
 
 
 class Draw(NamedTuple):
@@ -29,7 +43,6 @@ def draw_step(
     *,
     batch: int,
     causal: tuple[str, ...],
-    side: bool,
     std_divisor: float,
 ) -> dict[str, Draw]:
     """Draw the members and times that a step asks for; a pure function of `key`.
@@ -44,7 +57,6 @@ def draw_step(
       geometry: sizes.
       batch: B.
       causal: levels with a causal mask.
-      side: whether side edges are in use; without them a down edge asks for a member of any group.
       std_divisor: side: the distance in time has std max(p, N-p) / std_divisor at position p of N.
 
     Returns:
@@ -56,7 +68,9 @@ def draw_step(
         if edge.relation == "side":
             draws[str(edge)] = _draw_side(edge_key, edge.source, geometry, batch, std_divisor)
         elif edge.relation == "down" and edge.source not in causal:
-            draws[str(edge)] = _draw_down(edge_key, edge.source, geometry, batch, any_group=not side)
+            draws[str(edge)] = _draw_down(
+                edge_key, edge.source, geometry, batch, any_group=asks_any_group(edge.source, geometry, edges)
+            )
     return draws
 
 
@@ -64,7 +78,7 @@ def _draw_down(key: jax.Array, level: str, geometry: Geometry, batch: int, *, an
     groups, members = geometry.num_tokens(level), geometry.num_members(level)
     group_key, member_key = jax.random.split(key)
     member_BG = jax.random.randint(member_key, (batch, groups), 0, members)
-    if not any_group or groups == 1:
+    if not any_group:
         return Draw(jnp.arange(groups) * members + member_BG, {"member": member_BG})
     group_BG = jax.random.randint(group_key, (batch, groups), 0, groups)
     return Draw(group_BG * members + member_BG, {"member": member_BG, "group": group_BG})
@@ -103,3 +117,36 @@ def side_log_probabilities(times: int, std_divisor: float) -> np.ndarray:
         with np.errstate(divide="ignore"):
             table[source] = np.log(mass / mass.sum())
     return table
+
+
+def draw_candidates(
+    key: jax.Array,
+    edges: tuple[Edge, ...],
+    geometry: Geometry,
+    *,
+    batch: int,
+    causal: tuple[str, ...],
+    places: int,
+    tokens: int,
+) -> Candidates:
+    """Draw the candidates of a step; a pure function of `key`.
+
+    Args:
+      key: random key of the step.
+      edges: the edges of the hierarchy.
+      geometry: sizes.
+      batch: B, over all devices.
+      causal: levels with a causal mask, whose states are asked for by what predicts up.
+      places: how many places of a frame at most.
+      tokens: K, tokens of the batch for each edge; 0 for none. Fewer where the questions are many: what is held at once
+        is linear in the tokens of a batch, whatever K.
+    """
+    place_key, token_key = jax.random.split(key)
+    order = jax.random.permutation(place_key, geometry.patches_per_frame)
+    drawn = {}
+    for index, edge in enumerate(edges) if tokens else ():
+        states = edge.relation == "up" and edge.target in causal
+        limits = jnp.array([batch, geometry.num_tokens(edge.source if states else edge.target)])
+        count = max(1, min(tokens, _MAX_COSINES // (batch * geometry.num_tokens(edge.source))))
+        drawn[str(edge)] = jax.random.randint(jax.random.fold_in(token_key, index), (count, 2), 0, limits)
+    return Candidates(order[:places], drawn)

@@ -1,28 +1,37 @@
 """The local objective: every level predicts up, down and sideways, and only itself learns from it.
 
 Gradient rule: the encoder and the predictors of level k receive gradient only from edges whose source
-is k. The model stops what enters a level; this file stops the targets.
+is k. The model stops what enters a level; this file stops the targets. The target of a `side` edge is a
+token of its own source level, so that it may keep its gradient without breaking the rule, and does where
+the prediction has to choose (`contrastive`): the candidates hold it up. Where it has to be hit, it is stopped.
 """
 
-import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from hvt_jax.hierarchy import LEVELS, Edge
-from hvt_jax.objectives import regularizers
-from hvt_jax.objectives.distances import distance
-from hvt_jax.objectives.draws import Draw
+from hvt_jax.hierarchy import LEVELS, Edge, Geometry
+from hvt_jax.objectives import contrastive, regularizers
+from hvt_jax.objectives.distances import distance, masked_mean
+from hvt_jax.objectives.draws import Candidates, Draw
 from hvt_jax.settings import ObjectiveSettings
 
 
 class Prediction(NamedTuple):
-    """What an edge predicted and what it should have: [B, N, D] and [B, N, D] or [B, 1, D]."""
+    """What an edge predicted and what it should have.
+
+    Attributes:
+      prediction: [B, N, D].
+      target: [B, N, D] or [B, 1, D].
+      choice: what the target is chosen from.
+      weight: bool [B, N], questions that count, or None for all.
+    """
 
     prediction: jax.Array
     target: jax.Array
+    choice: contrastive.Choice
+    weight: jax.Array | None
 
 
 class LocalLosses(NamedTuple):
@@ -39,6 +48,11 @@ class LocalLosses(NamedTuple):
     total: jax.Array
 
 
+def leaves_up_to_one(settings: ObjectiveSettings) -> bool:
+    """Whether a prediction up to a level with one token a video is no question: nothing there is to choose from."""
+    return settings.distance == "contrastive" and not settings.batch_candidates_weight
+
+
 def predict(
     pyramid,
     outputs: dict,
@@ -46,7 +60,9 @@ def predict(
     *,
     train: bool,
     valid: jax.Array | None = None,
+    frame_valid: jax.Array | None = None,
     attached: bool = False,
+    attached_side: bool = False,
 ) -> dict[str, Prediction]:
     """Return the prediction and target of every edge, keyed by `str(edge)`.
 
@@ -56,7 +72,9 @@ def predict(
       draws: the questions of this step.
       train: use batch statistics in the predictors and update the running ones.
       valid: bool [B].
+      frame_valid: bool [B, T], frames that are pictures and no padding, or None for all.
       attached: let gradients through targets of encoded levels, as the original did (docs/faults.md).
+      attached_side: let gradients through targets of side edges, which are of the source level itself.
     """
     predictions = {}
     for edge in pyramid.edges:
@@ -64,11 +82,39 @@ def predict(
         predictor = pyramid.levels[edge.source].predictors[edge.relation]
         source = _source_tokens(outputs, edge)
         prediction = predictor(source, draw.codes if draw else {}, train=train, valid=valid)
-        prediction, target = _align(outputs, edge, prediction, draw)
-        if not attached or edge.target == "patch":
-            target = jax.lax.stop_gradient(target)
-        predictions[str(edge)] = Prediction(prediction, target)
+        first, prediction, tokens, index = _align(outputs, edge, prediction, draw)
+        if not (attached and edge.target != "patch" or attached_side and edge.relation == "side"):
+            tokens = jax.lax.stop_gradient(tokens)
+        target = tokens if tokens.shape[1] == 1 else jnp.take_along_axis(tokens, index[..., None], axis=1)
+        sources = jnp.arange(index.shape[1]) if edge.relation == "side" else None
+        token_valid = tokens_valid(tokens.shape[1], valid, frame_valid)
+        weight = tokens_valid(source.shape[1], valid, frame_valid)
+        if weight is not None:
+            weight = weight[:, first : first + index.shape[1]] & jnp.take_along_axis(token_valid, index, axis=1)
+        predictions[str(edge)] = Prediction(
+            prediction, target, contrastive.Choice(tokens, index, sources, token_valid), weight
+        )
     return predictions
+
+
+def tokens_valid(num_tokens: int, valid: jax.Array | None, frame_valid: jax.Array | None) -> jax.Array | None:
+    """Return which tokens are of valid videos and frames, bool [B, num_tokens]; None for all.
+
+    A token of several frames is valid if one of them is.
+
+    Args:
+      num_tokens: of a level, in time order: a multiple of the number of frames or a divisor of it.
+      valid: bool [B].
+      frame_valid: bool [B, T].
+    """
+    if frame_valid is None:
+        return None if valid is None else jnp.broadcast_to(valid[:, None], (len(valid), num_tokens))
+    frames = frame_valid.shape[1]
+    if num_tokens >= frames:
+        found = jnp.repeat(frame_valid, num_tokens // frames, axis=1)
+    else:
+        found = frame_valid.reshape(-1, num_tokens, frames // num_tokens).any(-1)
+    return found if valid is None else found & valid[:, None]
 
 
 def _source_tokens(outputs: dict, edge: Edge) -> jax.Array:
@@ -78,27 +124,34 @@ def _source_tokens(outputs: dict, edge: Edge) -> jax.Array:
 
 
 def _align(outputs: dict, edge: Edge, prediction: jax.Array, draw: Draw | None):
+    """Return which source asks first, the predictions that have a target, the tokens asked for, and which of them."""
     target = outputs[edge.target]
+    batch, total = prediction.shape[:2]
     if draw is not None:
-        return prediction, jnp.take_along_axis(target.tokens, draw.target[..., None], axis=1)
+        return 0, prediction, target.tokens, draw.target
     if edge.relation == "down":  # causal: state n predicts member n + 1, across the borders of groups
-        return prediction[:, :-1], target.tokens[:, 1:]
+        return 0, prediction[:, :-1], target.tokens, _every(batch, jnp.arange(1, total))
     if target.states is not None:  # up to a causal level: the state that came before
-        return prediction[:, 1:], target.states[:, :-1]
+        return 1, prediction[:, 1:], target.states, _every(batch, jnp.arange(total - 1))
     groups = target.tokens.shape[1]
-    if groups == 1:
-        return prediction, target.tokens
-    return prediction, jnp.repeat(target.tokens, prediction.shape[1] // groups, axis=1)
+    return 0, prediction, target.tokens, _every(batch, jnp.arange(total) // (total // groups))
+
+
+def _every(batch: int, index_N: jax.Array) -> jax.Array:
+    return jnp.broadcast_to(index_N, (batch, len(index_N)))
 
 
 def local_losses(
     predictions: dict[str, Prediction],
     outputs: dict,
     edges: tuple[Edge, ...],
+    geometry: Geometry,
     settings: ObjectiveSettings,
     *,
     edge_weights: dict[str, jax.Array | float],
+    candidates: Candidates | None = None,
     valid: jax.Array | None = None,
+    frame_valid: jax.Array | None = None,
 ) -> LocalLosses:
     """Return the losses of a step and their weighted sum.
 
@@ -106,35 +159,51 @@ def local_losses(
       predictions: from `predict`.
       outputs: `LevelOutput` per level, whose raw tokens are regularised.
       edges: the edges of the hierarchy.
+      geometry: sizes of the hierarchy.
       settings: distance, regulariser and their constants.
       edge_weights: weight of every edge now, keyed by `str(edge)`.
+      candidates: what competes with the targets; only `contrastive` needs it.
       valid: bool [B].
+      frame_valid: bool [B, T], see `predict`.
     """
     losses: dict[str, dict[str, jax.Array]] = {}
     total = jnp.zeros(())
     for edge in edges:
         name = str(edge)
-        loss = edge_distance(settings, edge, edges)(*predictions[name], valid)
+        loss = edge_loss(settings, edge, edges, geometry, predictions[name], candidates)
         losses.setdefault(edge.source, {})[name] = loss
         total = total + edge_weights[name] * loss
     own = {}
     if settings.regularizer == "vicreg":
         for level in LEVELS:
             if level in losses:
-                own[level] = own_regularizer(outputs[level].raw, settings, valid)
+                raw = outputs[level].raw
+                own[level] = own_regularizer(raw, settings, tokens_valid(raw.shape[1], valid, frame_valid))
                 total = total + settings.regularizer_weight * own[level]
     return LocalLosses(losses, own, total)
 
 
-def edge_distance(settings: ObjectiveSettings, edge: Edge, edges: tuple[Edge, ...]) -> Callable[..., jax.Array]:
-    """Return the loss that `edge` is trained on, `f(prediction, target, valid)`; arguments as in `distance`."""
+def edge_loss(
+    settings: ObjectiveSettings,
+    edge: Edge,
+    edges: tuple[Edge, ...],
+    geometry: Geometry,
+    asked: Prediction,
+    candidates: Candidates | None,
+) -> jax.Array:
+    """Return the loss of one edge, a scalar over the questions that count; arguments as in `local_losses`."""
+    if settings.distance == "contrastive":
+        rows_BN = contrastive.choice_losses(asked.prediction, asked.choice, edge, geometry, settings, candidates)
+        return masked_mean(rows_BN, asked.weight)
     # In the original a down target above the lowest level counts as regularised where it is source.
     regularize_target = edge.relation != "down" or edge.target == edges[0].source
-    return functools.partial(distance, settings, regularize_target=regularize_target)
+    return distance(settings, asked.prediction, asked.target, asked.weight, regularize_target=regularize_target)
 
 
 def own_regularizer(raw: jax.Array, settings: ObjectiveSettings, valid: jax.Array | None) -> jax.Array:
     """Return VICReg's variance and covariance terms of a level's own tokens [B, N, D] before its norm.
+
+    `valid` is bool [B] or [B, N].
 
     Before the norm, because BatchNorm hides collapse. Source: layer-local predictive learning needs
     both terms in every layer (Halvagal & Zenke 2023; VICReg, Bardes et al. 2022).

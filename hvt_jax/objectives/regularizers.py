@@ -15,7 +15,7 @@ def variance_covariance(tokens: jax.Array, valid: jax.Array | None, epsilon: flo
 
     Args:
       tokens: [B, N, D].
-      valid: bool [B], or None for all videos.
+      valid: bool [B] or [B, N], or None for all.
       epsilon: keeps the gradient finite where a feature does not vary; VICReg has 1e-4.
 
     Returns:
@@ -25,7 +25,8 @@ def variance_covariance(tokens: jax.Array, valid: jax.Array | None, epsilon: flo
     width = tokens_BND.shape[-1]
     count = tokens_BND.size // width
     if valid is not None:
-        weight_BN1 = jnp.broadcast_to(valid[:, None, None], (*tokens_BND.shape[:-1], 1)).astype(tokens_BND.dtype)
+        weight_BN = valid if valid.ndim == 2 else valid[:, None]
+        weight_BN1 = jnp.broadcast_to(weight_BN, tokens_BND.shape[:-1])[..., None].astype(tokens_BND.dtype)
         count = jnp.maximum(weight_BN1.sum(), 1.0)
         tokens_BND = jnp.where(weight_BN1 > 0, tokens_BND, 0)
     centred_BND = tokens_BND - tokens_BND.sum((0, 1)) / count

@@ -10,12 +10,15 @@ CASES = {
     "side": {"objective.side": True},
     "no_side": {"objective.side": False},
     "causal": {"causal": True, "objective.side": True},
+    "contrastive": {"objective.distance": "contrastive", "objective.batch_candidates_weight": 0.5},
 }
 # Every hierarchy, and once each what could open another way through: the conv stem, other distances, scan and remat.
 VARIANTS = {
     ("patch-frame", "side"): {"model.stem.kind": "conv", "model.stem.patch_size": 2},
     ("frame-clip", "side"): {"model.stem.kind": "conv", "model.stem.patch_size": 2},
     ("frame-clip", "causal"): {"objective.distance": "vicreg"},
+    ("patch-frame-clip-sequence", "contrastive"): {"objective.batch_candidates_weight": 0.0},
+    ("patch-frame-clip", "contrastive"): {"causal": True},
     ("patch-frame-clip", "no_side"): {"objective.distance": "cosine", "model.frame.dropout": 0.5},
     ("patch-frame-clip", "causal"): {"objective.distance": "cross_entropy", "model.frame.output_norm": "layer"},
     ("frame-clip-sequence", "no_side"): {"model.frame.remat": True, "model.clip.scan": True, "model.clip.depth": 2},
@@ -33,7 +36,9 @@ def test_no_path_leads_from_a_loss_to_another_level(hierarchy, case):
     assert isolation.open_paths(_define(hierarchy, case), small.BATCH) == []
 
 
-@pytest.mark.parametrize(("hierarchy", "case"), [("patch-frame-clip-sequence", "side"), ("frame-clip", "causal")])
+@pytest.mark.parametrize(
+    ("hierarchy", "case"), [("patch-frame-clip-sequence", "contrastive"), ("frame-clip", "causal")]
+)
 def test_only_the_own_blocks_are_not_exactly_zero(hierarchy, case):
     table = isolation.audit(_define(hierarchy, case), small.BATCH)
     assert isolation.leaks(table) == []

@@ -16,7 +16,7 @@ from configs import default
 from hvt_jax import settings as settings_lib
 from hvt_jax.engine import labels as labels_lib
 from hvt_jax.engine import optim, schedules
-from hvt_jax.hierarchy import HIERARCHIES, Geometry
+from hvt_jax.hierarchy import HIERARCHIES, Geometry, hierarchy_edges
 from hvt_jax.model.pyramid import Pyramid
 
 HIERARCHY = ("frame", "clip")
@@ -121,7 +121,9 @@ def test_labels_are_the_levels_of_the_paths(hierarchy):
     )
 
     def params():
-        return nnx.to_pure_dict(nnx.state(Pyramid(model, geometry, side=True, rngs=nnx.Rngs(0)), nnx.Param))
+        return nnx.to_pure_dict(
+            nnx.state(Pyramid(model, geometry, hierarchy_edges(geometry, (), True), rngs=nnx.Rngs(0)), nnx.Param)
+        )
 
     labels = optim.parameter_labels(jax.eval_shape(params), hierarchy)
     seen = set()

@@ -37,7 +37,7 @@ def _run(definition):
     def run(params, stats, batch, questions):
         video = steps.prepare_training(definition, KEY, batch["video"])
         weights = steps.edge_weights(definition, jnp.int32(0), 8)
-        loss = steps.build_loss(definition, video, batch["valid"], questions, weights)
+        loss = steps.build_loss(definition, {**batch, "video": video}, questions, weights)
         (_, (losses, _, _, stats)), gradients = jax.value_and_grad(loss, has_aux=True)(params, stats, KEY)
         return losses, gradients, stats
 
@@ -51,7 +51,7 @@ def test_the_content_of_an_invalid_video_changes_nothing_and_the_batch_is_that_w
     state, batch, run = small.new_state(definition), small.batch_of(definition), _run(definition)
     asked = steps.draw_questions(definition, KEY, small.BATCH)
     alone = run(state.params, state.stats, batch, asked)
-    asked = jax.tree.map(lambda x: jnp.insert(x, 1, 0, axis=0), asked)
+    asked = asked._replace(draws=jax.tree.map(lambda x: jnp.insert(x, 1, 0, axis=0), asked.draws))
     one, other = (run(state.params, state.stats, _with_garbage(batch, 1, seed), asked) for seed in (0, 1))
     for without, left, right in zip(alone, one, other, strict=True):
         assert small.largest_difference(left, right) < 1e-6
@@ -91,7 +91,7 @@ def test_derivatives_equal_finite_differences(x64):
     video = steps.prepare_training(definition, KEY, batch["video"]).astype(jnp.float64)
     questions = steps.draw_questions(definition, KEY, small.BATCH)
     weights = {str(edge): 0.5 + index for index, edge in enumerate(definition.edges)}
-    loss = jax.jit(jax.value_and_grad(steps.build_loss(definition, video, None, questions, weights), has_aux=True))
+    loss = jax.jit(jax.value_and_grad(steps.build_loss(definition, {"video": video}, questions, weights), has_aux=True))
     (total, (_, outputs, predictions, _)), gradients = loss(params, stats, None)
 
     @jax.jit
@@ -100,10 +100,10 @@ def test_derivatives_equal_finite_differences(x64):
         patches, _ = pyramid.stem(video, train=True)
         found = {"frame": pyramid.levels["frame"](patches, train=True)}
         found["clip"] = pyramid.levels["clip"](outputs["frame"].tokens, train=True)
-        moving = local.predict(pyramid, found, questions, train=True)
-        pairs = {name: local.Prediction(moving[name].prediction, predictions[name].target) for name in moving}
-        objective = definition.settings.objective
-        return local.local_losses(pairs, found, definition.edges, objective, edge_weights=weights).total
+        moving = local.predict(pyramid, found, questions.draws, train=True)
+        pairs = {name: predictions[name]._replace(prediction=moving[name].prediction) for name in moving}
+        parts = definition.edges, definition.geometry, definition.settings.objective
+        return local.local_losses(pairs, found, *parts, edge_weights=weights).total
 
     np.testing.assert_allclose(frozen_total(params), total, rtol=1e-12)
     rng = np.random.default_rng(0)

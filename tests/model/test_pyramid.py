@@ -29,8 +29,7 @@ def _video(definition, seed=0, batch=2):
 
 
 def _pyramid(definition):
-    settings = definition.settings
-    return state_lib.new_pyramid(settings.model, definition.geometry, side=settings.objective.side, key=0)
+    return state_lib.new_pyramid(definition.settings.model, definition.geometry, definition.edges, key=0)
 
 
 def test_levels_keep_their_order_through_jit():
@@ -97,7 +96,7 @@ def test_positions_of_a_level_do_not_enter_the_tokens_below_that_are_targets():
         pyramid = state_lib.merge(graphdef, params, stats)
         outputs = pyramid(video, train=False)
         targets = {
-            name: found.target for name, found in local.predict(pyramid, outputs, questions, train=False).items()
+            name: found.target for name, found in local.predict(pyramid, outputs, questions.draws, train=False).items()
         }
         patches = pyramid.stem(video, train=False)[0]
         return outputs, targets, {"patch": patches, "frame": pyramid.levels["frame"](patches, train=False).tokens}
@@ -105,7 +104,7 @@ def test_positions_of_a_level_do_not_enter_the_tokens_below_that_are_targets():
     outputs, targets, before = run(params, stats, _video(definition))
     for level, source in (("patch", "frame"), ("frame", "clip")):
         np.testing.assert_allclose(outputs[level].tokens, before[level], rtol=1e-5, atol=1e-5)
-        asked = questions[f"{source}->{level}/down"].target
+        asked = questions.draws[f"{source}->{level}/down"].target
         expected = np.take_along_axis(np.asarray(before[level]), np.asarray(asked)[..., None], axis=1)
         np.testing.assert_allclose(targets[f"{source}->{level}/down"], expected, rtol=1e-5, atol=1e-5)
 
@@ -192,11 +191,12 @@ def test_a_still_picture_has_no_neighbour_in_time():
 def test_codes_by_hand():
     geometry = Geometry(LEVELS, 2, 3, 6)
     down, side = Edge("clip", "frame", "down"), Edge("frame", "frame", "side")
-    assert edge_codes(down, geometry, (), side=True) == {"member": 3}
-    assert edge_codes(down, geometry, (), side=False) == {"member": 3, "group": 2}
-    assert edge_codes(down, geometry, ("clip",), side=False) == {}
-    assert edge_codes(side, geometry, (), side=True) == {"distance": 2 * 6 - 2}
-    assert edge_codes(Edge("sequence", "clip", "down"), geometry, (), side=False) == {"member": 2}
+    with_side, without = (hierarchy_edges(geometry, (), side) for side in (True, False))
+    assert edge_codes(down, geometry, (), with_side) == {"member": 3}
+    assert edge_codes(down, geometry, (), without) == {"member": 3, "group": 2}
+    assert edge_codes(down, geometry, ("clip",), hierarchy_edges(geometry, ("clip",), False)) == {}
+    assert edge_codes(side, geometry, (), with_side) == {"distance": 2 * 6 - 2}
+    assert edge_codes(Edge("sequence", "clip", "down"), geometry, (), without) == {"member": 2}
     assert (code_split(12, 2), code_split(10, 2), code_split(10, 1), code_split(10, 0)) == ((8, 4), (6, 4), (10,), ())
 
 

@@ -17,9 +17,7 @@ MANY = 4000
 
 def _draw(side, *, causal=(), batch=5, seed=0, geometry=GEOMETRY):
     edges = hierarchy_edges(geometry, causal, side)
-    return draws.draw_step(
-        jax.random.key(seed), edges, geometry, batch=batch, causal=causal, side=side, std_divisor=DIVISOR
-    )
+    return draws.draw_step(jax.random.key(seed), edges, geometry, batch=batch, causal=causal, std_divisor=DIVISOR)
 
 
 def _labels(level: str) -> list[str]:
@@ -178,7 +176,7 @@ def test_codes_fit_their_tables():
         for name, draw in _draw(side, batch=200).items():
             source, rest = name.split("->")
             edge = Edge(source, *rest.split("/"))
-            tables = edge_codes(edge, GEOMETRY, (), side)
+            tables = edge_codes(edge, GEOMETRY, (), hierarchy_edges(GEOMETRY, (), side))
             assert tables.keys() == draw.codes.keys()
             for code, length in tables.items():
                 values = np.asarray(draw.codes[code])

@@ -46,15 +46,16 @@ def _predict(causal=(), side=True, attached=False, shifts=None):
     levels = {
         level: types.SimpleNamespace(predictors=dict.fromkeys(("up", "down", "side"), repeat)) for level in LEVELS
     }
-    pyramid = types.SimpleNamespace(edges=edges, levels=levels)
-    asked = draws.draw_step(jax.random.key(0), edges, GEOMETRY, batch=BATCH, causal=causal, side=side, std_divisor=3.0)
+    pyramid = types.SimpleNamespace(edges=edges, levels=levels, geometry=GEOMETRY)
+    asked = draws.draw_step(jax.random.key(0), edges, GEOMETRY, batch=BATCH, causal=causal, std_divisor=3.0)
     found = local.predict(pyramid, outputs, asked, train=True, attached=attached)
     return found, asked, outputs, edges
 
 
 def _numbers(prediction: local.Prediction, video: int = 1):
     """Labels of source and target tokens of one video, without the video's thousand."""
-    return [(np.asarray(part)[video, :, 0] - 1000 * video).tolist() for part in prediction]
+    parts = prediction.prediction, prediction.target
+    return [(np.asarray(part)[video, :, 0] - 1000 * video).tolist() for part in parts]
 
 
 def test_up_asks_for_the_token_of_the_own_group():
@@ -107,13 +108,13 @@ def test_losses_by_edge_regularisers_of_raw_tokens_and_their_weighted_sum():
     found, _, outputs, edges = _predict()
     settings = dataclasses.replace(OBJECTIVE, distance="mse", regularizer_weight=0.25, variance_epsilon=0.01)
     weights = {str(edge): 1.0 + index for index, edge in enumerate(edges)}
-    losses = local.local_losses(found, outputs, edges, settings, edge_weights=weights)
+    losses = local.local_losses(found, outputs, edges, GEOMETRY, settings, edge_weights=weights)
     assert {level: list(by_edge) for level, by_edge in losses.edges.items()} == {
         level: [str(edge) for edge in edges if edge.source == level] for level in LEVELS
     }
     expected = 0.0
     for edge in edges:
-        source, target = found[str(edge)]
+        source, target = found[str(edge)].prediction, found[str(edge)].target
         loss = float(jnp.square(source - target).mean())
         assert float(losses.edges[edge.source][str(edge)]) == pytest.approx(loss)
         expected += weights[str(edge)] * loss
@@ -128,10 +129,13 @@ def test_losses_by_edge_regularisers_of_raw_tokens_and_their_weighted_sum():
 def test_vicreg_counts_a_down_target_only_on_the_lowest_level():
     found, _, outputs, edges = _predict()
     settings = dataclasses.replace(OBJECTIVE, distance="vicreg")
-    losses = local.local_losses(found, outputs, edges, settings, edge_weights={str(edge): 1.0 for edge in edges})
+    losses = local.local_losses(
+        found, outputs, edges, GEOMETRY, settings, edge_weights={str(edge): 1.0 for edge in edges}
+    )
     for edge in edges:
         both = edge.relation != "down" or edge.target == "patch"
-        expected = distances.distance(settings, *found[str(edge)], None, regularize_target=both)
-        other = distances.distance(settings, *found[str(edge)], None, regularize_target=not both)
+        pair = found[str(edge)].prediction, found[str(edge)].target
+        expected = distances.distance(settings, *pair, None, regularize_target=both)
+        other = distances.distance(settings, *pair, None, regularize_target=not both)
         assert float(losses.edges[edge.source][str(edge)]) == pytest.approx(float(expected))
         assert float(expected) != float(other)
