@@ -131,7 +131,7 @@ class Ours:
 
         def forward(params, stats, batch, key):
             video = steps.prepare_training(definition, key, batch["video"])
-            questions = steps.draw_questions(definition, key, video.shape[0])
+            questions = steps.draw_questions(definition, key, video)
             return steps.build_loss(definition, {**batch, "video": video}, questions, weights)(params, stats, None)[0]
 
         train_step = steps.build_train_step(definition, optimizer, num_steps=1000)

@@ -157,6 +157,7 @@ def _objective() -> ConfigDict:
     objective.batch_candidates_weight = 0.0  # contrastive: loss of choosing among tokens of the whole batch
     objective.batch_candidates = 512  # contrastive: tokens of the batch that compete, where their weight is not 0
     objective.place_candidates = 16  # contrastive: other places of a frame that compete where patches are asked for
+    objective.patch_questions = "uniform"  # where patches are asked for: change: where the video changes | uniform
     objective.least_distance = 1  # contrastive: what is nearer in time to the target is no candidate, in tokens
     objective.prediction_temperature = 1.0  # cross_entropy: divides predictions before the softmax
     objective.target_temperature = 0.5  # cross_entropy: divides targets before the softmax

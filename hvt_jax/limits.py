@@ -43,7 +43,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "objective.video_candidates_weight": (0, _ANY),
     "objective.batch_candidates_weight": (0, _ANY),
     "objective.batch_candidates": (1, 2**20),
-    "objective.place_candidates": (1, 2**20),
+    "objective.place_candidates": (0, 2**20),
     "objective.least_distance": (1, 4096),
     "objective.prediction_temperature": (1e-6, _ANY),
     "objective.target_temperature": (1e-6, _ANY),

@@ -99,6 +99,7 @@ class ObjectiveSettings:
     batch_candidates_weight: float
     batch_candidates: int
     place_candidates: int
+    patch_questions: Literal["change", "uniform"]
     least_distance: int
     prediction_temperature: float
     target_temperature: float

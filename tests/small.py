@@ -123,7 +123,7 @@ def _train_step(definition: Definition):
 def _loss_and_gradients(definition: Definition):
     def run(params, stats, batch, key):
         video = steps.prepare_training(definition, key, batch["video"])
-        questions = steps.draw_questions(definition, key, video.shape[0])
+        questions = steps.draw_questions(definition, key, video)
         weights = steps.edge_weights(definition, jnp.zeros((), jnp.int32), STEPS["num_steps"])
         loss = steps.build_loss(definition, {**batch, "video": video}, questions, weights)
         return jax.value_and_grad(loss, has_aux=True)(params, stats, key)

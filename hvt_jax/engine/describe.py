@@ -77,7 +77,7 @@ def count_flops(definition: Definition) -> tuple[float, float]:
     definition = _written_out(definition)
 
     def total(params, stats, video, valid):
-        questions = steps.draw_questions(definition, jax.random.key(0), 1)
+        questions = steps.draw_questions(definition, jax.random.key(0), video)
         loss = steps.build_loss(definition, {"video": video, "valid": valid}, questions, weights)
         return loss(params, stats, jax.random.key(1))[0]
 

@@ -128,7 +128,7 @@ def format_table(table: Table) -> str:
 def _weighted_losses(shares, params, definition: Definition, stats, batch, key) -> jax.Array:
     keys = jax.random.split(key, 3)
     video = steps.prepare_training(definition, keys[0], batch["video"])
-    questions = steps.draw_questions(definition, keys[1], video.shape[0])
+    questions = steps.draw_questions(definition, keys[1], video, batch.get("frame_valid"))
     weights = {str(edge): 1.0 for edge in definition.edges}
     loss = steps.build_loss(definition, {**batch, "video": video}, questions, weights)
     losses = loss(params, stats, keys[2])[1][0]

@@ -17,8 +17,9 @@ from hvt_jax.engine import state as state_lib
 from hvt_jax.engine.optim import optimizer_statistics, update_norms
 from hvt_jax.engine.state import TrainState
 from hvt_jax.hierarchy import LEVELS, RELATIONS, Edge, Geometry, hierarchy_edges
-from hvt_jax.model.pyramid import model_geometry
+from hvt_jax.model.pyramid import model_geometry, patch_pixels
 from hvt_jax.objectives import draws, local
+from hvt_jax.objectives.change import patch_change
 from hvt_jax.settings import DataSettings, ObjectiveSettings, Settings, SettingsError
 
 LONGEST_BAD_ROW = "longest_bad_row"  # metric: the most bad updates that ever followed one another, of any label
@@ -121,7 +122,7 @@ def build_train_step(
     def train_step(state: TrainState, batch: dict, key: jax.Array):
         keys = jax.random.split(jax.random.fold_in(key, state.step), 3)
         video = prepare_training(definition, keys[0], batch["video"])
-        questions = draw_questions(definition, keys[1], video.shape[0])
+        questions = draw_questions(definition, keys[1], video, batch.get("frame_valid"))
         weights = edge_weights(definition, state.step, num_steps)
         loss = build_loss(definition, batch | {"video": video}, questions, weights)
         gradients, (losses, outputs, predictions, stats) = jax.grad(loss, has_aux=True)(
@@ -157,15 +158,30 @@ class Questions(NamedTuple):
 
     draws: dict[str, draws.Draw]
     candidates: draws.Candidates | None
+    change: jax.Array | None  # [B, T, P], see `objectives.change`; None where patches are asked evenly
 
 
-def draw_questions(definition: Definition, key: jax.Array, batch: int) -> Questions:
-    """Return what every edge is asked, for `batch` videos."""
-    objective = definition.settings.objective
-    sizes = {"batch": batch, "causal": definition.settings.model.causal_levels}
-    asked = draws.draw_step(key, definition.edges, definition.geometry, **sizes, std_divisor=objective.std_divisor)
+def draw_questions(
+    definition: Definition, key: jax.Array, video: jax.Array, frame_valid: jax.Array | None = None
+) -> Questions:
+    """Return what every edge is asked.
+
+    Args:
+      definition: of the run.
+      key: random key of the step.
+      video: float [B, T, Y, X, 3], normalised.
+      frame_valid: bool [B, T], or None for all.
+    """
+    objective, model = definition.settings.objective, definition.settings.model
+    sizes = {"batch": video.shape[0], "causal": model.causal_levels}
+    change = None
+    if objective.patch_questions == "change" and "patch" in definition.hierarchy:
+        change = patch_change(video, patch_pixels(model), frame_valid)
+    asked = draws.draw_step(
+        key, definition.edges, definition.geometry, **sizes, std_divisor=objective.std_divisor, change=change
+    )
     if objective.distance != "contrastive":
-        return Questions(asked, None)
+        return Questions(asked, None, change)
     candidates = draws.draw_candidates(
         jax.random.fold_in(key, len(definition.edges)),
         definition.edges,
@@ -174,7 +190,7 @@ def draw_questions(definition: Definition, key: jax.Array, batch: int) -> Questi
         places=objective.place_candidates,
         tokens=objective.batch_candidates if objective.batch_candidates_weight else 0,
     )
-    return Questions(asked, candidates)
+    return Questions(asked, candidates, change)
 
 
 def edge_weights(definition: Definition, step: jax.Array, num_steps: int) -> dict[str, jax.Array | float]:
@@ -201,7 +217,9 @@ def build_loss(definition: Definition, batch: dict, questions: Questions, weight
     def loss(params, stats, key):
         pyramid = state_lib.merge(definition.graphdef, params, stats)
         outputs = pyramid(batch["video"], train=True, valid=batch.get("valid"), key=key)
-        predictions = local.predict(pyramid, outputs, questions.draws, train=True, **masks, **attached)
+        predictions = local.predict(
+            pyramid, outputs, questions.draws, train=True, change=questions.change, **masks, **attached
+        )
         parts = (predictions, outputs, definition.edges, definition.geometry, objective)
         losses = local.local_losses(*parts, edge_weights=weights, candidates=questions.candidates, **masks)
         return losses.total, (losses, outputs, predictions, state_lib.statistics(pyramid))

@@ -101,13 +101,18 @@ def edge_codes(edge: Edge, geometry: Geometry, causal: tuple[str, ...], edges: t
     return {}
 
 
+def patch_pixels(settings: ModelSettings) -> int:
+    """Return how many pixels of the video a patch is wide and high."""
+    return settings.stem.patch_size * (4 if settings.stem.kind == "conv" else 1)
+
+
 def model_geometry(settings: ModelSettings, *, num_frames: int, height: int, width: int) -> Geometry:
     """Return the geometry of the model on videos [B, num_frames, height, width, 3].
 
     Raises:
       ValueError: naming the sizes that do not divide and the nearest that do.
     """
-    scale = settings.stem.patch_size * (4 if settings.stem.kind == "conv" else 1)
+    scale = patch_pixels(settings)
     for name, size in (("height", height), ("width", width)):
         if size % scale or size < scale:
             below, above = size // scale * scale, (size // scale + 1) * scale

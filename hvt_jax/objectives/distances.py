@@ -43,11 +43,12 @@ def distance(
 
 
 def masked_mean(rows: jax.Array, valid: jax.Array | None) -> jax.Array:
-    """Return the mean of `rows` [B, ...] over what is valid, bool [B] or [B, N]; 0 if nothing is."""
+    """Return the mean of `rows` [B, ...] over what is valid, bool or weights [B] or [B, N]; 0 if nothing is."""
     if valid is None:
         return rows.mean()
     weight = valid.reshape(*valid.shape, *(1,) * (rows.ndim - valid.ndim)).astype(rows.dtype)
-    return jnp.where(weight > 0, rows, 0).sum() / jnp.maximum(weight.sum() * (rows.size // weight.size), 1)
+    total = weight.sum() * (rows.size // weight.size)
+    return (jnp.where(weight > 0, rows, 0) * weight).sum() / jnp.where(total > 0, total, 1)
 
 
 def cosine_similarity(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -44,6 +44,7 @@ def draw_step(
     batch: int,
     causal: tuple[str, ...],
     std_divisor: float,
+    change: jax.Array | None = None,
 ) -> dict[str, Draw]:
     """Draw the members and times that a step asks for; a pure function of `key`.
 
@@ -58,6 +59,7 @@ def draw_step(
       batch: B.
       causal: levels with a causal mask.
       std_divisor: side: the distance in time has std max(p, N-p) / std_divisor at position p of N.
+      change: [B, T, P], in proportion to which the patches of a frame are drawn; None for evenly.
 
     Returns:
       A Draw per edge that draws, keyed by `str(edge)`.
@@ -68,19 +70,26 @@ def draw_step(
         if edge.relation == "side":
             draws[str(edge)] = _draw_side(edge_key, edge.source, geometry, batch, std_divisor)
         elif edge.relation == "down" and edge.source not in causal:
-            draws[str(edge)] = _draw_down(
-                edge_key, edge.source, geometry, batch, any_group=asks_any_group(edge.source, geometry, edges)
-            )
+            logits = jnp.log(change) if edge.target == "patch" and change is not None else None
+            any_group = asks_any_group(edge.source, geometry, edges)
+            draws[str(edge)] = _draw_down(edge_key, edge.source, geometry, batch, any_group=any_group, logits=logits)
     return draws
 
 
-def _draw_down(key: jax.Array, level: str, geometry: Geometry, batch: int, *, any_group: bool) -> Draw:
+def _draw_down(
+    key: jax.Array, level: str, geometry: Geometry, batch: int, *, any_group: bool, logits: jax.Array | None
+) -> Draw:
+    """Draw a member of every group, or of any; `logits` [B, groups, members], None for evenly."""
     groups, members = geometry.num_tokens(level), geometry.num_members(level)
     group_key, member_key = jax.random.split(key)
-    member_BG = jax.random.randint(member_key, (batch, groups), 0, members)
-    if not any_group:
+    group_BG = jax.random.randint(group_key, (batch, groups), 0, groups) if any_group else None
+    if logits is None:
+        member_BG = jax.random.randint(member_key, (batch, groups), 0, members)
+    else:
+        asked = logits if group_BG is None else jnp.take_along_axis(logits, group_BG[..., None], axis=1)
+        member_BG = jax.random.categorical(member_key, asked)
+    if group_BG is None:
         return Draw(jnp.arange(groups) * members + member_BG, {"member": member_BG})
-    group_BG = jax.random.randint(group_key, (batch, groups), 0, groups)
     return Draw(group_BG * members + member_BG, {"member": member_BG, "group": group_BG})
 
 

@@ -26,12 +26,14 @@ class Prediction(NamedTuple):
       target: [B, N, D] or [B, 1, D].
       choice: what the target is chosen from.
       weight: bool [B, N], questions that count, or None for all.
+      emphasis: [B, N], not negative: how much each counts where the target is chosen, or None for the same.
     """
 
     prediction: jax.Array
     target: jax.Array
     choice: contrastive.Choice
     weight: jax.Array | None
+    emphasis: jax.Array | None = None
 
 
 class LocalLosses(NamedTuple):
@@ -61,6 +63,7 @@ def predict(
     train: bool,
     valid: jax.Array | None = None,
     frame_valid: jax.Array | None = None,
+    change: jax.Array | None = None,
     attached: bool = False,
     attached_side: bool = False,
 ) -> dict[str, Prediction]:
@@ -73,6 +76,7 @@ def predict(
       train: use batch statistics in the predictors and update the running ones.
       valid: bool [B].
       frame_valid: bool [B, T], frames that are pictures and no padding, or None for all.
+      change: [B, T, P], emphasis on questions that patches ask or that ask for every patch; None for the same on all.
       attached: let gradients through targets of encoded levels, as the original did (docs/faults.md).
       attached_side: let gradients through targets of side edges, which are of the source level itself.
     """
@@ -91,10 +95,20 @@ def predict(
         weight = tokens_valid(source.shape[1], valid, frame_valid)
         if weight is not None:
             weight = weight[:, first : first + index.shape[1]] & jnp.take_along_axis(token_valid, index, axis=1)
-        predictions[str(edge)] = Prediction(
-            prediction, target, contrastive.Choice(tokens, index, sources, token_valid), weight
-        )
+        choice = contrastive.Choice(tokens, index, sources, token_valid)
+        emphasis = None if change is None else _emphasis(edge, change, index, first, is_drawn=draw is not None)
+        predictions[str(edge)] = Prediction(prediction, target, choice, weight, emphasis)
     return predictions
+
+
+def _emphasis(edge: Edge, change: jax.Array, index: jax.Array, first: int, *, is_drawn: bool) -> jax.Array | None:
+    """Return the change [B, N] at the patch that is asked for, or that asks, unless it was drawn by it already."""
+    change_BM = change.reshape(len(change), -1)
+    if edge.source == "patch" and edge.relation == "up":
+        return change_BM[:, first : first + index.shape[1]]
+    if edge.source == "patch" or edge.target == "patch" and not is_drawn:
+        return jnp.take_along_axis(change_BM, index, axis=1)
+    return None
 
 
 def tokens_valid(num_tokens: int, valid: jax.Array | None, frame_valid: jax.Array | None) -> jax.Array | None:
@@ -194,10 +208,17 @@ def edge_loss(
     """Return the loss of one edge, a scalar over the questions that count; arguments as in `local_losses`."""
     if settings.distance == "contrastive":
         rows_BN = contrastive.choice_losses(asked.prediction, asked.choice, edge, geometry, settings, candidates)
-        return masked_mean(rows_BN, asked.weight)
+        return masked_mean(rows_BN, counts(asked))
     # In the original a down target above the lowest level counts as regularised where it is source.
     regularize_target = edge.relation != "down" or edge.target == edges[0].source
     return distance(settings, asked.prediction, asked.target, asked.weight, regularize_target=regularize_target)
+
+
+def counts(asked: Prediction) -> jax.Array | None:
+    """Return how much every question of an edge counts where the target is chosen, [B, N]; None for the same."""
+    if asked.emphasis is None or asked.weight is None:
+        return asked.weight if asked.emphasis is None else asked.emphasis
+    return jnp.where(asked.weight, asked.emphasis, 0)
 
 
 def own_regularizer(raw: jax.Array, settings: ObjectiveSettings, valid: jax.Array | None) -> jax.Array:

@@ -10,7 +10,11 @@ CASES = {
     "side": {"objective.side": True},
     "no_side": {"objective.side": False},
     "causal": {"causal": True, "objective.side": True},
-    "contrastive": {"objective.distance": "contrastive", "objective.batch_candidates_weight": 0.5},
+    "contrastive": {
+        "objective.distance": "contrastive",
+        "objective.batch_candidates_weight": 0.5,
+        "objective.patch_questions": "change",
+    },
 }
 # Every hierarchy, and once each what could open another way through: the conv stem, other distances, scan and remat.
 VARIANTS = {

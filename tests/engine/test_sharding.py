@@ -14,10 +14,11 @@ STEPS = 3
 # Global statistics everywhere: BatchNorm in levels and predictors, candidates, VICReg as regulariser. SGD,
 # because adaptive optimizers blow up the rounding noise of gradients that are zero.
 FIELDS = {
-    "model.hierarchy": "frame-clip",
+    "model.hierarchy": "patch-frame-clip",
     "model.frame.predictor_norm": "batch",
     "model.frame.dropout": 0.1,
     "objective.distance": "contrastive",  # with candidates from the batch, which are those of all devices
+    "objective.patch_questions": "change",
     "objective.batch_candidates_weight": 0.5,
     "objective.batch_candidates": 32,
     "objective.regularizer": "vicreg",

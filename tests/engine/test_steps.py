@@ -49,7 +49,7 @@ def test_the_content_of_an_invalid_video_changes_nothing_and_the_batch_is_that_w
     kind = {"model.hierarchy": "frame-clip", "objective.distance": "vicreg"}
     definition = small.define(**BATCH_NORM, **kind)
     state, batch, run = small.new_state(definition), small.batch_of(definition), _run(definition)
-    asked = steps.draw_questions(definition, KEY, small.BATCH)
+    asked = steps.draw_questions(definition, KEY, batch["video"])
     alone = run(state.params, state.stats, batch, asked)
     asked = asked._replace(draws=jax.tree.map(lambda x: jnp.insert(x, 1, 0, axis=0), asked.draws))
     one, other = (run(state.params, state.stats, _with_garbage(batch, 1, seed), asked) for seed in (0, 1))
@@ -89,7 +89,7 @@ def test_derivatives_equal_finite_differences(x64):
     state, batch = small.new_state(definition), small.batch_of(definition)
     params, stats = jax.tree.map(lambda x: x.astype(jnp.float64), (state.params, state.stats))
     video = steps.prepare_training(definition, KEY, batch["video"]).astype(jnp.float64)
-    questions = steps.draw_questions(definition, KEY, small.BATCH)
+    questions = steps.draw_questions(definition, KEY, video)
     weights = {str(edge): 0.5 + index for index, edge in enumerate(definition.edges)}
     loss = jax.jit(jax.value_and_grad(steps.build_loss(definition, {"video": video}, questions, weights), has_aux=True))
     (total, (_, outputs, predictions, _)), gradients = loss(params, stats, None)

@@ -85,7 +85,7 @@ def test_tokens_are_in_time_order_and_see_their_own_frames_only():
 def test_positions_of_a_level_do_not_enter_the_tokens_below_that_are_targets():
     """The original added them in place, into storage that it shared with the target."""
     definition = small.define(**{"model.hierarchy": "patch-frame-clip"}, **EQUAL_WIDTHS, **NO_NORM)
-    questions = steps.draw_questions(definition, jax.random.key(0), 2)
+    questions = steps.draw_questions(definition, jax.random.key(0), _video(definition))
     graphdef, params, stats = state_lib.split(_pyramid(definition))
     for level in ("frame", "clip"):
         table = params["levels"][level]["positions"]["table"]
