@@ -26,6 +26,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "data.num_workers": (-1, 1024),
     "data.read_threads": (1, 1024),
     "data.prefetch_batches": (1, _ANY),
+    "data.cache_gib": (0, 1 << 20),
     "data.video_timeout_seconds": (1e-3, _ANY),
     "data.max_bad_fraction": (0, 1),
     "augmentation.resized_crop_scale": (1e-3, 1),

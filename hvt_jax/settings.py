@@ -45,6 +45,7 @@ class DataSettings:
     num_workers: int
     read_threads: int
     prefetch_batches: int
+    cache_gib: float
     video_timeout_seconds: float
     manifest: str
     max_bad_fraction: float

@@ -10,6 +10,7 @@ import numpy as np
 from hvt_jax.data import parallel, reading, sampling, stages
 from hvt_jax.data.problems import REASON_BYTES, Problem, VideoError, pack_reason
 from hvt_jax.data.sources import DataError, Dataset
+from hvt_jax.data.window_cache import cache_of
 from hvt_jax.settings import DataSettings
 
 Batch = dict[str, np.ndarray]
@@ -148,6 +149,13 @@ def _read_clip(
     video, pixels = dataset.videos[number], batch["video"][row]
     batch["index"][row], batch["label"][row] = number, video.labels[0]
     span = sampling.window_span(settings.num_frames, settings.frame_stride)
+    cache = cache_of(dataset.caches, settings)
+    if cache is not None and number in cache.lengths:
+        start = choose_start(cache.lengths[number], span)
+        if (window := cache.find(number, start)) is not None:
+            pixels[...], own = window
+            _mark_read(batch, row, start, own)
+            return
     try:
         with reading.open_video(dataset, settings, video) as reader:
             count = reader.info.num_frames
@@ -163,7 +171,14 @@ def _read_clip(
         batch["problem"][row], batch["frames"][row] = error.problem, error.frames
         batch["reason"][row] = pack_reason(str(error))
         return
-    batch["start"][row], batch["frames"][row], batch["valid"][row] = start, settings.num_frames, True
+    _mark_read(batch, row, start, own)
+    if cache is not None:
+        cache.keep(number, start, pixels, own)
+        cache.lengths[number] = count
+
+
+def _mark_read(batch: Batch, row: int, start: int, own: np.ndarray) -> None:
+    batch["start"][row], batch["frames"][row], batch["valid"][row] = start, len(own), True
     batch["frame_valid"][row] = own
 
 

@@ -6,7 +6,6 @@ Pure functions over a plain `TrainState`; everything static is in a `Definition`
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +16,10 @@ from hvt_jax.engine import state as state_lib
 from hvt_jax.engine.optim import optimizer_statistics, update_norms
 from hvt_jax.engine.state import TrainState
 from hvt_jax.hierarchy import LEVELS, RELATIONS, Edge, Geometry, hierarchy_edges
-from hvt_jax.model.pyramid import model_geometry, patch_pixels
-from hvt_jax.objectives import draws, local
-from hvt_jax.objectives.change import patch_change
+from hvt_jax.model.pyramid import model_geometry
+from hvt_jax.objectives import local
+from hvt_jax.objectives import questions as questions_lib
+from hvt_jax.objectives.questions import Questions
 from hvt_jax.settings import DataSettings, ObjectiveSettings, Settings, SettingsError
 
 LONGEST_BAD_ROW = "longest_bad_row"  # metric: the most bad updates that ever followed one another, of any label
@@ -153,44 +153,13 @@ def prepare_training(definition: Definition, key: jax.Array, video: jax.Array) -
     return augmentation.normalise(video, data.mean, data.std)
 
 
-class Questions(NamedTuple):
-    """What a step asks: of every edge that draws, and what competes with the targets (None unless they are chosen)."""
-
-    draws: dict[str, draws.Draw]
-    candidates: draws.Candidates | None
-    change: jax.Array | None  # [B, T, P], see `objectives.change`; None where patches are asked evenly
-
-
 def draw_questions(
     definition: Definition, key: jax.Array, video: jax.Array, frame_valid: jax.Array | None = None
 ) -> Questions:
-    """Return what every edge is asked.
-
-    Args:
-      definition: of the run.
-      key: random key of the step.
-      video: float [B, T, Y, X, 3], normalised.
-      frame_valid: bool [B, T], or None for all.
-    """
-    objective, model = definition.settings.objective, definition.settings.model
-    sizes = {"batch": video.shape[0], "causal": model.causal_levels}
-    change = None
-    if objective.patch_questions == "change" and "patch" in definition.hierarchy:
-        change = patch_change(video, patch_pixels(model), frame_valid)
-    asked = draws.draw_step(
-        key, definition.edges, definition.geometry, **sizes, std_divisor=objective.std_divisor, change=change
+    """Return what every edge is asked about `video`, see `objectives.questions`."""
+    return questions_lib.draw_questions(
+        definition.settings, definition.edges, definition.geometry, key, video, frame_valid
     )
-    if objective.distance != "contrastive":
-        return Questions(asked, None, change)
-    candidates = draws.draw_candidates(
-        jax.random.fold_in(key, len(definition.edges)),
-        definition.edges,
-        definition.geometry,
-        **sizes,
-        places=objective.place_candidates,
-        tokens=objective.batch_candidates if objective.batch_candidates_weight else 0,
-    )
-    return Questions(asked, candidates, change)
 
 
 def edge_weights(definition: Definition, step: jax.Array, num_steps: int) -> dict[str, jax.Array | float]:

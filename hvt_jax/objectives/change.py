@@ -19,7 +19,7 @@ def patch_change(video: jax.Array, size: int, frame_valid: jax.Array | None = No
       size: pixels along a side of a patch.
       frame_valid: bool [B, T], frames that count in the mean and can have changed; None for all.
     """
-    video = jax.lax.stop_gradient(video).astype(jnp.float32)
+    video = video.astype(jnp.float32)
     batch, times, height, width, channels = video.shape
     weight_BT = jnp.ones((batch, times)) if frame_valid is None else frame_valid.astype(jnp.float32)
     weight_BT111 = weight_BT[..., None, None, None]

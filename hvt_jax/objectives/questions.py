@@ -1,0 +1,62 @@
+"""All that a step asks, drawn from one key."""
+
+from typing import NamedTuple
+
+import jax
+
+from hvt_jax.hierarchy import Edge, Geometry
+from hvt_jax.model.pyramid import patch_pixels
+from hvt_jax.objectives import draws
+from hvt_jax.objectives.change import patch_change
+from hvt_jax.settings import Settings
+
+
+class Questions(NamedTuple):
+    """What a step asks.
+
+    Attributes:
+      draws: of every edge that draws.
+      candidates: what competes with the targets; None unless they are chosen.
+      change: [B, T, P], see `objectives.change`; None where patches are asked evenly.
+    """
+
+    draws: dict[str, draws.Draw]
+    candidates: draws.Candidates | None
+    change: jax.Array | None
+
+
+def draw_questions(
+    settings: Settings,
+    edges: tuple[Edge, ...],
+    geometry: Geometry,
+    key: jax.Array,
+    video: jax.Array,
+    frame_valid: jax.Array | None = None,
+) -> Questions:
+    """Return what every edge is asked; a pure function of `key` and, where patches are asked by it, of the video.
+
+    Args:
+      settings: of the run.
+      edges: the edges of the hierarchy.
+      geometry: its sizes.
+      key: random key of the step.
+      video: float [B, T, Y, X, 3], normalised.
+      frame_valid: bool [B, T], or None for all.
+    """
+    objective = settings.objective
+    sizes = {"batch": video.shape[0], "causal": settings.model.causal_levels}
+    change = None
+    if objective.patch_questions == "change" and "patch" in geometry.hierarchy:
+        change = patch_change(video, patch_pixels(settings.model), frame_valid)
+    asked = draws.draw_step(key, edges, geometry, **sizes, std_divisor=objective.std_divisor, change=change)
+    if objective.distance != "contrastive":
+        return Questions(asked, None, change)
+    candidates = draws.draw_candidates(
+        jax.random.fold_in(key, len(edges)),
+        edges,
+        geometry,
+        **sizes,
+        places=objective.place_candidates,
+        tokens=objective.batch_candidates if objective.batch_candidates_weight else 0,
+    )
+    return Questions(asked, candidates, change)
