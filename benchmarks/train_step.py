@@ -93,7 +93,7 @@ def our_settings(case: str, dtype: str, batch: int = 0):
             predictor_norm="batch",
         )
     config.data.update(num_frames=frames, height=height, width=width, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    config.objective.update(distance="mse", side=False, regularizer="none")
+    config.objective.update(distance="mse", side=False, regularizer="none", patch_questions="uniform")
     config.optimizer.update(
         name="sgd", momentum=0.8, nesterov=True, weight_decay=0.0, clip_norm=0.0, schedule="constant"
     )

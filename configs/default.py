@@ -28,8 +28,7 @@ def get_config() -> ConfigDict:
 def get_action_config() -> ConfigDict:
     """Return the locked config that sets of short action videos start from: ViT-Ti-sized frames at 112x112."""
     config = get_config()
-    config.data.update(num_frames=16, frame_stride=4, window_step=4, height=112, width=112, resize_margin=1.15)
-    config.model.hierarchy = "patch-frame-clip"
+    config.data.update(frame_stride=4, height=112, width=112, resize_margin=1.15)
     config.model.stem.patch_size = 16
     config.model.patch.update(width=192, predictor_hidden=(384,))
     config.model.frame.update(width=192, depth=12, num_heads=3, head_width=64, mlp_width=768)
@@ -52,7 +51,7 @@ def is_smoke(argument: str, path: str) -> bool:
 def shorten(config: ConfigDict, argument: str, path: str) -> ConfigDict:
     """Return an action config, cut down to 20 steps at 64x64 if the mini-argument of `path` is `smoke`."""
     if is_smoke(argument, path):
-        config.data.update(height=64, width=64, num_frames=8)
+        config.data.update(height=64, width=64)
         config.model.compute_dtype = "float32"
         config.train.update(batch_size=8, num_epochs=2.0, max_steps=20)
     return config
@@ -67,8 +66,8 @@ def _data() -> ConfigDict:
     data.follow_links = False  # also read what links in the folder lead to, outside it; only for folders you trust
     data.split = 1  # official split number, where a data set has several
     data.label = ""  # label set judged first; "" = the data set's own first one
-    data.num_frames = 8  # T, frames in one sample
-    data.frame_stride = 4  # frames of the video between two frames of a sample ("frequency")
+    data.num_frames = 16  # T, frames in one sample
+    data.frame_stride = 2  # frames of the video between two frames of a sample ("frequency")
     data.window_step = 4  # frames of the video between the starts of two training windows
     data.max_windows_per_video = 1  # training windows drawn from a video per epoch; 0 = all of them
     data.short_videos = "loop"  # videos shorter than a sample: loop | drop | pad: repeat the last frame, marked
@@ -125,8 +124,8 @@ def _level(width: int, depth: int, num_heads: int) -> ConfigDict:
 
 def _model() -> ConfigDict:
     model = ConfigDict()
-    model.hierarchy = "frame-clip"  # patch-frame | frame-clip[-sequence] | patch-frame-clip[-sequence]
-    model.num_clips = 1  # C, clips per sequence; above 1 only with `sequence`
+    model.hierarchy = "patch-frame-clip-sequence"  # patch-frame | frame-clip[-sequence] | patch-frame-clip[-sequence]
+    model.num_clips = 4  # C, clips per sequence; above 1 only with `sequence`
     model.compute_dtype = "float32"  # float32 | bfloat16, parameters stay float32 | float64, needs JAX_ENABLE_X64=1
     model.stem = ConfigDict()
     model.stem.kind = "linear"  # linear: patches of pixels | conv: S3D stem, patches of its map (Y/4, X/4)
@@ -149,7 +148,7 @@ def _model() -> ConfigDict:
 def _objective() -> ConfigDict:
     objective = ConfigDict()
     # contrastive: choose the target among candidates; the others hit it: mse, smooth_l1, cosine, cross_entropy, vicreg
-    objective.distance = "smooth_l1"  # contrastive | mse | smooth_l1 | cosine | cross_entropy | vicreg
+    objective.distance = "contrastive"  # contrastive | mse | smooth_l1 | cosine | cross_entropy | vicreg
     objective.targets = "stopped"  # stopped | attached: the original's leak, for parity and the study
     objective.side = True  # predict the same level at another time
     objective.std_divisor = 3.0  # side: std of the drawn time distance = max(p, N-p) / this
@@ -157,8 +156,8 @@ def _objective() -> ConfigDict:
     objective.video_candidates_weight = 1.0  # contrastive: loss of choosing among tokens of the same video
     objective.batch_candidates_weight = 0.0  # contrastive: loss of choosing among tokens of the whole batch
     objective.batch_candidates = 512  # contrastive: tokens of the batch that compete, where their weight is not 0
-    objective.place_candidates = 16  # contrastive: other places of a frame that compete where patches are asked for
-    objective.patch_questions = "uniform"  # where patches are asked for: change: where the video changes | uniform
+    objective.place_candidates = 0  # contrastive: other places of a frame that compete, beside other times, for patches
+    objective.patch_questions = "change"  # where patches are asked for: change: where the video changes | uniform
     objective.least_distance = 1  # contrastive: what is nearer in time to the target is no candidate, in tokens
     objective.prediction_temperature = 1.0  # cross_entropy: divides predictions before the softmax
     objective.target_temperature = 0.5  # cross_entropy: divides targets before the softmax
@@ -169,7 +168,7 @@ def _objective() -> ConfigDict:
     objective.covariance_weight = 1.0  # vicreg distance and regulariser
     objective.variance_epsilon = 1e-4  # vicreg distance and regulariser: added to the variance in the root
     objective.regularizer = "vicreg"  # of each level's own token before its norm: vicreg | none
-    objective.regularizer_weight = 0.5  # multiplies the regulariser
+    objective.regularizer_weight = 0.2  # multiplies the regulariser
     objective.edge_weights = ConfigDict()  # loss weight by source level and relation
     for level in ("patch", "frame", "clip", "sequence"):
         weights = objective.edge_weights[level] = ConfigDict()

@@ -23,9 +23,9 @@ def get_config(argument: str = "") -> ConfigDict:
     # Mirroring would turn a motion into its opposite.
     config.augmentation.flip_probability = 0.0
     # Videos this small decode faster than processes can hand them over.
-    config.data.update(num_workers=0, read_threads=2)
+    config.data.update(num_workers=0, read_threads=2, cache_gib=2.0)
     config.model.stem.patch_size = 16
-    config.train.num_epochs = 25.0
+    config.train.update(batch_size=64, num_epochs=20.0)
     if default.is_smoke(argument, "configs/digits.py"):
         config.train.num_epochs = 2.0
         config.train.max_steps = 20

@@ -18,8 +18,7 @@ from configs import default
 def get_config(argument: str = "") -> ConfigDict:
     """Return the config; `argument` is empty or `smoke`."""
     config = default.get_config()
-    config.data.update(name="folder", root="data/videos", height=96, width=128, resize_margin=1.15)
-    config.model.hierarchy = "patch-frame-clip"
+    config.data.update(name="folder", root="data/videos", frame_stride=4, height=96, width=128, resize_margin=1.15)
     config.model.stem.patch_size = 16
     config.model.frame.update(width=128, depth=4, num_heads=4, head_width=32, mlp_width=512, predictor_hidden=(256,))
     config.model.clip.update(width=192, depth=2, num_heads=4, head_width=48, mlp_width=768, predictor_hidden=(384,))

@@ -26,12 +26,14 @@ def get_config(argument: str = "") -> ConfigDict:
     config.data.update(height=112, width=112, resize_margin=1.15)
     config.data.update(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     config.augmentation.resized_crop_scale = (0.3, 1.0)
-    config.model.hierarchy = "patch-frame"
+    config.model.update(hierarchy="patch-frame", num_clips=1)
     config.model.stem.patch_size = 16
     config.model.patch.update(width=192, predictor_hidden=(384,))
     config.model.frame.update(width=192, depth=12, num_heads=3, head_width=64, mlp_width=768)
     config.model.frame.update(predictor_hidden=(384,), scan=True)
     config.model.compute_dtype = "bfloat16"
+    # One frame a video: a patch is chosen among other places, what is one a video among others of the batch.
+    config.objective.update(place_candidates=16, batch_candidates_weight=1.0, patch_questions="uniform")
     config.optimizer.update(learning_rate=5e-4, warmup_epochs=2.0)
     config.train.update(batch_size=512, num_epochs=50.0)
     config.evaluation.update(schedule="exponential", interval=2.0)

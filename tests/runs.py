@@ -30,6 +30,7 @@ FIELDS = {
     "data.height": 32,
     "data.width": 32,
     "model.hierarchy": "frame-clip",
+    "model.num_clips": 1,
     "model.stem.patch_size": 16,
     "model.frame.dropout": 0.1,
     "train.num_epochs": 2.0,

@@ -23,6 +23,15 @@ NO_AUGMENTATION = {
     "augmentation.greyscale_probability": 0.0,
     "augmentation.blur_probability": 0.0,
 }
+# Tests of what is not about the objective hit their targets, as the original does.
+HIT_TARGETS = {
+    "objective.distance": "smooth_l1",
+    "objective.patch_questions": "uniform",
+    "objective.place_candidates": 16,
+    "objective.regularizer_weight": 0.5,
+    "model.hierarchy": "frame-clip",
+    "model.num_clips": 1,
+}
 SMALL_SIZES = {
     "data.num_frames": 4,
     "data.height": 16,
@@ -54,12 +63,12 @@ def small_config(base: ConfigDict | None = None, **overrides) -> ConfigDict:
     """
     config = (default.get_config() if base is None else base).copy_and_resolve_references()
     causal = overrides.pop("causal", False)
-    fields = {**SMALL_SIZES, **(NO_AUGMENTATION if base is None else {})}
+    fields = {**SMALL_SIZES, **(NO_AUGMENTATION | HIT_TARGETS if base is None else {})}
     for level in ("frame", "clip", "sequence"):
         fields[f"model.{level}.causal"] = causal or config.model[level].causal
     fields |= overrides
-    if "sequence" in fields.get("model.hierarchy", config.model.hierarchy):
-        fields.setdefault("model.num_clips", 2)
+    if "sequence" in fields.get("model.hierarchy", config.model.hierarchy) and "model.num_clips" not in overrides:
+        fields["model.num_clips"] = 2
     config.update_from_flattened_dict(fields)
     return config.lock()
 

@@ -50,7 +50,7 @@ def _refusal(capsys, *words):
         ("train.nonsense=3", "config.train.nonsense = 3 is unknown; config.train has batch_size, .*"),
         ("train.batch_size.x=3", "config.train.batch_size.x = 3 is unknown; did you mean config.train.batch_size?"),
         ("train=3", "config.train = 3, but it is a group of fields; set one of them"),
-        ("train.batch_size=many", "config.train.batch_size = many, but must be int, such as 32"),
+        ("train.batch_size=many", "config.train.batch_size = many, but must be int, such as 64"),
         ("train.fsdp=perhaps", "config.train.fsdp = perhaps, but must be bool, such as False"),
     ],
 )

@@ -87,7 +87,7 @@ def test_what_a_run_leaves_behind(world, finished):
 
 def test_what_a_run_prints(world, finished):
     lines = (world / "finished.txt").read_text().splitlines()
-    assert any(line.startswith("edges     frame->clip/up") for line in lines)
+    assert any(line.startswith("edges     frame->frame/side (weight 1), clip->frame/down") for line in lines)
     assert any(
         line.startswith("data      digits: 16 training, 8 test videos; batch 4, 4 steps an epoch") for line in lines
     )
@@ -315,6 +315,9 @@ def test_describe_prints_and_leaves_nothing(world, tmp_path):
     ]
     run = runs.Run(tmp_path / "x", arguments, runs.environment()).wait()
     assert run.code == 0, run.stderr
-    edges = [line for line in run.stdout.splitlines() if line.startswith("edges")]
-    assert edges == ["edges     frame->clip/up (weight 1), frame->frame/side (weight 1), clip->frame/down (weight 1)"]
+    edges = [line for line in run.stdout.splitlines() if line.startswith(("edges", "silent"))]
+    assert edges == [
+        "edges     frame->frame/side (weight 1), clip->frame/down (weight 1)",
+        "silent    frame->clip/up: one token a video leaves nothing to choose from",
+    ]
     assert list(tmp_path.iterdir()) == []

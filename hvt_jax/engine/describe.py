@@ -8,7 +8,7 @@ import numpy as np
 from hvt_jax.engine import steps
 from hvt_jax.engine.labels import label_names, parameter_labels
 from hvt_jax.engine.steps import Definition
-from hvt_jax.hierarchy import encoded_levels
+from hvt_jax.hierarchy import encoded_levels, hierarchy_edges
 from hvt_jax.objectives import local
 
 
@@ -41,9 +41,17 @@ def describe(definition: Definition) -> str:
         )
     weights = local.initial_edge_weights(definition.edges, settings.objective)
     lines += ["", "edges     " + ", ".join(f"{edge} (weight {weights[str(edge)]:g})" for edge in definition.edges)]
+    lines += _silent_edges(definition)
     lines += [f"total     {sum(counts.values()):,d} parameters"]
     lines += [f"work      {forward / 1e9:.3f} GFLOP forward, {training / 1e9:.3f} GFLOP with backward, for one video"]
     return "\n".join(lines)
+
+
+def _silent_edges(definition: Definition) -> list[str]:
+    settings = definition.settings
+    every = hierarchy_edges(definition.geometry, settings.model.causal_levels, settings.objective.side)
+    silent = ", ".join(str(edge) for edge in every if edge not in definition.edges)
+    return [f"silent    {silent}: one token a video leaves nothing to choose from"] if silent else []
 
 
 def _variables(definition: Definition) -> tuple[dict, dict]:

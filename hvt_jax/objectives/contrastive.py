@@ -127,7 +127,8 @@ def _of_patches(asked_BND, choice: Choice, geometry: Geometry, least: int, place
         at_times = jnp.einsum("btpd,bspd->btps", grid_BTPD, tokens_BTPD).reshape(batch, -1, times)[:, missing:]
         time_BT = jnp.pad(time_BN, ((0, 0), (missing, 0))).reshape(batch, times, patches)[..., -1]
         frames_BTPD = jnp.take_along_axis(tokens_BTPD[:, :, places], time_BT[..., None, None], axis=1)
-        at_places = jnp.einsum("btpd,btqd->btpq", grid_BTPD, frames_BTPD).reshape(batch, -1, len(places))[:, missing:]
+        at_places = jnp.einsum("btpd,btqd->btpq", grid_BTPD, frames_BTPD)
+        at_places = at_places.reshape(batch, times * patches, len(places))[:, missing:]
     near_in_time = jnp.abs(jnp.arange(times) - time_BN[..., None]) < least
     allowed_times, allowed_places = ~near_in_time, places != place_BN[..., None]
     if choice.source is not None:
