@@ -226,6 +226,9 @@ def _evaluation() -> ConfigDict:
     evaluation.batch_size = 64  # videos per batch over all devices while levels are judged
     evaluation.neighbours = 20  # k of the weighted kNN
     evaluation.temperature = 0.07  # of the kNN's weights exp(similarity / temperature)
+    evaluation.probe_steps = 400  # updates of the MLP probe, 512 examples each; 0 = no MLP probe
+    evaluation.reversed_pairs = ()  # classes that are each other reversed in time, e.g. ("Right/Left", "Down/Up")
+    evaluation.supervised_ceiling = ""  # results.json of a supervised run, whose accuracies are shown beside; "" = none
     evaluation.monitor_tokens = 1024  # tokens per level that the collapse monitors look at
     return evaluation
 
@@ -235,7 +238,7 @@ def _checkpoint() -> ConfigDict:
     checkpoint.interval_steps = 200  # steps between two checkpoints; also saved at every evaluation and at the end
     checkpoint.keep_latest = 3  # newest checkpoints that stay
     checkpoint.keep_best = 2  # checkpoints with the highest `best_metric` that stay besides
-    checkpoint.best_metric = ""  # e.g. "knn/clip/motion/top1"; "" = the top level's, of the first label set
+    checkpoint.best_metric = ""  # e.g. "mlp/clip/motion/top1"; "" = linear, of the top level and the first label set
     return checkpoint
 
 

@@ -26,6 +26,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.data.update(num_workers=0, read_threads=2, cache_gib=2.0)
     config.model.stem.patch_size = 16
     config.train.update(batch_size=64, num_epochs=20.0)
+    config.evaluation.reversed_pairs = ("Right/Left", "Down/Up", "Clockwise/CounterClockwise", "Grow/Shrink")
     if default.is_smoke(argument, "configs/digits.py"):
         config.train.num_epochs = 2.0
         config.train.max_steps = 20

@@ -78,6 +78,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "evaluation.batch_size": (1, _ANY),
     "evaluation.neighbours": (1, _ANY),
     "evaluation.temperature": (1e-6, _ANY),
+    "evaluation.probe_steps": (0, 1_000_000),
     "evaluation.monitor_tokens": (2, _ANY),
     "checkpoint.interval_steps": (1, _ANY),
     "checkpoint.keep_latest": (1, _ANY),

@@ -10,13 +10,13 @@ import numpy as np
 
 from hvt_jax.bad_videos import BadVideos
 from hvt_jax.data.sources import Dataset
-from hvt_jax.engine import describe, metrics, monitors, optim, schedules
+from hvt_jax.engine import alarms, describe, metrics, optim, schedules
 from hvt_jax.engine.checkpoint import parameter_digest
 from hvt_jax.engine.labels import label_names
 from hvt_jax.engine.run_folder import RunFolder
 from hvt_jax.engine.state import TrainState
 from hvt_jax.engine.steps import LONGEST_BAD_ROW, Definition
-from hvt_jax.evaluation import report
+from hvt_jax.evaluation import judge, report, verdict
 from hvt_jax.evaluation import results as results_lib
 from hvt_jax.settings import Settings
 
@@ -50,6 +50,8 @@ class RunLog:
         self._started = time.monotonic()
         self._seconds_before = max((record.get("time/seconds", 0.0) for record in self.records()), default=0.0)
         self._pending: collections.deque[tuple[int, Scalars]] = collections.deque()
+        self._ceiling = results_lib.read_ceiling(settings.evaluation.supervised_ceiling)
+        self._told: int | None = None  # step of the judgement that was printed last
         self.speed = metrics.Throughput(settings.train.batch_size, num_steps)
         self.note, self.busy = writer.note, writer.busy
 
@@ -74,7 +76,7 @@ class RunLog:
         return metrics.read_metrics(path) if os.path.exists(path) else []
 
     def judged(self, step: int) -> dict[str, float] | None:
-        """Return the kNN metrics written for `step`, or None if it was not judged yet on the videos of now."""
+        """Return the scores written for `step`, or None if it was not judged yet on the videos of now."""
         found = [
             results_lib.judged_metrics(record)
             for record in self.records()
@@ -88,7 +90,7 @@ class RunLog:
         return bool(results_lib.untrained_metrics(self.records(), self._fingerprint))
 
     def write_untrained(self, step: int, scores: results_lib.Scores) -> None:
-        """Write the kNN accuracies of the untrained network, judged once more at `step`, where the videos changed."""
+        """Write the accuracies of the untrained network, judged once more at `step`, where the videos changed."""
         self._writer.write(step, {**results_lib.flatten_untrained(scores), **self._data()})
 
     def _data(self) -> dict[str, float]:
@@ -143,16 +145,29 @@ class RunLog:
             eta_seconds=self.speed.eta_seconds,
         )
 
-    def write_scores(self, step: int, scores: results_lib.Scores) -> dict[str, float]:
-        """Write and print the kNN accuracies of `step`; return them as metrics, empty if there are none."""
-        flat = results_lib.flatten_scores(scores)
+    def write_judgement(self, step: int, judgement: judge.Judgement) -> dict[str, float]:
+        """Write and print what was found at `step`; return it as metrics, empty if nothing was."""
+        flat = results_lib.flatten_scores(judgement.scores)
         if not flat:
             self.note(f"step {step}: not judged, no video of the training or of the test split can be read")
             return flat
-        self._writer.write(step, {"epoch": step / self._steps_per_epoch, **flat, **self._data()})
-        tops = [f"{level}/{name} {of['top1']:.1f} %" for level, sets in scores.items() for name, of in sets.items()]
-        self.note(f"step {step}: kNN top-1  " + "  ".join(tops))
+        seconds = judgement.feature_seconds, judgement.judge_seconds
+        times = {"time/feature_seconds": seconds[0], "time/judge_seconds": seconds[1]}
+        self._writer.write(step, {"epoch": step / self._steps_per_epoch, **flat, **self._data(), **times})
+        if not jax.process_index():
+            brackets = "untrained | supervised" if self._ceiling else "untrained"
+            spent = f"features {seconds[0]:.1f} s, neighbours and probes {seconds[1]:.1f} s"
+            self.note(f"step {step}: top-1 ({brackets}), judged in {sum(seconds):.1f} s: {spent}")
+            self._tell(self.records())
+            self._told = step
         return flat
+
+    def _tell(self, records: list[dict[str, Any]]) -> None:
+        """Print what is known of every level and prediction."""
+        for row in results_lib.by_level(results_lib.read_scores(records, self._ceiling)):
+            self.note(verdict.sentence(*row))
+        if edges := results_lib.read_edges(records):
+            self.note(f"loss over that of the mean / of copying the source: {verdict.ratios(edges)}")
 
     def note_problems(self, dataset: Dataset, batch: dict[str, np.ndarray], step: int) -> None:
         """Name the damaged videos of a batch that is used at `step`, each once; their samples are masked."""
@@ -187,7 +202,8 @@ class RunLog:
         last = next((record for record in reversed(records) if "train/total" in record), {})
         results = {
             "outcome": outcome,
-            "knn": results_lib.read_scores(records),
+            **results_lib.read_scores(records, self._ceiling),
+            "edges": results_lib.read_edges(records),
             "steps": step,
             "seconds": self._seconds(),
             "clips_per_second": self.speed.clips_per_second or last.get("speed/clips_per_second"),
@@ -196,15 +212,14 @@ class RunLog:
             "skipped_updates": {n.removeprefix(prefix): int(v) for n, v in last.items() if n.startswith(prefix) and v},
         }
         self._folder.write_results(results)
-        report.write_report(self._folder.path, records, results, monitors.alarms(records))
+        report.write_report(self._folder.path, records, results, [alarm.text for alarm in alarms.find(records)])
         before = max((judged for judged in results_lib.judged_steps(records) if judged < step), default=-1)
-        for text in monitors.new_alarms(records, before):
-            self.note(f"alarm     {text}")
+        for alarm in alarms.find_new(records, before):
+            self.note(f"alarm     {alarm.text}")
         if outcome == "running":
             return
-        for level, sets in results["knn"].items():
-            for name, values in sets.items():
-                self.note(report.sentence(level, name, values))
+        if step != self._told:
+            self._tell(records)
         self.note(f"results   {os.path.join(self._folder.path, 'results.json')} and report.md")
 
     def _seconds(self) -> float:

@@ -175,6 +175,9 @@ class EvaluationSettings:
     batch_size: int
     neighbours: int
     temperature: float
+    probe_steps: int
+    reversed_pairs: tuple[str, ...]
+    supervised_ceiling: str
     monitor_tokens: int
 
 

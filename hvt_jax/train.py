@@ -26,7 +26,7 @@ from hvt_jax.engine.compilation import Compiled, compile_functions
 from hvt_jax.engine.run_folder import RunFolder
 from hvt_jax.engine.state import TrainState
 from hvt_jax.engine.steps import Definition
-from hvt_jax.evaluation import judge, results
+from hvt_jax.evaluation import judge, pairs, results
 from hvt_jax.run_data import RunData
 from hvt_jax.run_log import RunLog
 from hvt_jax.settings import Settings, SettingsError, read_settings
@@ -59,7 +59,7 @@ def train(config: ConfigDict, workdir: str) -> int:
     train_set, test_set = (catalog.load_dataset(settings.data, split) for split in ("train", "test"))
     plan = plan_run(settings, train_set)
     compiled = compile_functions(definition, build_optimizer(definition, plan), num_steps=plan.num_steps)
-    best = results.best_metric(settings.checkpoint.best_metric, definition.hierarchy, test_set)
+    best = check_names(settings, definition, test_set)
     warn = _LOG.warning
     data = RunData({"train": train_set, "test": test_set})
     keep = {"best_metric": best, "tests": data.fingerprint}
@@ -108,6 +108,18 @@ def plan_run(settings: Settings, train_set: Dataset) -> Plan:
     epochs = schedules.validation_epochs(evaluation.schedule, evaluation.interval, math.ceil(settings.train.num_epochs))
     due = {min(epoch * steps_per_epoch, num_steps) for epoch in epochs}
     return Plan(steps_per_epoch, num_steps, frozenset(due | {0, num_steps}))
+
+
+def check_names(settings: Settings, definition: Definition, test_set: Dataset) -> str:
+    """Return the full name of the metric that checkpoints are kept by.
+
+    Raises:
+      SettingsError: for a metric, a pair of classes or a ceiling that is not there, before anything is trained.
+    """
+    pairs.find_partners(settings.evaluation.reversed_pairs, test_set.label_names)
+    results.read_ceiling(settings.evaluation.supervised_ceiling)
+    has_mlp = settings.evaluation.probe_steps > 0
+    return results.best_metric(settings.checkpoint.best_metric, definition.hierarchy, test_set, has_mlp=has_mlp)
 
 
 def build_optimizer(definition: Definition, plan: Plan) -> optax.GradientTransformation:
@@ -162,9 +174,9 @@ class Run:
                     if step and step != restored_step:
                         self.saved.save(step, state)
                     if is_due and not stop:
-                        scores = self._judge(state, step, preempted)
-                        is_due = stop = scores is None
-                        known = None if scores is None else log.write_scores(step, scores)
+                        judgement = self._judge(state, step, preempted)
+                        is_due = stop = judgement is None
+                        known = None if judgement is None else log.write_judgement(step, judgement)
                     if step and known:  # adds the metrics to the checkpoint
                         self.saved.save(step, state, known)
                     log.bad_videos.share()
@@ -198,8 +210,8 @@ class Run:
     def judge_untrained(self, step: int, preempted: preemption.Preemption) -> None:
         """Judge the network before its first step once more, on the videos of now, to compare with."""
         self.log.note("the untrained network has not been judged on these videos: it is, to compare with")
-        if scores := self._judge(self.initialise(), step, preempted):
-            self.log.write_untrained(step, scores)
+        if judgement := self._judge(self.initialise(), step, preempted):
+            self.log.write_untrained(step, judgement.scores)
 
     def training_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
         """Return endless batches from that of `start_step` on; close them to end what decodes ahead."""
@@ -214,8 +226,8 @@ class Run:
             hosts=jax.process_count(),
         )
 
-    def _judge(self, state: TrainState, step: int, preempted: preemption.Preemption) -> results.Scores | None:
-        """Return the kNN accuracies of every level now, or None after a notice of preemption."""
+    def _judge(self, state: TrainState, step: int, preempted: preemption.Preemption) -> judge.Judgement | None:
+        """Return how good the features of every level are now, or None after a notice of preemption."""
 
         def split(dataset: Dataset) -> judge.Split:
             note = functools.partial(self.log.note_problems, dataset, step=step)

@@ -49,7 +49,7 @@ def kill_and_resume(
 def differences(reference: pathlib.Path, other: pathlib.Path) -> list[str]:
     """Return one line for each thing in which two finished runs differ."""
     found = []
-    for name in ("parameter_digest", "state_digest", "knn", "bad_videos"):
+    for name in ("parameter_digest", "state_digest", "knn", "linear", "mlp", "edges", "bad_videos"):
         one, two = runs.results(reference).get(name), runs.results(other).get(name)
         if one != two:
             found.append(f"results.json: {name} {one} -> {two}")

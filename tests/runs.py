@@ -38,6 +38,7 @@ FIELDS = {
     "checkpoint.interval_steps": 3,
     "logging.interval_steps": 1,
     "logging.tensorboard": False,
+    "evaluation.probe_steps": 20,
 }
 TIMES = ("time/", "speed/")  # what differs between two runs of the same numbers
 

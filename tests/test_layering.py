@@ -65,7 +65,7 @@ MAY_USE = {
     "model": JAX | {"flax"},
     "objectives": JAX,
     "engine": JAX | {"optax", "dm_pix", "rich", "tensorboardX", "wandb"},
-    "evaluation": JAX | {"sklearn", "matplotlib"},
+    "evaluation": JAX | {"optax", "sklearn", "matplotlib"},
     "train": JAX | {"optax", "ml_collections"},
     "run_log": JAX,
     "bad_videos": JAX,

@@ -12,6 +12,7 @@ from hvt_jax import run_log
 from hvt_jax.engine import metrics
 from hvt_jax.engine.run_folder import RunFolder
 from hvt_jax.engine.steps import LONGEST_BAD_ROW
+from hvt_jax.evaluation import judge
 from tests import small
 
 LIMIT, NUM_STEPS = 10, 1000
@@ -106,8 +107,9 @@ def writing(tmp_path):
         yield run_log.RunLog(settings, folder, writer, bad_videos=bad_videos, **length), writer, printed
 
 
-def _scores(top1: float) -> dict:
-    return {"clip": {"motion": {"top1": top1, "top5": 90.0, "chance": 12.5, "standard_error": 3.0}}}
+def _judgement(top1: float) -> judge.Judgement:
+    levels = {"clip": {"motion": {"top1": top1, "chance": 12.5, "standard_error": 3.0}}}
+    return judge.Judgement({"linear": levels, "mlp": levels}, 1.5, 0.5)
 
 
 def _train(writer, steps, std: float):
@@ -119,37 +121,41 @@ def test_every_judgement_renews_the_report_and_prints_new_alarms_alone(writing, 
     log, writer, printed = writing
 
     def judge(step: int, top1: float) -> tuple[list[str], dict, str]:
-        log.write_scores(step, _scores(top1))
+        log.write_judgement(step, _judgement(top1))
         log.report(step, "running")
         results = json.loads((tmp_path / "results.json").read_text())
         return printed(), results, (tmp_path / "report.md").read_text()
 
     lines, results, report = judge(0, 20.0)
-    assert lines == ["step 0: kNN top-1  clip/motion 20.0 %"]
+    assert lines == [
+        "step 0: top-1 (untrained), judged in 2.0 s: features 1.5 s, neighbours and probes 0.5 s",
+        "clip: motion linear 20.0 (20.0), MLP 20.0 (20.0) %; chance 12.5: not trained yet",
+    ]
     assert (results["outcome"], results["steps"]) == ("running", 0) and "parameter_digest" not in results
     assert "not trained yet" in report and "There was nothing to draw yet." in report
     _train(writer, range(1, 5), 0.002)
     lines, results, report = judge(4, 30.0)
-    assert len(lines) == 2 and lines[1].startswith("alarm     clip: the standard deviation before the norm is 0.002")
-    assert results["knn"]["clip"]["motion"]["untrained_top1"] == 20.0 and "**better**" in report
+    assert len(lines) == 3 and lines[1].endswith("MLP 30.0 (20.0) %; chance 12.5: better")
+    assert lines[2].startswith("alarm     clip: the standard deviation before the norm is 0.002")
+    assert results["linear"]["clip"]["motion"]["untrained_top1"] == 20.0 and "**better**" in report
     _train(writer, range(5, 9), 0.001)
     lines, results, report = judge(8, 21.0)
-    assert lines == ["step 8: kNN top-1  clip/motion 21.0 %"]
+    assert len(lines) == 2 and lines[1].endswith("MLP 21.0 (20.0) %; chance 12.5: no better than untrained")
     assert "- clip: the standard deviation before the norm is 0.001" in report
-    assert "no better than untrained" in report and "figures/neighbours.png" in report
+    assert "no better than untrained" in report and "figures/accuracy.png" in report
 
 
 def test_a_run_that_ends_early_reports_what_was_judged(writing, tmp_path):
     log, writer, printed = writing
-    log.write_scores(0, _scores(20.0))
+    log.write_judgement(0, _judgement(20.0))
     _train(writer, range(1, 4), 0.5)
     log.report(3, "preempted")
-    assert printed()[1:] == [
-        "clip: motion 20.0 % against 20.0 % untrained (chance 12.5 %): not trained yet",
+    assert printed()[2:] == [
+        "clip: motion linear 20.0 (20.0), MLP 20.0 (20.0) %; chance 12.5: not trained yet",
         f"results   {tmp_path}/results.json and report.md",
     ]
     assert (tmp_path / "report.md").read_text().startswith("# Report\n\n**Preempted at step 3**")
-    assert json.loads((tmp_path / "results.json").read_text())["knn"]["clip"]["motion"]["top1"] == 20.0
+    assert json.loads((tmp_path / "results.json").read_text())["mlp"]["clip"]["motion"]["top1"] == 20.0
 
 
 def test_only_the_first_process_reports(writing, tmp_path, monkeypatch):

@@ -77,10 +77,16 @@ def test_what_a_run_leaves_behind(world, finished):
     assert len(results["parameter_digest"]) == 64
     for level in ("frame", "clip"):
         for label in ("motion", "digit"):
-            scores = results["knn"][level][label]
-            assert {"top1", "top5", "chance", "standard_error", "untrained_standard_error"} <= scores.keys()
-            assert scores["judged_step"] == NUM_STEPS and scores["top1"] == records[-1][f"knn/{level}/{label}/top1"]
-            assert scores["untrained_top1"] == records[0][f"knn/{level}/{label}/top1"]
+            for judge in ("knn", "linear", "mlp"):
+                scores, name = results[judge][level][label], f"{judge}/{level}/{label}"
+                assert {"top1", "chance", "standard_error", "untrained_standard_error"} <= scores.keys()
+                assert scores["judged_step"] == NUM_STEPS and scores["top1"] == records[-1][f"{name}/top1"]
+                assert scores["untrained_top1"] == records[0][f"{name}/top1"]
+                pairs = {"within_pairs", "untrained_within_pairs"} & scores.keys()
+                assert len(pairs) == (2 if label == "motion" else 0)
+    ratios = results["edges"]["frame->frame/side"]
+    assert all(ratios[name] > 0 for name in ("loss", "mean_ratio", "copy_ratio"))
+    assert results["edges"]["frame->clip/up"]["copy_ratio"] is None
     report = (finished / "report.md").read_text()
     assert all(word in report for word in ("untrained", "chance", "| frame |", "| clip |")), report
 
@@ -97,9 +103,12 @@ def test_what_a_run_prints(world, finished):
         lines.index(line) for line in ("compiling the network", "judging 16 + 8 videos", "compiling the training step")
     ]
     assert waits == sorted(waits) and sum(line.startswith("judging") for line in lines) == 1
-    judged = "\n".join(line for line in lines if ": kNN top-1" in line)
-    names = r"frame/motion [\d.]+ %  frame/digit [\d.]+ %  clip/motion [\d.]+ %  clip/digit [\d.]+ %"
-    assert re.fullmatch("\n".join(rf"step {step}: kNN top-1  {names}" for step in (0, 4, 8)), judged), judged
+    spent = r"judged in [\d.]+ s: features [\d.]+ s, neighbours and probes [\d.]+ s"
+    judged = "\n".join(line for line in lines if "judged in" in line)
+    assert re.fullmatch("\n".join(rf"step {step}: top-1 \(untrained\), {spent}" for step in (0, 4, 8)), judged), judged
+    numbers = r"kNN [\d.]+ \([\d.]+\), linear [\d.]+ \([\d.]+\), MLP [\d.]+ \([\d.]+\)"
+    assert sum(bool(re.match(rf"clip: motion {numbers}, pairs [\d.]+ \([\d.]+\) %; ", line)) for line in lines) == 3
+    assert sum(bool(re.match(rf"frame: digit {numbers} %; chance 10.0: ", line)) for line in lines) == 3
     assert lines[-1].startswith("results   ")
 
 
@@ -249,12 +258,14 @@ def test_a_run_that_diverges_ends_with_3_and_its_state_apart(world, tmp_path):
 def test_the_best_metric_goes_by_its_full_name():
     dataset = Dataset(pathlib.Path(), (), {"motion": ("left", "right"), "digit": ("0", "1")})
     levels = ("frame", "clip")
-    assert results_lib.best_metric("", levels, dataset) == "knn/clip/motion/top1"
+    assert results_lib.best_metric("", levels, dataset) == "linear/clip/motion/top1"
     assert results_lib.best_metric("knn/frame/top5", levels, dataset) == "knn/frame/motion/top5"
-    assert results_lib.best_metric("knn/frame/digit/top1", levels, dataset) == "knn/frame/digit/top1"
+    assert results_lib.best_metric("mlp/frame/digit/top1", levels, dataset) == "mlp/frame/digit/top1"
     for name in ("knn/frame/digit", "knn/patch/top1", "knn/clip/digit/chance"):
-        with pytest.raises(SettingsError, match="must be one of knn/frame/top1, .*knn/clip/digit/top5"):
+        with pytest.raises(SettingsError, match="must be one of knn/frame/top1, .*mlp/clip/digit/top1"):
             results_lib.best_metric(name, levels, dataset)
+    with pytest.raises(SettingsError, match="must be one of"):  # no judgement writes it
+        results_lib.best_metric("mlp/frame/digit/top1", levels, dataset, has_mlp=False)
 
 
 def _layout(world, tmp_path, name, text) -> pathlib.Path:

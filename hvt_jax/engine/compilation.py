@@ -50,6 +50,16 @@ def compiler_options() -> dict[str, int | str]:
     return {name: value for name, value in options.items() if _is_known(name, value)}
 
 
+@functools.cache
+def quick_compiler_options() -> dict[str, int | str]:
+    """Return what XLA is asked for where compiling takes longer than running: on CPU fewer optimisations by LLVM.
+
+    For programs whose time goes into matrix products, which come from libraries, not from LLVM.
+    """
+    name, value = "xla_backend_optimization_level", 1
+    return {name: value} if jax.default_backend() == "cpu" and _is_known(name, value) else {}
+
+
 def _is_known(name: str, value: int | str) -> bool:
     try:
         jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()

@@ -1,11 +1,11 @@
 """Signs of collapse, per level, on tokens *before* their output norm.
 
 A norm makes the variance of a collapsed level 1 again and hides it. The numbers are cheap enough for the
-training step: a fixed number of tokens, no matrix larger than the width squared. `alarms` reads them.
+training step: a fixed number of tokens, no matrix larger than the width squared. `engine.alarms` reads them.
+Beside them, per edge, the answers that need no learning: its loss over theirs is 1 where nothing was learned.
 """
 
-import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +18,6 @@ _EIGENVALUE_NOISE = 5e-7
 # Spread below this share of the tokens' size is rounding: the tokens are all the same.
 _SPREAD_NOISE = 1e-6
 _TINY = 1e-12
-
-CHECKS = 3  # checks in a row before an alarm on a noisy number
-RANK_SHARE_LIMIT = 0.05  # of the width
-TRIVIAL_LIMIT = 0.95  # loss over the trivial predictor's
-FALLEN_LOSS = 0.1  # of the first loss: "fell towards 0"
-FALLEN_RANK = 0.5  # of the first rank
-DEAD_STD = 0.01  # a healthy level has some 0.5
 
 
 def monitor_levels(tokens: Mapping[str, jax.Array], valid: jax.Array, num_rows: int) -> dict[str, jax.Array]:
@@ -107,55 +100,16 @@ def mean_target(target: jax.Array, weight: jax.Array | None) -> jax.Array:
     return jnp.where(counts_BN[..., None] > 0, target, 0).sum(axis=(0, 1)) / jnp.maximum(counts_BN.sum(), 1)
 
 
-def loss_ratio(loss_of: Callable[[jax.Array], jax.Array], prediction: jax.Array, answer: jax.Array) -> jax.Array:
-    """Return the loss of a prediction over the loss of another answer to the same questions.
+def loss_ratio(loss: jax.Array, cost: jax.Array) -> jax.Array:
+    """Return a loss over the loss of another answer to the same questions.
 
     1 means that the prediction is worth no more; so does an answer that costs nothing, where this returns 1.
 
     Args:
-      loss_of: returns the loss if an array [B, N, D] were the prediction.
-      prediction: [B, N, D].
-      answer: broadcast to the same shape.
+      loss: of what was predicted, a scalar.
+      cost: of the other answer, a scalar.
     """
-    prediction, answer = jax.lax.stop_gradient((prediction, answer))
-    cost = loss_of(jnp.broadcast_to(answer, prediction.shape))
-    return jnp.where(cost > _TINY, loss_of(prediction) / jnp.maximum(cost, _TINY), 1.0)
-
-
-def series(history: Sequence[Mapping], name: str) -> tuple[list[int], list[float]]:
-    """Return steps and values of one metric, by step; after a resume the later record of a step counts."""
-    values = {record["step"]: record[name] for record in history if record.get(name) is not None}
-    steps = sorted(values)
-    return steps, [float(values[step]) for step in steps]
-
-
-def alarms(history: Sequence[Mapping]) -> list[str]:
-    """Return in plain words what in a run's metrics points to collapse, worst first; [] if nothing does.
-
-    Args:
-      history: records of metrics.jsonl: "step", `monitor/<level>/rank`, `/rank_share`, `/std`,
-        `monitor/<edge>/trivial_ratio`, `train/<edge>`. Records may hold any part of them.
-    """
-    return list(_named_alarms(history).values())
-
-
-def new_alarms(history: Sequence[Mapping], since: int) -> list[str]:
-    """Return those of `alarms` that the records up to step `since` did not raise, whatever numbers they named."""
-    before = _named_alarms([record for record in history if record["step"] <= since])
-    return [text for name, text in _named_alarms(history).items() if name not in before]
-
-
-def _named_alarms(history: Sequence[Mapping]) -> dict[tuple[str, ...], str]:
-    """Return alarms by what is wrong and where, worst first."""
-    names = sorted({name for record in history for name in record})
-    levels = [level for level in LEVELS if f"monitor/{level}/rank" in names]
-    edges = [name.removeprefix("train/") for name in names if name.startswith("train/") and "->" in name]
-    found = {("dead", level): _dead_alarm(history, level) for level in levels}
-    pairs = [(edge, level) for edge in edges for level in levels if level in edge]
-    found |= {("collapse", *pair): _collapse_alarm(history, *pair) for pair in pairs}
-    found |= {("rank", level): _rank_alarm(history, level) for level in levels}
-    found |= {("trivial", edge): _trivial_alarm(history, edge) for edge in edges}
-    return {name: text for name, text in found.items() if text}
+    return jnp.where(cost > _TINY, loss / jnp.maximum(cost, _TINY), 1.0)
 
 
 def _effective_rank(tokens_RD: jax.Array, valid: jax.Array, count: jax.Array) -> jax.Array:
@@ -184,53 +138,3 @@ def _mean_pair_cosine(unit_RD: jax.Array, count: jax.Array) -> jax.Array:
     """Mean of all off-diagonal products: the square of the sum holds them all, and the diagonal."""
     pairs = jnp.square(unit_RD.sum(axis=0)).sum() - jnp.square(unit_RD).sum()
     return pairs / jnp.maximum(count * (count - 1), 1)
-
-
-def _last_trained(history: Sequence[Mapping], name: str) -> list[float]:
-    """Return the last CHECKS values after step 0, or [] if there are fewer."""
-    trained = [value for step, value in zip(*series(history, name), strict=True) if step > 0]
-    return trained[-CHECKS:] if len(trained) >= CHECKS else []
-
-
-def _dead_alarm(history: Sequence[Mapping], level: str) -> str:
-    values = series(history, f"monitor/{level}/std")[1]
-    if not values or not values[-1] < DEAD_STD:
-        return ""
-    return (
-        f"{level}: the standard deviation before the norm is {values[-1]:.2g} (alarm below {DEAD_STD}): "
-        "the level is dead, whatever its loss and rank say"
-    )
-
-
-def _rank_alarm(history: Sequence[Mapping], level: str) -> str:
-    shares = _last_trained(history, f"monitor/{level}/rank_share")
-    if not shares or not max(shares) < RANK_SHARE_LIMIT:
-        return ""
-    rank = series(history, f"monitor/{level}/rank")[1][-1]
-    return (
-        f"{level}: the effective rank {rank:.1f} is {100 * shares[-1]:.1f} % of the largest possible, for "
-        f"{CHECKS} checks in a row (alarm below {100 * RANK_SHARE_LIMIT:.0f} %): few directions are left"
-    )
-
-
-def _trivial_alarm(history: Sequence[Mapping], edge: str) -> str:
-    ratios = _last_trained(history, f"monitor/{edge}/trivial_ratio")
-    if not ratios or not min(ratios) > TRIVIAL_LIMIT:
-        return ""
-    return (
-        f"{edge}: the loss is {ratios[-1]:.2f} of what always answering the mean target costs, for {CHECKS} "
-        f"checks in a row (alarm above {TRIVIAL_LIMIT}): the predictor has learned nothing"
-    )
-
-
-def _collapse_alarm(history: Sequence[Mapping], edge: str, level: str) -> str:
-    losses, ranks = (series(history, name)[1] for name in (f"train/{edge}", f"monitor/{level}/rank"))
-    if len(losses) <= CHECKS or len(ranks) < 2:
-        return ""
-    loss = statistics.median(losses[-CHECKS:])
-    if not (loss < FALLEN_LOSS * losses[0] and ranks[-1] < FALLEN_RANK * ranks[0]):
-        return ""
-    return (
-        f"{edge}: the loss fell from {losses[0]:.2g} to {loss:.2g} while the rank of {level} fell from "
-        f"{ranks[0]:.1f} to {ranks[-1]:.1f}: the usual signature of collapse"
-    )

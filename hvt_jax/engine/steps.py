@@ -4,7 +4,6 @@ Pure functions over a plain `TrainState`; everything static is in a `Definition`
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import jax
@@ -134,7 +133,7 @@ def build_train_step(
         metrics = _loss_metrics(definition, losses)
         metrics["data/valid_share"] = batch["valid"].mean()
         metrics |= _optimizer_metrics(opt_state)
-        asked = (outputs, predictions, questions.candidates, batch["valid"])
+        asked = (losses, outputs, predictions, questions.candidates, batch["valid"])
         metrics |= _monitors(definition, state.step, num_steps, asked)
         return TrainState(state.step + 1, params, stats, opt_state), metrics
 
@@ -244,16 +243,16 @@ def _optimizer_metrics(opt_state: optax.OptState) -> dict[str, jax.Array]:
 
 def _monitors(definition, step, num_steps, asked) -> dict[str, jax.Array]:
     settings = definition.settings
-    outputs, predictions, candidates, valid = jax.lax.stop_gradient(asked)
+    losses, outputs, predictions, candidates, valid = jax.lax.stop_gradient(asked)
 
     def measure():
         raw = {level: outputs[level].raw for level in definition.hierarchy}
         found = monitors.monitor_levels(raw, valid, settings.evaluation.monitor_tokens)
         for edge in definition.edges:
-            asked = predictions[str(edge)]
-            loss_of = functools.partial(_loss_of, definition, edge, asked, candidates)
-            answer = _uninformed(settings.objective, asked)
-            found[f"monitor/{edge}/trivial_ratio"] = monitors.loss_ratio(loss_of, asked.prediction, answer)
+            name = str(edge)
+            for kind, answer in _uninformed(settings.objective, predictions[name]).items():
+                cost = _loss_of(definition, edge, predictions[name], candidates, answer)
+                found[f"monitor/{edge}/{kind}_ratio"] = monitors.loss_ratio(losses.edges[edge.source][name], cost)
         return jax.tree.map(lambda x: x.astype(jnp.float32), found)
 
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(measure))
@@ -261,15 +260,20 @@ def _monitors(definition, step, num_steps, asked) -> dict[str, jax.Array]:
     return jax.lax.cond(is_due, measure, lambda: zeros)
 
 
-def _uninformed(settings: ObjectiveSettings, asked: local.Prediction) -> jax.Array:
-    """Return what is answered by who knows nothing: the mean target, or what makes all candidates alike."""
-    if settings.distance == "contrastive":
-        return jnp.zeros(())
-    return monitors.mean_target(asked.target, asked.weight)
+def _uninformed(settings: ObjectiveSettings, asked: local.Prediction) -> dict[str, jax.Array]:
+    """Return what could be answered without having learned anything, by name.
+
+    "mean": the mean target, or what makes all candidates alike; "copy": the source token, if as wide as the target.
+    """
+    chooses = settings.distance == "contrastive"
+    answers = {"mean": jnp.zeros(()) if chooses else monitors.mean_target(asked.target, asked.weight)}
+    if asked.source.shape[-1] == asked.target.shape[-1]:
+        answers["copy"] = asked.source
+    return answers
 
 
-def _loss_of(definition, edge, asked: local.Prediction, candidates, prediction: jax.Array) -> jax.Array:
-    """Return the loss of an edge if `prediction` [B, N, D] were what it predicts."""
-    asked = asked._replace(prediction=prediction.astype(asked.prediction.dtype))
-    settings = definition.settings.objective
+def _loss_of(definition, edge, asked: local.Prediction, candidates, answer: jax.Array) -> jax.Array:
+    """Return the loss of an edge if `answer`, which is broadcast to [B, N, D], were its prediction."""
+    answer = jnp.broadcast_to(answer, asked.prediction.shape).astype(asked.prediction.dtype)
+    settings, asked = definition.settings.objective, asked._replace(prediction=answer)
     return local.edge_loss(settings, edge, definition.edges, definition.geometry, asked, candidates)

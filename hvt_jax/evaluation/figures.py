@@ -1,4 +1,4 @@
-"""Pictures of a run from its metrics: losses, neighbours, monitors and gradients, per level.
+"""Pictures of a run from its metrics: losses, accuracies, monitors and gradients, per level.
 
 One colour per level in every picture. matplotlib is imported when a picture is drawn, not before, and
 used without its global state, so drawing needs no display and disturbs no notebook.
@@ -10,14 +10,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hvt_jax import disk
-from hvt_jax.engine.monitors import DEAD_STD, RANK_SHARE_LIMIT, TRIVIAL_LIMIT, series
+from hvt_jax.engine.alarms import DEAD_STD, RANK_SHARE_LIMIT, RATIO_LIMIT, series
 from hvt_jax.engine.run_folder import ELSEWHERE, RunFolderError, write_file
-from hvt_jax.evaluation.knn import STANDARD_ERRORS
-from hvt_jax.evaluation.results import difference_error, metric_name
+from hvt_jax.evaluation.results import by_level, metric_name
+from hvt_jax.evaluation.verdict import TITLES
 from hvt_jax.hierarchy import LEVELS
 
 LEVEL_COLORS = {"patch": "#8c6bb1", "frame": "#2b7bba", "clip": "#e07b39", "sequence": "#3a9a5b"}
 RELATION_COLORS = {"up": "#2b7bba", "down": "#e07b39", "side": "#3a9a5b"}
+JUDGE_COLORS = {"knn": "#7f7f7f", "linear": "#2b7bba", "mlp": "#e07b39"}
 RELATION_STYLES = {"up": "-", "down": "--", "side": ":"}
 ALARM_COLOR = "#c0392b"
 _MANY_POINTS = 40  # above this a curve is smoothed and the raw values stay visible behind it
@@ -30,10 +31,10 @@ def draw_all(folder: Path, metrics: Sequence[Mapping], judged: Mapping) -> dict[
     Args:
       folder: made if missing.
       metrics: records of metrics.jsonl; a metric need not be in every record, NaN leaves a gap.
-      judged: `results["knn"]`, see `report.write_report`; may be empty.
+      judged: the results, see `report.write_report`; may be empty.
 
     Returns:
-      by name ("losses", "neighbours", "monitors", "gradients") the file, of those that were drawn.
+      by name ("losses", "accuracy", "pairs", "monitors", "gradients") the file, of those that were drawn.
 
     Raises:
       RunFolderError: if a file cannot be written.
@@ -42,7 +43,8 @@ def draw_all(folder: Path, metrics: Sequence[Mapping], judged: Mapping) -> dict[
         folder.mkdir(parents=True, exist_ok=True)
     drawings = {
         "losses": _losses(metrics),
-        "neighbours": _neighbours(metrics, judged),
+        "accuracy": _accuracies(metrics, judged, "top1", "What is read from frozen features"),
+        "pairs": _accuracies(metrics, judged, "within_pairs", "A class against its reverse in time"),
         "monitors": _monitors(metrics),
         "gradients": _gradients(metrics),
     }
@@ -72,26 +74,30 @@ def _losses(metrics: Sequence[Mapping]):
     return figure
 
 
-def _neighbours(metrics: Sequence[Mapping], judged: Mapping):
-    levels = [level for level in LEVELS if judged.get(level)]
-    scores = [scores for level in levels for scores in judged[level].values()]
-    if all(score.get("judged_step") == 0 for score in scores):  # the untrained network alone is no curve
+def _accuracies(metrics: Sequence[Mapping], judged: Mapping, quantity: str, title: str):
+    """Draw one quantity of all judges, a panel for every level and a row for every label set that has it."""
+    rows = [row for row in by_level(judged) if any(quantity in scores for scores in row[2].values())]
+    # The untrained network alone is no curve.
+    if all(scores.get("judged_step") == 0 for *_, found in rows for scores in found.values()):
         return None
-    label_sets = list(judged[levels[0]])
-    count = len(label_sets) * len(levels)
-    figure, axes = _panels(count, _columns(len(levels)), "Nearest neighbours on frozen features")
-    for i, label_set in enumerate(label_sets):
-        row = axes[i * len(levels) : (i + 1) * len(levels)]
-        for axis, level in zip(row, levels, strict=True):
-            scores = judged[level].get(label_set, {})
-            untrained, margin = scores.get("untrained_top1"), STANDARD_ERRORS * difference_error(scores)
-            band = f"untrained, ± {STANDARD_ERRORS:g} standard errors of the difference"
-            _curve(axis, metrics, metric_name(level, label_set), level, LEVEL_COLORS[level], marker="o")
-            _level_line(axis, untrained, band, "#555555", (0, (5, 2)))
-            if untrained is not None and math.isfinite(margin):
-                axis.axhspan(untrained - margin, untrained + margin, color="#555555", alpha=0.1, linewidth=0)
-            _level_line(axis, scores.get("chance"), "chance", "#999999", (0, (1, 2)))
-            _finish(axis, f"{level}: {label_set}", ylabel="top-1 accuracy (%)", zero=True)
+    label_sets = dict.fromkeys(label_set for _, label_set, _ in rows)
+    rows = [row for label_set in label_sets for row in rows if row[1] == label_set]
+    levels = len({level for level, *_ in rows})
+    figure, axes = _panels(len(rows), _columns(levels), title)
+    for axis, (level, label_set, found) in zip(axes, rows, strict=True):
+        for judge, scores in found.items():
+            color = JUDGE_COLORS[judge]
+            _curve(axis, metrics, metric_name(judge, level, label_set, quantity), TITLES[judge], color, marker="o")
+            _level_line(axis, scores.get(f"untrained_{quantity}"), None, color, (0, (5, 2)))
+            _level_line(axis, scores.get(f"supervised_{quantity}"), None, color, (0, (6, 2, 1, 2)))
+        chance = 50.0 if quantity == "within_pairs" else next(iter(found.values())).get("chance")
+        _level_line(axis, chance, "chance", "#999999", (0, (1, 2)))
+        axis.plot([], [], color="#555555", linestyle=(0, (5, 2)), label="untrained")
+        if any(f"supervised_{quantity}" in scores for scores in found.values()):
+            axis.plot([], [], color="#555555", linestyle=(0, (6, 2, 1, 2)), label="supervised")
+        _finish(axis, f"{level}: {label_set}", ylabel="accuracy (%)", zero=True)
+    for start in range(0, len(axes), levels):
+        row = axes[start : start + levels]
         highest = max(axis.get_ylim()[1] for axis in row)
         for axis in row:
             axis.set_ylim(0, highest)  # the same scale for all levels
@@ -103,7 +109,7 @@ def _monitors(metrics: Sequence[Mapping]):
     names = _names(metrics)
     if not any(name.startswith("monitor/") for name in names):
         return None
-    figure, axes = _panels(4, 2, "Signs of collapse, before the norm")
+    figure, axes = _panels(5, 2, "Signs of collapse, before the norm, and what losses are worth")
     panels = (
         ("rank_share", "effective rank, share of the largest possible", RANK_SHARE_LIMIT, False),
         ("std", "standard deviation of a feature", DEAD_STD, True),
@@ -114,13 +120,18 @@ def _monitors(metrics: Sequence[Mapping]):
             _curve(axis, metrics, f"monitor/{level}/{name}", level, LEVEL_COLORS[level])
         _level_line(axis, limit, "alarm", ALARM_COLOR, (0, (5, 2)))
         _finish(axis, title, logarithmic=logarithmic, zero=not logarithmic)
-    for name in (name for name in names if name.endswith("/trivial_ratio")):
-        edge, relation = name.removeprefix("monitor/").split("/")[:2]
-        style = {"color": LEVEL_COLORS[edge.split("->")[0]], "linestyle": RELATION_STYLES[relation]}
-        _curve(axes[3], metrics, name, None, **style)
-        axes[3].plot([], [], color="#333333", linestyle=style["linestyle"], label=relation)
-    _level_line(axes[3], TRIVIAL_LIMIT, "alarm", ALARM_COLOR, (0, (5, 2)))
-    _finish(axes[3], "loss over the trivial predictor's, by source level", zero=True)
+    ratios = {
+        "mean_ratio": "loss over that of the mean answer, by source",
+        "copy_ratio": "loss over that of copying the source, by source",
+    }
+    for axis, (kind, title) in zip(axes[3:], ratios.items(), strict=True):
+        for name in (name for name in names if name.endswith(f"/{kind}")):
+            edge, relation = name.removeprefix("monitor/").split("/")[:2]
+            style = {"color": LEVEL_COLORS[edge.split("->")[0]], "linestyle": RELATION_STYLES[relation]}
+            _curve(axis, metrics, name, None, **style)
+            axis.plot([], [], color="#333333", linestyle=style["linestyle"], label=relation)
+        _level_line(axis, RATIO_LIMIT, "alarm", ALARM_COLOR, (0, (5, 2)))
+        _finish(axis, title, zero=True)
     _shared_legend(figure, axes)
     return figure
 

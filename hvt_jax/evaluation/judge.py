@@ -1,14 +1,17 @@
-"""How good the frozen features of every level are: weighted kNN on every label set of the data."""
+"""How good the frozen features of every level are: neighbours and probes on every label set of the data."""
 
 import dataclasses
+import functools
+import time
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from hvt_jax.data import pipeline
 from hvt_jax.data.sources import Dataset
-from hvt_jax.evaluation import features, knn
+from hvt_jax.evaluation import accuracy, features, knn, pairs, probes
 from hvt_jax.evaluation.results import Scores
 from hvt_jax.hierarchy import LEVELS
 from hvt_jax.settings import EvaluationSettings, Settings
@@ -21,12 +24,14 @@ class Split:
     Attributes:
       labels: int [videos] per label set, the one judged first in front.
       num_classes: by label set.
+      partners: of the classes that are in pairs, by label set, see `pairs.find_partners`.
       batches: returns this process's share of all batches, from the start; as many in every process.
       on_batch: called with each share, e.g. to report damaged videos.
     """
 
     labels: dict[str, np.ndarray]
     num_classes: dict[str, int]
+    partners: dict[str, np.ndarray]
     batches: Callable[[], Iterator[dict[str, np.ndarray]]]
     on_batch: Callable[[dict[str, np.ndarray]], object]
 
@@ -44,7 +49,22 @@ def make_split(dataset: Dataset, settings: Settings, on_batch: Callable[[dict[st
         )
 
     num_classes = {name: len(names) for name, names in dataset.label_names.items()}
-    return Split(dataset.labels, num_classes, batches, on_batch)
+    partners = pairs.find_partners(settings.evaluation.reversed_pairs, dataset.label_names)
+    return Split(dataset.labels, num_classes, partners, batches, on_batch)
+
+
+class Judgement(NamedTuple):
+    """What was found out about the levels.
+
+    Attributes:
+      scores: {judge: {level: {label set: {"top1", "chance", "standard_error", ...}}}}, in %; see `measure`.
+      feature_seconds: spent on features.
+      judge_seconds: spent on neighbours and probes.
+    """
+
+    scores: Scores
+    feature_seconds: float
+    judge_seconds: float
 
 
 def judge_levels(
@@ -55,13 +75,14 @@ def judge_levels(
     settings: EvaluationSettings,
     *,
     should_stop: Callable[[], bool],
-) -> Scores | None:
-    """Return {level: {label set: {"top1", "top5", "chance", "standard_error"}}}, in %.
+) -> Judgement | None:
+    """Return what the judges "knn", "linear" and, unless `probe_steps` is 0, "mlp" say of every level.
 
-    The gallery is the training split, the queries are the test split. Empty if one of the splits has no video that
-    can be read; None if `should_stop()`, asked before every batch, was true.
+    Features are extracted once for all of them. They learn from the training split and are asked about the test split.
+    Scores are empty if one of the splits has no video that can be read; None if `should_stop()`, asked before every
+    batch, was true.
     """
-    found = []
+    found, started = [], time.monotonic()
     for split in (train, test):
         extracted = features.extract_features(
             encode, split.batches(), to_devices, on_batch=split.on_batch, should_stop=should_stop
@@ -71,16 +92,65 @@ def judge_levels(
         found.append(extracted)
     (train_features, train_index), (test_features, test_index) = found
     if not len(train_index) or not len(test_index):
-        return {}
-    scores = {}
+        return Judgement({}, time.monotonic() - started, 0.0)
+    extracted_at = time.monotonic()
+    learned = {name: labels[train_index] for name, labels in train.labels.items()}
+    asked = {name: labels[test_index] for name, labels in test.labels.items()}
+    width = max(values.shape[1] for values in train_features.values())
+    scores: Scores = {}
     for level in (name for name in LEVELS if name in train_features):
-        scores[level] = knn.knn_label_sets(
-            train_features[level],
-            {name: labels[train_index] for name, labels in train.labels.items()},
-            test_features[level],
-            {name: labels[test_index] for name, labels in test.labels.items()},
-            neighbours=settings.neighbours,
-            temperature=settings.temperature,
-            num_classes=test.num_classes,
-        )
-    return scores
+        task = Task(train_features[level], learned, test_features[level], test.num_classes, width)
+        for judge, by_set in ask_judges(task, settings).items():
+            measured = {name: measure(judge, by_set[name], asked[name], test.partners.get(name)) for name in by_set}
+            scores.setdefault(judge, {})[level] = measured
+    return Judgement(scores, extracted_at - started, time.monotonic() - extracted_at)
+
+
+class Task(NamedTuple):
+    """What is asked of the judges about one level.
+
+    Attributes:
+      train_features: float32 [N, D].
+      train_labels: int [N] by label set.
+      test_features: float32 [M, D].
+      num_classes: by label set.
+      width: largest D of all levels.
+    """
+
+    train_features: np.ndarray
+    train_labels: dict[str, np.ndarray]
+    test_features: np.ndarray
+    num_classes: dict[str, int]
+    width: int
+
+
+def ask_judges(task: Task, settings: EvaluationSettings) -> dict[str, dict[str, np.ndarray]]:
+    """Return the scores of all classes for every test video, float32 [M, classes], by judge and label set."""
+    found = knn.find_neighbours(task.train_features, task.test_features, settings.neighbours)
+    vote = functools.partial(knn.knn_votes, found, temperature=settings.temperature)
+    given = {"knn": {name: vote(task.train_labels[name], num_classes=n) for name, n in task.num_classes.items()}}
+    examples = probes.prepare(*task[:4], width=task.width)
+    given["linear"] = probes.linear_scores(examples)
+    if settings.probe_steps:
+        given["mlp"] = probes.mlp_scores(examples, settings.probe_steps)
+    return given
+
+
+def measure(judge: str, scores: np.ndarray, labels: np.ndarray, partners: np.ndarray | None) -> dict[str, float]:
+    """Return "top1", "chance" (uniform over classes), the "standard_error" of top1, of neighbours "top5", in %.
+
+    Where classes are in pairs, "within_pairs", too.
+
+    Args:
+      judge: whose scores they are.
+      scores: float32 [M, classes].
+      labels: int [M].
+      partners: of `accuracy.within_pairs`, None without pairs.
+    """
+    top1 = accuracy.accuracy(scores, labels)
+    found = {"top1": top1, "chance": 100.0 / scores.shape[1]}
+    found["standard_error"] = accuracy.standard_error(top1, len(labels))
+    if judge == "knn":
+        found["top5"] = accuracy.accuracy(scores, labels, 5)
+    within = None if partners is None else accuracy.within_pairs(scores, labels, partners)
+    return found if within is None else found | {"within_pairs": within}

@@ -6,14 +6,14 @@ similar training features vote for their label with weight exp(cosine similarity
 
 import dataclasses
 import functools
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-STANDARD_ERRORS = 2.0  # a difference smaller than this many standard errors is none
+from hvt_jax.evaluation.accuracy import accuracy
+
 _CHUNK_ELEMENTS = 2**25  # similarities held at once: 128 MiB of float32
 _MAX_CHUNK = 1024  # queries per chunk for a small training set
 
@@ -32,7 +32,7 @@ class Neighbours:
 
 
 def find_neighbours(train_features: np.ndarray, test_features: np.ndarray, neighbours: int) -> Neighbours:
-    """Search once; any number of label sets can then be judged with `knn_predictions`.
+    """Search once; any number of label sets can then be judged with `knn_votes`.
 
     The queries go through in chunks of one static shape (one compilation). Similarities are float32 at full
     precision, whatever the features' dtype, because rounded ones would change the order of the neighbours.
@@ -59,10 +59,8 @@ def find_neighbours(train_features: np.ndarray, test_features: np.ndarray, neigh
     return Neighbours(*_in_chunks(search, (test_features,), num_train))
 
 
-def knn_predictions(found: Neighbours, train_labels: np.ndarray, *, temperature: float, num_classes: int) -> np.ndarray:
-    """Return int [num_test, min(5, num_classes)]: the classes with the most votes, the winner first.
-
-    Of classes with the same votes the one of the lower number comes first.
+def knn_votes(found: Neighbours, train_labels: np.ndarray, *, temperature: float, num_classes: int) -> np.ndarray:
+    """Return float32 [num_test, num_classes]: the votes of each class over that of the nearest neighbour alone.
 
     Args:
       found: from `find_neighbours`.
@@ -86,20 +84,6 @@ def knn_predictions(found: Neighbours, train_labels: np.ndarray, *, temperature:
     return _in_chunks(vote, (found.similarity, found.index), num_classes)[0]
 
 
-def accuracies(predictions: np.ndarray, test_labels: np.ndarray) -> dict[str, float]:
-    """Return top-1 and top-5 accuracy in %.
-
-    With fewer than five neighbours top-5 counts classes without a vote, lowest number first: read it
-    only for larger k.
-
-    Args:
-      predictions: int [num_test, 5 or fewer], from `knn_predictions`.
-      test_labels: int [num_test].
-    """
-    hits = predictions == np.asarray(test_labels)[:, None]
-    return {"top1": 100.0 * hits[:, 0].sum().item() / len(hits), "top5": 100.0 * hits.sum().item() / len(hits)}
-
-
 def knn_accuracy(
     train_features: np.ndarray,
     train_labels: np.ndarray,
@@ -112,49 +96,12 @@ def knn_accuracy(
 ) -> dict[str, float]:
     """Return {"top1", "top5"} in % of weighted k nearest neighbours for one label set.
 
-    Arguments as in `find_neighbours` and `knn_predictions`, which raise what this raises.
+    With fewer than five neighbours top-5 counts classes without a vote, lowest number first: read it
+    only for larger k. Arguments as in `find_neighbours` and `knn_votes`, which raise what this raises.
     """
     found = find_neighbours(train_features, test_features, neighbours)
-    predictions = knn_predictions(found, train_labels, temperature=temperature, num_classes=num_classes)
-    return accuracies(predictions, test_labels)
-
-
-def knn_label_sets(
-    train_features: np.ndarray,
-    train_labels: Mapping[str, np.ndarray],
-    test_features: np.ndarray,
-    test_labels: Mapping[str, np.ndarray],
-    *,
-    neighbours: int,
-    temperature: float,
-    num_classes: Mapping[str, int],
-) -> dict[str, dict[str, float]]:
-    """Judge several label sets from one search.
-
-    Arguments as in `knn_accuracy`, with labels and number of classes by label set.
-
-    Returns:
-      by label set: "top1" and "top5" in %, their "chance" (top-1, uniform over classes) and the
-      "standard_error" of top1.
-    """
-    found = find_neighbours(train_features, test_features, neighbours)
-    judged = {}
-    for name, labels in train_labels.items():
-        predictions = knn_predictions(found, labels, temperature=temperature, num_classes=num_classes[name])
-        scores = accuracies(predictions, test_labels[name])
-        error = standard_error(scores["top1"], len(predictions))
-        judged[name] = {**scores, "chance": 100.0 / num_classes[name], "standard_error": error}
-    return judged
-
-
-def standard_error(accuracy: float, num_test: int) -> float:
-    """Return the standard error, in points, of an accuracy in % on `num_test` examples.
-
-    Two successes and two failures are added (Agresti and Coull 1998): the plain formula says 0 for an
-    accuracy of 0 or 100 %, however few the examples.
-    """
-    share = (accuracy / 100 * num_test + 2) / (num_test + 4)
-    return 100 * math.sqrt(share * (1 - share) / (num_test + 4))
+    votes = knn_votes(found, train_labels, temperature=temperature, num_classes=num_classes)
+    return {"top1": accuracy(votes, test_labels), "top5": accuracy(votes, test_labels, 5)}
 
 
 def _in_chunks(
@@ -202,5 +149,4 @@ def _vote(
 
     # One neighbour after the other: sums in the order of the neighbours, on any device, keep equal votes equal.
     none_QC = jnp.zeros((len(index_QK), num_classes), jnp.float32)
-    votes_QC, _ = jax.lax.scan(add, none_QC, (labels_N[index_QK].T, weights_QK.T))
-    return jnp.argsort(-votes_QC, axis=1, stable=True)[:, :5]
+    return jax.lax.scan(add, none_QC, (labels_N[index_QK].T, weights_QK.T))[0]

@@ -1,14 +1,13 @@
 """The report of a run: what was learned, in plain words, then the pictures."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hvt_jax.engine.run_folder import write_file
 from hvt_jax.evaluation import figures
-from hvt_jax.evaluation.knn import STANDARD_ERRORS
-from hvt_jax.evaluation.results import difference_error
-from hvt_jax.hierarchy import LEVELS
+from hvt_jax.evaluation.accuracy import STANDARD_ERRORS
+from hvt_jax.evaluation.results import JUDGES, by_level, difference_error
+from hvt_jax.evaluation.verdict import BETTER, TITLES, beside, ratio, shown, verdict
 
 _MOST_VIDEOS = 20  # bad videos that are named
 
@@ -21,11 +20,24 @@ _OUTCOMES = {
     "earlier checkpoints are intact.",
 }
 
+_EXPLANATION = (
+    "Top-1 in % on held-out videos{when}, read from frozen features by nearest neighbours, by a linear probe and by an "
+    "MLP; in brackets {brackets}. *Better* means that the linear or the MLP probe gained more than the noise, "
+    "{errors:g} standard errors of the difference; neighbours alone never suffice. The untrained network is one draw "
+    "of one seed, and another seed would give another number to beat: look at chance, too."
+)
+_PAIRS = (
+    "*Pairs*: how often a video's class scores above the same motion reversed in time; chance is 50, and what does not "
+    "change in time cannot help."
+)
+
 _CAPTIONS = {
-    "neighbours": "Accuracy of nearest neighbours per level while training, against the untrained network and chance.",
+    "accuracy": "What is read from the frozen features of every level while training. Dashed: the same judge on the "
+    "untrained network.",
+    "pairs": "Accuracy within pairs of classes that are each other reversed in time.",
     "losses": "Loss of each prediction, by the level that predicts. Faint: every record; strong: running mean.",
-    "monitors": "A healthy level keeps its rank and its spread; a loss near the trivial predictor's means nothing "
-    "was learned.",
+    "monitors": "A healthy level keeps its rank and its spread; a loss near that of an answer which needs no learning "
+    "means that nothing was learned.",
     "gradients": "Norms per level and of its predictors. A level that is far from the others, or jumps, is the one "
     "to look at.",
 }
@@ -34,14 +46,14 @@ _CAPTIONS = {
 def write_report(folder: Path | str, metrics: Sequence[Mapping], results: Mapping, warnings: Sequence[str]) -> Path:
     """Write `report.md`, with its pictures in `figures/`, over an older one.
 
-    Example: `write_report(run_folder, metrics, results, monitors.alarms(metrics))`.
+    Example: `write_report(run_folder, metrics, results, [alarm.text for alarm in alarms.find(metrics)])`.
 
     Args:
       folder: the run folder.
       metrics: records of metrics.jsonl; the names are listed in docs/running.md.
-      results: the numbers, every field optional: `outcome`, a key of `_OUTCOMES`; `knn` from `results.read_scores`;
-        `steps`, `seconds`, `clips_per_second`, `parameter_digest`, `bad_videos` [name], `skipped_updates`
-        {label: count}.
+      results: the numbers, every field optional: `outcome`, a key of `_OUTCOMES`; `knn`, `linear` and `mlp` from
+        `results.read_scores`; `edges` from `results.read_edges`; `steps`, `seconds`, `clips_per_second`,
+        `parameter_digest`, `bad_videos` [name], `skipped_updates` {label: count}.
       warnings: sentences for the section on alarms.
 
     Returns:
@@ -51,11 +63,11 @@ def write_report(folder: Path | str, metrics: Sequence[Mapping], results: Mappin
       RunFolderError: if a file cannot be written.
     """
     folder = Path(folder)
-    judged = results.get("knn") or {}
-    pictures = figures.draw_all(folder / "figures", metrics, judged)
+    pictures = figures.draw_all(folder / "figures", metrics, results)
     sections = [
         ["# Report", _summary(results)],
-        ["## Did it learn anything?", *_judgement(judged)],
+        ["## Did it learn anything?", *_judgement(results)],
+        ["## What are the predictions worth?", *_edges(results.get("edges") or {})],
         ["## Alarms", _bullets(warnings) or "None."],
         ["## Data and updates", _bullets(_incidents(results))],
         ["## Pictures", *_pictures(pictures)],
@@ -64,31 +76,6 @@ def write_report(folder: Path | str, metrics: Sequence[Mapping], results: Mappin
     text = "\n\n".join(part for section in sections for part in section if part) + "\n"
     write_file(path, text.encode(errors="backslashreplace"))  # names of files need not be UTF-8
     return path
-
-
-def verdict(scores: Mapping) -> str:
-    """Return "better", "no better than untrained", "worse than untrained", "not trained yet" or "not judged".
-
-    Better and worse mean by more than two standard errors of the difference.
-
-    Args:
-      scores: "judged_step"; "top1", "untrained_top1", "standard_error" and "untrained_standard_error" in %.
-    """
-    if scores.get("judged_step") == 0:
-        return "not trained yet"
-    gain = _number(scores.get("top1")) - _number(scores.get("untrained_top1"))
-    margin = STANDARD_ERRORS * difference_error(scores)
-    if not (math.isfinite(gain) and math.isfinite(margin)):
-        return "not judged"
-    if gain > margin:
-        return "better"
-    return "worse than untrained" if -gain > margin else "no better than untrained"
-
-
-def sentence(level: str, label_set: str, scores: Mapping) -> str:
-    """Return `frame: motion 45.1 % against 38.0 % untrained (chance 12.5 %): better`."""
-    trained, untrained, chance = (_percent(scores.get(name)) for name in ("top1", "untrained_top1", "chance"))
-    return f"{level}: {label_set} {trained} against {untrained} untrained (chance {chance}): {verdict(scores)}"
 
 
 def _summary(results: Mapping) -> str:
@@ -105,29 +92,47 @@ def _summary(results: Mapping) -> str:
     return " ".join(facts) + (". " if facts else "") + (f"Parameters: `{digest}`." if digest else "")
 
 
-def _judgement(judged: Mapping) -> list[str]:
-    """Return the table of levels and label sets, then one sentence for each."""
-    rows = [(level, name, scores) for level in LEVELS for name, scores in (judged.get(level) or {}).items()]
+def _judgement(results: Mapping) -> list[str]:
+    """Return the table of levels and label sets with its explanation."""
+    rows = by_level(results)
     if not rows:
         return ["No level was judged: the run ended before an evaluation."]
+    judges = [judge for judge in JUDGES if any(judge in found for *_, found in rows)]
+    paired = [judge for judge in judges if any("within_pairs" in found.get(judge, {}) for *_, found in rows)]
+    supervised = any("supervised_top1" in scores for *_, found in rows for scores in found.values())
+    titles = [TITLES[judge] for judge in judges] + [f"pairs, {TITLES[judge]}" for judge in paired]
     table = [
-        "| level | label | trained | untrained | chance | standard error of the difference | verdict |",
-        "|---|---|---:|---:|---:|---:|---|",
+        f"| level | label | {' | '.join(titles)} | chance | noise | verdict |",
+        f"|---|---|{'---:|' * (len(titles) + 2)}---|",
     ]
-    for level, name, scores in rows:
-        numbers = [_percent(scores.get(key)) for key in ("top1", "untrained_top1", "chance")]
-        numbers.append(_percent(difference_error(scores)))
-        words = verdict(scores)
-        table.append(f"| {level} | {name} | {' | '.join(numbers)} | {f'**{words}**' if words == 'better' else words} |")
-    steps = sorted({scores["judged_step"] for _, _, scores in rows if "judged_step" in scores})
-    when = f", at step {steps[-1]}" if steps else ""
-    explanation = (
-        f"Weighted nearest neighbours on frozen features of held-out videos, top-1{when}. *Better* means by more than "
-        f"{STANDARD_ERRORS:g} standard errors of the difference, to which both accuracies add theirs, than the same "
-        "network before training; anything less is no evidence that training helped. The untrained network is one draw "
-        "of one seed, and another seed would give another number to beat: look at chance, too."
-    )
-    return ["\n".join(table), explanation, _bullets(sentence(*row) for row in rows)]
+    for level, name, found in rows:
+        cells = [beside(found[judge], "top1") if judge in found else "-" for judge in judges]
+        cells += [
+            beside(found[judge], "within_pairs") if "within_pairs" in found.get(judge, {}) else "-" for judge in paired
+        ]
+        cells.append(shown(next(iter(found.values())).get("chance")))
+        cells.append(shown(STANDARD_ERRORS * max(difference_error(scores) for scores in found.values())))
+        words = verdict(found)
+        table.append(f"| {level} | {name} | {' | '.join(cells)} | {f'**{words}**' if words == BETTER else words} |")
+    steps = [scores["judged_step"] for *_, found in rows for scores in found.values() if "judged_step" in scores]
+    brackets = "the untrained network | supervised training" if supervised else "the untrained network"
+    when = f" at step {max(steps)}" if steps else ""
+    explanation = _EXPLANATION.format(when=when, brackets=brackets, errors=STANDARD_ERRORS)
+    return ["\n".join(table), explanation, _PAIRS if paired else ""]
+
+
+def _edges(edges: Mapping[str, Mapping]) -> list[str]:
+    """Return the table of predictions."""
+    if not edges:
+        return ["No loss was logged yet."]
+    table = ["| prediction | loss | over the mean's | over copying the source |", "|---|---:|---:|---:|"]
+    for edge, numbers in edges.items():
+        table.append(f"| {edge} | {' | '.join(ratio(numbers.get(n)) for n in ('loss', 'mean_ratio', 'copy_ratio'))} |")
+    return [
+        "\n".join(table),
+        "Near 1 nothing was learned that the mean of all targets, a blind choice among candidates, or the source token "
+        "itself (-: source and target differ in width) does not give for nothing.",
+    ]
 
 
 def _incidents(results: Mapping) -> list[str]:
@@ -151,14 +156,6 @@ def _pictures(files: Mapping[str, Path]) -> list[str]:
 
 def _bullets(lines) -> str:
     return "\n".join(f"- {line}" for line in lines)
-
-
-def _number(value) -> float:
-    return math.nan if value is None else float(value)
-
-
-def _percent(value) -> str:
-    return f"{value:.1f} %" if math.isfinite(_number(value)) else "unknown"
 
 
 def _duration(seconds: float) -> str:

@@ -1,60 +1,98 @@
-"""What the records of a run say of its levels: names of the kNN metrics, and the scores behind every report.
+"""What the records of a run say of its levels: names of the metrics of judgements, and the scores behind every report.
 
 A report is made of what was written down, not of what a process remembers: so a run that diverged, was
 preempted or was resumed reports what was judged.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from hvt_jax.data.sources import Dataset
+from hvt_jax.engine.alarms import CHECKS, series
+from hvt_jax.hierarchy import LEVELS
 from hvt_jax.settings import SettingsError
 
-Scores = dict[str, dict[str, dict[str, float]]]
+LevelScores = dict[str, dict[str, dict[str, float]]]  # {level: {label set: {quantity: number}}}
+Scores = dict[str, LevelScores]  # by judge
 
+JUDGES = ("knn", "linear", "mlp")
 FINGERPRINT = "data/fingerprint"  # in the records of judgements: of the videos they were made on
 
-_QUANTITIES = ("top1", "top5", "chance", "standard_error")
 _UNTRAINED = "untrained/"  # before the names of a judgement of the untrained network that was made later
+_COMPARED = ("top1", "standard_error", "within_pairs")  # of which the untrained network's are shown beside
 
 
-def metric_name(level: str, label_set: str, quantity: str = "top1") -> str:
-    """Return the full name of a kNN metric, such as `knn/frame/motion/top1`."""
-    return f"knn/{level}/{label_set}/{quantity}"
+def metric_name(judge: str, level: str, label_set: str, quantity: str = "top1") -> str:
+    """Return the full name of a metric of a judgement, such as `knn/frame/motion/top1`."""
+    return f"{judge}/{level}/{label_set}/{quantity}"
 
 
-def short_names(level: str, label_set: str) -> dict[str, str]:
+def short_names(judge: str, level: str, label_set: str) -> dict[str, str]:
     """Return {`knn/<level>/top1`: full name, ...}: short names of the label set that is judged first.
 
     Which set that is may change from start to start of a run, so whatever compares two steps reads the full names.
     """
-    return {f"knn/{level}/{top}": metric_name(level, label_set, top) for top in ("top1", "top5")}
+    tops = ("top1", "top5") if judge == "knn" else ("top1",)
+    return {f"{judge}/{level}/{top}": metric_name(judge, level, label_set, top) for top in tops}
 
 
-def best_metric(name: str, hierarchy: tuple[str, ...], dataset: Dataset) -> str:
-    """Return the full name of the metric `name`; of the top level's first top-1 accuracy if it is empty.
+def best_metric(name: str, hierarchy: tuple[str, ...], dataset: Dataset, *, has_mlp: bool = True) -> str:
+    """Return the full name of the metric `name`; of the top level's first linear top-1 accuracy if it is empty.
 
     Raises:
-      SettingsError: if no evaluation writes it.
+      SettingsError: if no judgement writes it.
     """
-    pairs = [(level, label_set) for level in hierarchy for label_set in dataset.label_names]
-    known = [metric_name(*pair, top) for pair in pairs for top in ("top1", "top5")]
-    short = {}
-    for level in hierarchy:
-        short |= short_names(level, dataset.primary_label)
-    name = name or metric_name(hierarchy[-1], dataset.primary_label)
+    short, known = {}, []
+    for judge in JUDGES if has_mlp else JUDGES[:2]:
+        for level in hierarchy:
+            short |= short_names(judge, level, dataset.primary_label)
+            known += [
+                full for label_set in dataset.label_names for full in short_names(judge, level, label_set).values()
+            ]
+    name = name or metric_name("linear", hierarchy[-1], dataset.primary_label)
     if name not in (*short, *known):
         raise SettingsError(f"checkpoint.best_metric = {name!r}, but must be one of {', '.join((*short, *known))}")
     return short.get(name, name)
 
 
+def read_ceiling(path: str) -> Scores:
+    """Return the accuracies in the results.json of a supervised run, {judge: {level: {label set: numbers}}}.
+
+    Args:
+      path: of `evaluation.supervised_ceiling`; "" for none.
+
+    Raises:
+      SettingsError: if it cannot be read, or holds no accuracy.
+    """
+    if not path:
+        return {}
+    field = f"evaluation.supervised_ceiling = {path!r}"
+    try:
+        found = json.loads(Path(path).expanduser().read_text())
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{field} cannot be read ({type(error).__name__}); give a run's results.json") from error
+    ceiling = {judge: found[judge] for judge in JUDGES if isinstance(found, dict) and found.get(judge)}
+    if not ceiling:
+        raise SettingsError(f"{field} holds no accuracy of {', '.join(JUDGES)}; give the results.json of a judged run")
+    return ceiling
+
+
+def _ceiling_of(ceiling: Mapping, judge: str, level: str, label_set: str) -> float | None:
+    """Return the supervised top-1 for one level, or that of the best level if the supervised run lacks this one."""
+    levels = {name: sets[label_set]["top1"] for name, sets in ceiling.get(judge, {}).items() if label_set in sets}
+    return levels.get(level, max(levels.values(), default=None))
+
+
 def flatten_scores(scores: Scores) -> dict[str, float]:
     """Return the metrics of a judgement by name: the full names of every label set, and the first one's short names."""
     flat = {}
-    for level, sets in scores.items():
-        for name, values in sets.items():
-            flat |= {metric_name(level, name, quantity): values[quantity] for quantity in _QUANTITIES}
-        flat |= {short: flat[full] for short, full in short_names(level, next(iter(sets))).items()}
+    for judge, levels in scores.items():
+        for level, sets in levels.items():
+            for name, values in sets.items():
+                flat |= {metric_name(judge, level, name, quantity): value for quantity, value in values.items()}
+            flat |= {short: flat[full] for short, full in short_names(judge, level, next(iter(sets))).items()}
     return flat
 
 
@@ -75,8 +113,8 @@ def untrained_metrics(records: Sequence[Mapping], fingerprint: float | None) -> 
 
 
 def judged_metrics(record: Mapping) -> dict[str, float]:
-    """Return the kNN metrics of a record of metrics.jsonl; empty if no level was judged in it."""
-    return {name: value for name, value in record.items() if name.startswith("knn/")}
+    """Return the metrics of a judgement in a record of metrics.jsonl; empty if no level was judged in it."""
+    return {name: value for name, value in record.items() if name.split("/")[0] in JUDGES}
 
 
 def judged_steps(records: Sequence[Mapping]) -> list[int]:
@@ -84,12 +122,18 @@ def judged_steps(records: Sequence[Mapping]) -> list[int]:
     return sorted({record["step"] for record in records if judged_metrics(record)})
 
 
-def read_scores(records: Sequence[Mapping]) -> Scores:
+def read_scores(records: Sequence[Mapping], ceiling: Mapping | None = None) -> Scores:
     """Return what the latest judgement in a run's records says, beside that of the untrained network; {} if none.
 
+    Args:
+      records: of metrics.jsonl.
+      ceiling: from `read_ceiling`.
+
     Returns:
-      {level: {label set: {"judged_step", "top1", "top5", "chance", "standard_error", "untrained_top1",
-      "untrained_standard_error"}}}, accuracies in %; "untrained_..." only where it was judged on the same videos.
+      {judge: {level: {label set: {"judged_step", "top1", "chance", "standard_error", "untrained_top1",
+      "untrained_standard_error"}}}}, accuracies in %; of neighbours "top5", too, of label sets with classes in pairs
+      "within_pairs" and "untrained_within_pairs". "untrained_..." only where it was judged on the same videos,
+      "supervised_top1" only where the ceiling has it.
     """
     judged = {record["step"]: record for record in records if judged_metrics(record)}
     scores: Scores = {}
@@ -98,14 +142,51 @@ def read_scores(records: Sequence[Mapping]) -> Scores:
     last = max(judged)
     untrained = untrained_metrics(records, judged[last].get(FINGERPRINT))
     for name, value in judged_metrics(judged[last]).items():
-        _, level, *label_set, quantity = name.split("/")
+        judge, level, *label_set, quantity = name.split("/")
         if not label_set:  # a short name
             continue
-        values = scores.setdefault(level, {}).setdefault("/".join(label_set), {"judged_step": last})
+        sets = scores.setdefault(judge, {}).setdefault(level, {})
+        values = sets.setdefault("/".join(label_set), {"judged_step": last})
         values[quantity] = value
-        if quantity in ("top1", "standard_error") and name in untrained:
+        if quantity in _COMPARED and name in untrained:
             values[f"untrained_{quantity}"] = untrained[name]
+        top1 = _ceiling_of(ceiling or {}, judge, level, "/".join(label_set))
+        if top1 is not None:
+            values["supervised_top1"] = top1
     return scores
+
+
+def read_edges(records: Sequence[Mapping]) -> dict[str, dict[str, float | None]]:
+    """Return what every prediction is worth, by edge: the mean of the last `alarms.CHECKS` records.
+
+    Returns:
+      {edge: {"loss", "mean_ratio", "copy_ratio"}}: the loss over that of always answering the mean (where the target is
+      chosen: over that of choosing blindly) and over that of answering with the source token itself, None where source
+      and target differ in width.
+    """
+    names = dict.fromkeys(name for record in records for name in record if name.endswith("/mean_ratio"))
+    edges = {}
+    for edge in (name.removeprefix("monitor/").removesuffix("/mean_ratio") for name in names):
+        wanted = {"loss": f"train/{edge}"} | {kind: f"monitor/{edge}/{kind}" for kind in ("mean_ratio", "copy_ratio")}
+        last = {name: series(records, metric)[1][-CHECKS:] for name, metric in wanted.items()}
+        edges[edge] = {name: math.fsum(values) / len(values) if values else None for name, values in last.items()}
+    return edges
+
+
+def by_level(scores: Mapping) -> list[tuple[str, str, dict[str, Mapping]]]:
+    """Return (level, label set, {judge: its numbers}) for all of them, the lowest level first.
+
+    Args:
+      scores: may hold more than judges, as results.json does.
+    """
+    rows = []
+    for level in LEVELS:
+        judges = {judge: scores[judge][level] for judge in JUDGES if level in (scores.get(judge) or {})}
+        for label_set in dict.fromkeys(name for sets in judges.values() for name in sets):
+            rows.append(
+                (level, label_set, {judge: sets[label_set] for judge, sets in judges.items() if label_set in sets})
+            )
+    return rows
 
 
 def difference_error(scores: Mapping) -> float:

@@ -26,6 +26,7 @@ class Prediction(NamedTuple):
       target: [B, N, D] or [B, 1, D].
       choice: what the target is chosen from.
       weight: bool [B, N], questions that count, or None for all.
+      source: [B, N, D of the source level], the tokens that were asked.
       emphasis: [B, N], not negative: how much each counts where the target is chosen, or None for the same.
     """
 
@@ -33,6 +34,7 @@ class Prediction(NamedTuple):
     target: jax.Array
     choice: contrastive.Choice
     weight: jax.Array | None
+    source: jax.Array
     emphasis: jax.Array | None = None
 
 
@@ -90,14 +92,15 @@ def predict(
         if not (attached and edge.target != "patch" or attached_side and edge.relation == "side"):
             tokens = jax.lax.stop_gradient(tokens)
         target = tokens if tokens.shape[1] == 1 else jnp.take_along_axis(tokens, index[..., None], axis=1)
+        asked = slice(first, first + index.shape[1])
         sources = jnp.arange(index.shape[1]) if edge.relation == "side" else None
         token_valid = tokens_valid(tokens.shape[1], valid, frame_valid)
         weight = tokens_valid(source.shape[1], valid, frame_valid)
         if weight is not None:
-            weight = weight[:, first : first + index.shape[1]] & jnp.take_along_axis(token_valid, index, axis=1)
+            weight = weight[:, asked] & jnp.take_along_axis(token_valid, index, axis=1)
         choice = contrastive.Choice(tokens, index, sources, token_valid)
         emphasis = None if change is None else _emphasis(edge, change, index, first, is_drawn=draw is not None)
-        predictions[str(edge)] = Prediction(prediction, target, choice, weight, emphasis)
+        predictions[str(edge)] = Prediction(prediction, target, choice, weight, source[:, asked], emphasis)
     return predictions
 
 

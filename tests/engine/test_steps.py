@@ -157,7 +157,8 @@ def test_names_of_the_metrics_and_the_weights_of_the_total(ordinary):
     batch = small.batch_of(definition)
     edges = ["frame->clip/up", "frame->frame/side", "clip->frame/down"]
     names = {"train/total", "data/valid_share", "train/frame/regularizer", "train/clip/regularizer", "longest_bad_row"}
-    names |= {f"train/{edge}" for edge in edges} | {f"monitor/{edge}/trivial_ratio" for edge in edges}
+    names |= {f"train/{edge}" for edge in edges} | {f"monitor/{edge}/mean_ratio" for edge in edges}
+    names |= {"monitor/frame->frame/side/copy_ratio"}  # the others go between levels of different widths
     for label in ("frame", "frame/predictors", "clip", "clip/predictors"):
         names |= {f"{kind}_norm/{label}" for kind in ("gradient", "update")}
         names |= {f"{kind}_updates/{label}" for kind in ("skipped", "consecutive")}
@@ -313,11 +314,11 @@ def unusual():
     return definition, small.new_state(definition), small.train_step(definition)
 
 
-def test_the_trivial_ratio_is_of_the_loss_that_is_trained_on(unusual):
+def test_the_mean_ratio_is_of_the_loss_that_is_trained_on(unusual):
     definition, state, step = unusual
     _, metrics = step(state, small.batch_of(definition), KEY)
     # A down target above the lowest level counts in no variance, so the loss of a constant prediction is known.
-    ratio = float(metrics["monitor/clip->frame/down/trivial_ratio"])
+    ratio = float(metrics["monitor/clip->frame/down/mean_ratio"])
     assert ratio == pytest.approx(float(metrics["train/clip->frame/down"]) / (25 * 0.99), rel=1e-4)
 
 

@@ -39,15 +39,10 @@ def test_votes_by_hand():
     found = knn.find_neighbours(train, np.array([[2.0, 0.0]]), 3)
     np.testing.assert_allclose(found.similarity, [[1, 0.8, 0.8]], atol=1e-6)
     assert found.index[0, 0] == 0 and set(found.index[0, 1:]) == {1, 2}
-    cold = knn.knn_predictions(found, labels, temperature=0.1, num_classes=3)
-    warm = knn.knn_predictions(found, labels, temperature=1.0, num_classes=3)
-    assert cold.tolist() == [[0, 1, 2]] and warm.tolist() == [[1, 0, 2]]  # e^0.2 = 1.22 < 2 < e^2
-
-
-def test_top5_counts_the_first_five_classes():
-    predictions = np.array([[0, 1, 2, 3, 4], [4, 3, 2, 1, 0]])
-    assert knn.accuracies(predictions, np.array([0, 5])) == {"top1": 50.0, "top5": 50.0}
-    assert knn.accuracies(predictions, np.array([4, 1])) == {"top1": 0.0, "top5": 100.0}
+    cold = knn.knn_votes(found, labels, temperature=0.1, num_classes=3)
+    warm = knn.knn_votes(found, labels, temperature=1.0, num_classes=3)
+    np.testing.assert_allclose(cold, [[1, 2 * np.exp(-2), 0]], rtol=1e-5)
+    np.testing.assert_allclose(warm, [[1, 2 * np.exp(-0.2), 0]], rtol=1e-5)
 
 
 def test_scale_of_features_does_not_matter_and_zeros_do_no_harm():
@@ -85,33 +80,6 @@ def test_more_neighbours_than_examples_means_all():
     assert found.index.shape == (3, 3)
 
 
-def test_several_label_sets_are_judged_from_one_search(monkeypatch):
-    random = np.random.default_rng(3)
-    train, test = random.normal(size=(60, 6)), random.normal(size=(30, 6))
-    train_labels = {"motion": np.arange(60) % 8, "digit": (train[:, 0] > 0).astype(int)}
-    test_labels = {"motion": np.arange(30) % 8, "digit": (test[:, 0] > 0).astype(int)}
-    num_classes = {"motion": 8, "digit": 2}
-    options = {"neighbours": 5, "temperature": 0.07}
-    alone = {
-        name: knn.knn_accuracy(train, train_labels[name], test, test_labels[name], num_classes=n, **options)
-        for name, n in num_classes.items()
-    }
-    searches = []
-    search = knn.find_neighbours
-    monkeypatch.setattr(knn, "find_neighbours", lambda *args: searches.append(1) or search(*args))
-    judged = knn.knn_label_sets(train, train_labels, test, test_labels, num_classes=num_classes, **options)
-    assert len(searches) == 1
-    assert {name: {"top1": s["top1"], "top5": s["top5"]} for name, s in judged.items()} == alone
-    assert judged["digit"]["top1"] > 70 and judged["digit"]["top5"] == 100
-    assert judged["motion"]["chance"] == 12.5
-    assert judged["digit"]["standard_error"] == knn.standard_error(judged["digit"]["top1"], 30)
-
-
-def test_standard_error_by_hand():
-    assert knn.standard_error(50.0, 96) == pytest.approx(5.0)  # (48 + 2) of 100
-    assert knn.standard_error(100.0, 12) == pytest.approx(100 * (0.875 * 0.125 / 16) ** 0.5)  # 14 of 16, not 0
-
-
 @pytest.mark.parametrize(
     ("train", "test", "neighbours", "words"),
     [
@@ -128,7 +96,7 @@ def test_impossible_input_is_refused_with_its_numbers(train, test, neighbours, w
 def test_labels_outside_the_classes_are_refused():
     found = knn.find_neighbours(np.eye(3), np.eye(3), 1)
     with pytest.raises(ValueError, match="from 0 to 5; num_classes is 3"):
-        knn.knn_predictions(found, np.array([0, 1, 5]), temperature=1.0, num_classes=3)
+        knn.knn_votes(found, np.array([0, 1, 5]), temperature=1.0, num_classes=3)
 
 
 def _votes_on_the_host(found, labels, temperature, num_classes):
@@ -136,7 +104,7 @@ def _votes_on_the_host(found, labels, temperature, num_classes):
     weights = np.exp((found.similarity - found.similarity[:, :1]) / temperature)
     votes = np.zeros((len(weights), num_classes), np.float32)
     np.add.at(votes, (np.arange(len(votes))[:, None], labels[found.index]), weights)
-    return np.argsort(-votes, axis=1, kind="stable")[:, :5]
+    return votes
 
 
 @pytest.mark.parametrize(("num_test", "neighbours", "num_classes"), [(23, 20, 9), (1, 3, 2), (1030, 7, 40)])
@@ -146,9 +114,10 @@ def test_votes_on_the_device_are_those_on_the_host(num_test, neighbours, num_cla
     similarity = -np.sort(-random.choice(np.float32([0.2, 0.5, 0.9]), (num_test, neighbours)), axis=1)
     found = knn.Neighbours(similarity, random.integers(0, 60, (num_test, neighbours), dtype=np.int32))
     labels = random.integers(0, num_classes, 60)
-    predictions = knn.knn_predictions(found, labels, temperature=0.1, num_classes=num_classes)
-    np.testing.assert_array_equal(predictions, _votes_on_the_host(found, labels, 0.1, num_classes))
-    assert predictions.shape == (num_test, min(5, num_classes))
+    votes = knn.knn_votes(found, labels, temperature=0.1, num_classes=num_classes)
+    expected = _votes_on_the_host(found, labels, 0.1, num_classes)
+    np.testing.assert_allclose(votes, expected, rtol=1e-5)
+    np.testing.assert_array_equal(votes.argsort(1, stable=True), expected.argsort(1, stable=True))
 
 
 def test_votes_are_counted_in_chunks_of_one_shape(monkeypatch):
@@ -156,8 +125,8 @@ def test_votes_are_counted_in_chunks_of_one_shape(monkeypatch):
     found = knn.find_neighbours(random.normal(size=(40, 6)), random.normal(size=(23, 6)), 5)
     options = {"temperature": 0.07, "num_classes": 6}
     labels = np.arange(40) % 6
-    whole = knn.knn_predictions(found, labels, **options)
+    whole = knn.knn_votes(found, labels, **options)
     monkeypatch.setattr(knn, "_MAX_CHUNK", 8)
     compiled = knn._vote._cache_size()
-    np.testing.assert_array_equal(knn.knn_predictions(found, labels, **options), whole)
+    np.testing.assert_array_equal(knn.knn_votes(found, labels, **options), whole)
     assert knn._vote._cache_size() == compiled + 1

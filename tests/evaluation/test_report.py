@@ -33,7 +33,7 @@ def run_metrics(steps=6):
                 "monitor/frame/rank_share": 0.2,
                 "monitor/frame/std": 0.5,
                 "monitor/frame/cosine": -0.1,
-                "monitor/frame->clip/up/trivial_ratio": 0.9,
+                "monitor/frame->clip/up/mean_ratio": 0.9,
                 "gradient_norm/frame": 0.0 if step == 0 else 1.0,
                 "gradient_norm/frame/predictors": math.inf if step == 1 else 2.0,
                 "update_norm/frame": 0.01,
@@ -48,9 +48,14 @@ def run_metrics(steps=6):
 def run_results(**changes):
     results = {
         "knn": {
-            "clip": {"motion": dict(SCORES, top1=30.0)},
+            "clip": {"motion": dict(SCORES, top1=99.0)},
             "frame": {"motion": SCORES, "digit": dict(SCORES, top1=42.9)},
         },
+        "mlp": {
+            "clip": {"motion": dict(SCORES, top1=30.0, within_pairs=52.0, untrained_within_pairs=50.0)},
+            "frame": {"motion": SCORES},
+        },
+        "edges": {"frame->clip/up": {"loss": 0.5, "mean_ratio": 0.9, "copy_ratio": None}},
         "outcome": "done",
         "steps": 50,
         "seconds": 3723.4,
@@ -62,53 +67,26 @@ def run_results(**changes):
     return results | changes
 
 
-@pytest.mark.parametrize(
-    ("trained", "expected"),
-    [
-        (45.1, "better"),
-        (45.0, "no better than untrained"),
-        (38.0, "no better than untrained"),
-        (31.0, "no better than untrained"),
-        (30.9, "worse than untrained"),
-        (math.nan, "not judged"),
-        (None, "not judged"),
-    ],
-)
-def test_better_means_by_more_than_two_standard_errors_of_the_difference(trained, expected):
-    assert report.verdict(dict(SCORES, top1=trained)) == expected
-
-
-def test_no_verdict_without_training_or_an_error():
-    assert report.verdict(dict(SCORES, judged_step=0)) == "not trained yet"
-    assert report.verdict(dict(SCORES, untrained_standard_error=None)) == "not judged"
-
-
-def test_sentence_in_plain_words():
-    assert report.sentence("frame", "motion", SCORES) == (
-        "frame: motion 45.1 % against 38.0 % untrained (chance 12.5 %): better"
-    )
-    assert report.sentence("clip", "digit", {"top1": 12.0}) == (
-        "clip: digit 12.0 % against unknown untrained (chance unknown): not judged"
-    )
-
-
 def test_report_of_a_run(tmp_path):
     path = report.write_report(tmp_path, run_metrics(), run_results(), ["frame: the level is dead"])
     text = path.read_text()
     assert path == tmp_path / "report.md"
     assert text.startswith("# Report\n\n**Done.** 50 steps in 1 h 2 min at 61.3 clips/s. Parameters: `9f3a`.\n")
-    assert "| frame | motion | 45.1 % | 38.0 % | 12.5 % | 3.5 % | **better** |" in text
-    assert "top-1, at step 50. *Better* means by more than 2 standard errors of the difference" in text
-    assert "one draw of one seed" in text
-    assert "- frame: digit 42.9 % against 38.0 % untrained (chance 12.5 %): no better than untrained" in text
-    assert "- clip: motion 30.0 % against 38.0 % untrained (chance 12.5 %): worse than untrained" in text
-    assert text.index("- frame: motion") < text.index("- clip: motion")  # lowest level first
+    assert "| level | label | kNN | MLP | pairs, MLP | chance | noise | verdict |" in text
+    assert "| frame | motion | 45.1 (38.0) | 45.1 (38.0) | - | 12.5 | 7.1 | **better** |" in text
+    assert "| frame | digit | 42.9 (38.0) | - | - | 12.5 | 7.1 | no better than untrained |" in text
+    assert "| clip | motion | 99.0 (38.0) | 30.0 (38.0) | 52.0 (50.0) | 12.5 | 7.1 | worse than untrained, " in text
+    assert "videos at step 50, read" in text and "2 standard errors of the difference" in text
+    assert "one draw of one seed" in text and "*Pairs*" in text
+    assert "| frame->clip/up | 0.50 | 0.90 | - |" in text
+    assert text.index("| frame | motion") < text.index("| clip | motion")  # lowest level first
     assert "## Alarms\n\n- frame: the level is dead\n" in text
     assert "All videos could be read." in text and "No update was skipped." in text
-    assert text.index("| level |") < text.index("![neighbours]")
+    assert text.index("| level |") < text.index("![accuracy]")
     pictures = re.findall(r"\]\((figures/\w+\.png)\)", text)
     assert [picture.split("/")[1] for picture in pictures] == [
-        "neighbours.png",
+        "accuracy.png",
+        "pairs.png",
         "losses.png",
         "monitors.png",
         "gradients.png",
@@ -154,14 +132,17 @@ def curves(axis):
     return {line.get_label(): line for line in axis.get_lines()}
 
 
-def test_neighbours_show_trained_untrained_and_chance():
-    axes = figures._neighbours(run_metrics(), {"frame": {"motion": SCORES, "digit": SCORES}}).axes
+def test_accuracies_show_trained_untrained_chance_and_supervised():
+    judged = {"knn": {"frame": {"motion": SCORES, "digit": SCORES}}, "mlp": {"frame": {"motion": SCORES}}}
+    judged["knn"]["frame"]["motion"] = dict(SCORES, supervised_top1=99.0)
+    axes = figures._accuracies(run_metrics(), judged, "top1", "").axes
     assert [axis.get_title() for axis in axes] == ["frame: motion", "frame: digit"]
     motion, digit = (curves(axis) for axis in axes)
-    assert list(motion["frame"].get_xdata()) == [0, 50] and list(motion["frame"].get_ydata()) == [38.0, 45.1]
-    assert list(digit["frame"].get_ydata()) == [30.0, 31.0]
-    assert set(motion["untrained, ± 2 standard errors of the difference"].get_ydata()) == {38.0}
-    assert set(motion["chance"].get_ydata()) == {12.5}
+    assert list(motion["kNN"].get_xdata()) == [0, 50] and list(motion["kNN"].get_ydata()) == [38.0, 45.1]
+    assert list(digit["kNN"].get_ydata()) == [30.0, 31.0] and {"untrained", "supervised"} <= motion.keys()
+    levels = [line.get_ydata()[0] for line in axes[0].get_lines() if len(line.get_ydata())]
+    assert {38.0, 99.0, 12.5} <= set(levels)
+    assert figures._accuracies(run_metrics(), judged, "within_pairs", "") is None
 
 
 def test_losses_have_a_panel_per_source_level_and_a_curve_per_edge():
