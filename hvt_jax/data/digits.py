@@ -14,6 +14,7 @@ PAIRS = (("Right", "Left"), ("Down", "Up"), ("Clockwise", "CounterClockwise"), (
 MOTIONS = tuple(sorted(motion for pair in PAIRS for motion in pair))
 _NUM_GROUPS = 25  # as UCF101; a group has handwriting of its own and lies in one split
 _TEST_SHARE = 0.28  # groups 1-7 of 25, as in UCF101's first split
+_VALIDATION_SHARE = 0.16  # groups 8-11
 _SPEEDS = (0.0125, 0.025)  # rounds per frame; at 64 pixels 0.8-1.6 pixels
 _SIZE = (0.32, 0.42)  # of a digit, as a share of the frame
 _GROWN_SIZE = (0.25, 0.55)  # smallest and largest size while growing
@@ -109,6 +110,12 @@ def _name(motion: str, group: int, place: int) -> str:
 def is_test_group(group: np.ndarray | int, num_groups: int) -> np.ndarray | bool:
     """Return which groups, numbered from 1, are for testing."""
     return group <= max(1, round(num_groups * _TEST_SHARE))
+
+
+def is_validation_group(group: np.ndarray | int, num_groups: int) -> np.ndarray | bool:
+    """Return which groups that are not for testing are for choosing settings."""
+    first = max(1, round(num_groups * _TEST_SHARE)) + 1
+    return (group >= first) & (group < first + max(1, round(num_groups * _VALIDATION_SHARE)))
 
 
 def _deal_handwriting(

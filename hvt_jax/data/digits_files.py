@@ -1,7 +1,10 @@
 """Write the `digits` data set as video files in UCF101's layout, so that an interrupted call can be continued.
 
-    videos/<Motion>/v_<Motion>_g01_c01.avi    annotations/{classInd,trainlist01,testlist01}.txt
+    videos/<Motion>/v_<Motion>_g01_c01.avi    annotations/{classInd,trainlist01,testlist01,trainlist02,testlist02}.txt
     factors.csv                               digits.json: what was asked for, and whether all of it is there
+
+Split 2 is for choosing settings: it leaves the test videos of split 1 out and tests on some of its training videos,
+with handwriting of their own.
 
 Every frame is coded on its own with a fixed quantiser. Coding differences between frames would leave trails behind the
 digit, and a trail tells the direction from a single frame.
@@ -33,6 +36,7 @@ CODECS = {
 _ELSEWHERE = "name another folder with --root"
 _MANIFEST = "digits.json"
 _LISTS = tuple(f"annotations/{name}.txt" for name in ("classInd", "trainlist01", "testlist01"))
+_VALIDATION_LISTS = ("annotations/trainlist02.txt", "annotations/testlist02.txt")  # empty where videos are few
 _FORMAT = 1  # raise it with every change of the videos
 
 
@@ -102,7 +106,8 @@ def _missing(root: pathlib.Path, spec: DigitsSpec) -> bool:
     """Return whether a file of the data set is missing or empty."""
     suffix = CODECS[spec.codec][0]
     videos = [f"videos/{motion}/{name}.{suffix}" for motion, name in digits.clip_names(spec.num_videos)]
-    return not all(_is_there(root / path) for path in (*videos, *_LISTS, "factors.csv"))
+    has_lists = all((root / path).exists() for path in _VALIDATION_LISTS)
+    return not (has_lists and all(_is_there(root / path) for path in (*videos, *_LISTS, "factors.csv")))
 
 
 def _is_there(path: pathlib.Path) -> bool:
@@ -193,19 +198,20 @@ def _write_annotations(
 ) -> None:
     number = {motion: position for position, motion in enumerate(digits.MOTIONS, start=1)}
     num_groups = max(clip.group for clip in clips)
-    lists = {
-        "classInd": [f"{number[motion]} {motion}" for motion in digits.MOTIONS],
-        "trainlist01": [],
-        "testlist01": [],
-    }
+    lists: dict[str, list[str]] = {pathlib.PurePath(path).stem: [] for path in (*_LISTS, *_VALIDATION_LISTS)}
+    lists["classInd"] = [f"{number[motion]} {motion}" for motion in digits.MOTIONS]
     for clip in clips:
         path = _video_path(clip, spec).removeprefix("videos/")
         if digits.is_test_group(clip.group, num_groups):
             lists["testlist01"].append(path)
+            continue
+        lists["trainlist01"].append(f"{path} {number[clip.motion]}")
+        if digits.is_validation_group(clip.group, num_groups):
+            lists["testlist02"].append(path)
         else:
-            lists["trainlist01"].append(f"{path} {number[clip.motion]}")
+            lists["trainlist02"].append(lists["trainlist01"][-1])
     (root / "annotations").mkdir(exist_ok=True)
-    for path, rows in zip(_LISTS, lists.values(), strict=True):
+    for path, rows in zip((*_LISTS, *_VALIDATION_LISTS), lists.values(), strict=True):
         _write_bytes(root / path, "".join(f"{row}\n" for row in rows).encode())
     table = io.StringIO(newline="")
     header = ["video", "digit", "motion", "speed", "start", "seed", "sample"]

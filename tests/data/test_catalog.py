@@ -286,7 +286,7 @@ def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path, data_settings, m
         _load_folder(data_settings, tmp_path, "train")
 
 
-@pytest.mark.parametrize("name", ["csv", "digits", "folder", "imagenet"])
+@pytest.mark.parametrize("name", ["csv", "folder", "imagenet"])
 def test_a_split_that_does_not_exist_is_refused(data_settings, name):
     assert f"data.split = 2, but {name} has one split only" in _refusal(
         dataclasses.replace(data_settings, name=name, split=2)

@@ -14,8 +14,10 @@ import time
 import numpy as np
 import pytest
 
-from hvt_jax.data import decode, digits, digits_files
+from configs import default
+from hvt_jax.data import catalog, decode, digits, digits_files
 from hvt_jax.data.sources import DataError
+from hvt_jax.settings import read_settings
 
 _IMAGE = np.random.default_rng(0).random((8, 8)).astype(np.float32)
 _SPEC = digits_files.DigitsSpec(num_videos=16, size=32, codec="mpeg4", seed=3)
@@ -256,3 +258,19 @@ def test_ctrl_c_ends_it_with_one_line(tmp_path):
 def test_the_command_does_not_wait_for_jax():
     program = "import sys, hvt_jax.make_digits; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
+
+
+def test_split_2_chooses_settings_by_other_handwriting_and_never_by_test_videos(tmp_path):
+    digits_files.make_digits(tmp_path / "digits", digits_files.DigitsSpec(200, 32, "mpeg4", 0))
+    settings = dataclasses.replace(read_settings(default.get_config()).data, root=str(tmp_path / "digits"))
+    splits = {(number, part): _paths(settings, number, part) for number in (1, 2) for part in ("train", "test")}
+    assert splits[2, "train"] | splits[2, "test"] == splits[1, "train"]
+    assert not splits[2, "train"] & splits[2, "test"] and len(splits[2, "test"]) == 32
+    with open(tmp_path / "digits" / "factors.csv", newline="") as rows:
+        sample = {row["video"]: row["sample"] for row in csv.DictReader(rows)}
+    written = {key: {sample[path.rsplit("/")[-1]] for path in paths} for key, paths in splits.items()}
+    assert not written[2, "train"] & written[2, "test"] and not written[2, "test"] & written[1, "test"]
+
+
+def _paths(settings, split, part):
+    return {video.path for video in catalog.load_dataset(dataclasses.replace(settings, split=split), part).videos}

@@ -20,7 +20,7 @@ LOADERS: dict[str, Loader] = {
     "ssv2": ssv2.load,
     "ucf101": ucf101.load,
 }
-_ONE_SPLIT = ("csv", "digits", "folder", "imagenet")  # they have no official splits to choose from
+_ONE_SPLIT = ("csv", "folder", "imagenet")  # they have no official splits to choose from
 
 
 def load_dataset(settings: DataSettings, split: Literal["train", "test"]) -> Dataset:
