@@ -1,0 +1,155 @@
+"""What makes the levels learn: rows of settings, seeds, one table; goes on where it was interrupted.
+
+    python -m benchmarks.study --rows=all --seeds=0,1,2,3,4 --steps=500
+    python -m benchmarks.study --rows=default,joint --split=2        (to choose settings: validation videos)
+    python -m benchmarks.study --table                               (the tables of what is there; nothing runs)
+
+Every row is `python -m hvt_jax.main --config=configs/digits.py` with the overrides of ROWS, in a folder of its own
+under --workdir. A run that was interrupted resumes; one that is done is not repeated. The digits are made first if
+they are not there: 3,572 videos, 1,000 of them for testing; split 2 has handwriting of its own to choose settings by.
+"""
+
+import argparse
+import json
+import math
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+
+from hvt_jax.hierarchy import LEVELS
+
+NUM_VIDEOS = 3572
+THREE = {"model.hierarchy": "frame-clip-sequence"}
+REGRESSION = {
+    "objective.distance": "smooth_l1",
+    "objective.patch_questions": "uniform",
+    "objective.regularizer_weight": 0.5,
+}
+ROWS: dict[str, dict[str, object]] = {
+    "default": {},
+    "three levels": THREE,
+    "patches asked evenly": {"objective.patch_questions": "uniform"},
+    "other places compete": {"objective.place_candidates": 16},
+    "regularizer 0": {"objective.regularizer": "none"},
+    "regularizer 0.05": {"objective.regularizer_weight": 0.05},
+    "regularizer 0.5": {"objective.regularizer_weight": 0.5},
+    "batch competes 0.1": {"objective.batch_candidates_weight": 0.1},
+    "batch competes 1": {"objective.batch_candidates_weight": 1.0},
+    "no side": {"objective.side": False},
+    "least distance 2": {"objective.least_distance": 2},
+    "temperature 0.2": {"objective.contrastive_temperature": 0.2},
+    "no colour changes": {
+        "augmentation.color_jitter_probability": 0.0,
+        "augmentation.greyscale_probability": 0.0,
+        "augmentation.blur_probability": 0.0,
+    },
+    "regression": REGRESSION,
+    "regression, three levels": REGRESSION | THREE,
+    "joint": {"method": "joint"},
+    "supervised": {"method": "supervised"},
+    "supervised, digit": {"method": "supervised", "data.label": "digit"},
+}
+PROBES = ("knn", "linear", "mlp")
+_T_95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}  # Student's t by freedom
+
+
+def main() -> int:
+    """Run what is asked for and is not there, then write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", default="default", help=f"names, or all: {', '.join(ROWS)}")
+    parser.add_argument("--seeds", default="0", help="such as 0,1,2")
+    parser.add_argument("--steps", type=int, default=500, help="training steps of 64 videos")
+    parser.add_argument("--split", type=int, default=1, choices=(1, 2), help="1: test videos; 2: validation videos")
+    parser.add_argument("--root", default="data/digits_study", help="folder of the videos")
+    parser.add_argument("--workdir", default="runs/study", help="folder of the runs")
+    parser.add_argument("--table", action="store_true", help="run nothing, print the tables of what is there")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no run after so many")
+    asked = parser.parse_args()
+    names = list(ROWS) if asked.rows == "all" else [name.strip() for name in asked.rows.split(",")]
+    if unknown := [name for name in names if name not in ROWS]:
+        parser.error(f"--rows: {unknown[0]!r} is unknown; there are {', '.join(ROWS)}")
+    if not asked.table:
+        _run_rows(names, asked)
+    print("\n\n".join(tables(pathlib.Path(asked.workdir))))
+    return 0
+
+
+def _run_rows(names: list[str], asked: argparse.Namespace) -> None:
+    command = [sys.executable, "-m", "hvt_jax.make_digits", f"--root={asked.root}", f"--num_videos={NUM_VIDEOS}"]
+    subprocess.run(command, check=True)
+    end = time.monotonic() + 60 * asked.minutes
+    for seed in (int(text) for text in asked.seeds.split(",")):
+        for name in names:
+            folder = run_folder(pathlib.Path(asked.workdir), name, asked.split, asked.steps, seed)
+            if not (folder / "results.json").exists() and time.monotonic() < end:
+                _run(folder, ROWS[name], asked, seed)
+
+
+def run_folder(workdir: pathlib.Path, name: str, split: int, steps: int, seed: int) -> pathlib.Path:
+    """Return the folder of one run; `_read` reads its parts back."""
+    return workdir / f"split{split}-{steps}" / name.replace(", ", "+").replace(" ", "_") / f"seed{seed}"
+
+
+def _run(folder: pathlib.Path, overrides: dict[str, object], asked: argparse.Namespace, seed: int) -> None:
+    print(f"{folder}", flush=True)
+    fields = {
+        "data.root": asked.root,
+        "data.split": asked.split,
+        "seed": seed,
+        "train.max_steps": asked.steps,
+        "train.num_epochs": 1000.0,  # more than max_steps leaves
+        "evaluation.schedule": "linear",
+        "evaluation.interval": 1000.0,  # before and after, no more
+        **overrides,
+    }
+    if fields.get("model.hierarchy", "").count("-") == 1:
+        fields["model.num_clips"] = 1
+    command = [sys.executable, "-m", "hvt_jax.main", "--config=configs/digits.py", f"--workdir={folder}"]
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder.with_suffix(".log"), "a", encoding="utf-8") as log:
+        arguments = [f"--config.{name}={value}" for name, value in fields.items()]
+        code = subprocess.run(command + arguments, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+    if code:
+        print(f"  ended with {code}, see {folder.with_suffix('.log')}", flush=True)
+
+
+def tables(workdir: pathlib.Path) -> list[str]:
+    """Return a Markdown table for every split and number of steps under `workdir`."""
+    found = []
+    for group in sorted(workdir.glob("split*-*"), key=lambda path: [int(x) for x in path.name[5:].split("-")]):
+        split, steps = group.name[5:].split("-")
+        videos = "test videos" if split == "1" else "validation videos"
+        rows = []
+        for name in ROWS:
+            folder = run_folder(workdir, name, int(split), int(steps), 0).parent
+            runs = [json.loads(path.read_text()) for path in sorted(folder.glob("seed*/results.json"))]
+            runs = [run for run in runs if run["outcome"] == "done"]
+            levels = [level for level in LEVELS[1:] if runs and level in runs[0]["knn"]]
+            rows += [_row(name, level, runs) for level in levels]
+        head = (
+            "| row | seeds | level | motion kNN | linear | MLP | direction linear | MLP | digit kNN | linear | MLP |\n"
+            "|---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|"
+        )
+        found.append(f"### {int(steps):,} steps, {videos}\n\n" + "\n".join([head, *rows]))
+    return found
+
+
+def _row(name: str, level: str, runs: list[dict]) -> str:
+    numbers = [_interval([run[probe][level]["motion"]["top1"] for run in runs]) for probe in PROBES]
+    numbers += [_interval([run[probe][level]["motion"]["within_pairs"] for run in runs]) for probe in PROBES[1:]]
+    numbers += [_interval([run[probe][level]["digit"]["top1"] for run in runs]) for probe in PROBES]
+    return f"| {name} | {len(runs)} | {level} | " + " | ".join(numbers) + " |"
+
+
+def _interval(values: list[float]) -> str:
+    """Return the mean and half the width of its 95 % interval over seeds."""
+    if len(values) == 1:
+        return f"{values[0]:.1f}"
+    half = _T_95.get(len(values) - 1, 1.96 + 2.6 / len(values)) * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{statistics.mean(values):.1f} ± {half:.1f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
