@@ -3,8 +3,8 @@
     python -m benchmarks.objective_cost --config=configs/digits.py --rounds=20
 
 Prints seconds of a step with the contrastive objective as the config has it, with smooth L1 asked evenly, and the
-ratio, by minimum and by median. The model differs in nothing but the predictions up to a single token, which choosing leaves
-out.
+ratio, by minimum and by median. The model differs in nothing but the predictions up to a single token, which choosing
+leaves out.
 """
 
 import argparse
