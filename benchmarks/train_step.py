@@ -119,7 +119,7 @@ class Ours:
 
         settings = our_settings(case, dtype, batch)
         definition = steps.define(settings)
-        optimizer = optim.build_optimizer(settings.optimizer, definition.hierarchy, steps_per_epoch=100, num_steps=1000)
+        optimizer = optim.build_optimizer(settings.optimizer, definition.groups, steps_per_epoch=100, num_steps=1000)
         self._jax, self._dtype = jax, jnp.dtype(dtype)
         self._state = jax.jit(steps.build_initialise(definition, optimizer))(jax.random.key(0))
         data, batch = settings.data, settings.train.batch_size

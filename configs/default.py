@@ -12,7 +12,7 @@ def get_config() -> ConfigDict:
     """Return the locked default config."""
     config = ConfigDict()
     config.seed = 42  # all randomness is a function of this and the step number
-    config.method = "local"  # local: each level learns from its own predictions
+    config.method = "local"  # local: each level by itself | joint: no stops between levels | supervised: by labels
     config.data = _data()
     config.augmentation = _augmentation()
     config.model = _model()

@@ -11,6 +11,7 @@ from hvt_jax import train
 from hvt_jax.data import advice, bare_decoding, doctor, parallel, pipeline, usage
 from hvt_jax.data.sources import Dataset
 from hvt_jax.engine import compilation, steps
+from hvt_jax.engine.classes import fit_to_labels
 from hvt_jax.settings import Settings
 
 _REPEATS = 5
@@ -101,7 +102,7 @@ def examine(
 
 def measure_device(settings: Settings, dataset: Dataset, *, batches: int, seconds: float) -> DeviceTimes:
     """Compile the training step of a config and run it on its real batches."""
-    definition = steps.define(settings)
+    definition = fit_to_labels(steps.define(settings), dataset)
     plan = train.plan_run(settings, dataset)
     optimizer = train.build_optimizer(definition, plan)
     compiled = compilation.compile_functions(definition, optimizer, num_steps=plan.num_steps)
@@ -109,7 +110,7 @@ def measure_device(settings: Settings, dataset: Dataset, *, batches: int, second
         dataset, settings.data, batch_size=settings.train.batch_size, seed=settings.seed, start_step=0
     )
     with doctor.closing_batches(loader) as loader:
-        batch = _for_step(next(loader))
+        batch = _for_step(definition, next(loader))
         transfer, placed = _time(lambda: compiled.to_devices(batch))
         key = compiled.key()
         augment, _ = _time(
@@ -123,17 +124,19 @@ def measure_device(settings: Settings, dataset: Dataset, *, batches: int, second
             began = time.perf_counter()
             state, _ = jax.block_until_ready(compiled.train_step(state, placed, key))
             alone.append(time.perf_counter() - began)
-        waits, whole = _run_loop(compiled, state, loader, key, batches=batches, seconds=seconds)
+        waits, whole = _run_loop(definition, compiled, state, key, loader, batches=batches, seconds=seconds)
     loop = len(waits), statistics.mean(waits), statistics.mean(whole)
     return DeviceTimes(transfer, augment, statistics.median(alone), compile_seconds, *loop)
 
 
-def _run_loop(compiled, state, loader, key, *, batches: int, seconds: float) -> tuple[list[float], list[float]]:
+def _run_loop(
+    definition, compiled, state, key, loader, *, batches: int, seconds: float
+) -> tuple[list[float], list[float]]:
     """Return the seconds that steps waited for their batch, and those they took in all."""
     waits, whole, began = [], [], time.perf_counter()
     while len(waits) < batches and (len(waits) < 2 or time.perf_counter() - began < seconds):
         start = time.perf_counter()
-        batch = _for_step(next(loader))
+        batch = _for_step(definition, next(loader))
         waits.append(time.perf_counter() - start)
         # The training loop does not wait for the device, but its queue is short: on average this is the same.
         state, _ = jax.block_until_ready(compiled.train_step(state, compiled.to_devices(batch), key))
@@ -142,8 +145,8 @@ def _run_loop(compiled, state, loader, key, *, batches: int, seconds: float) -> 
     return waits[skipped:], whole[skipped:]
 
 
-def _for_step(batch: pipeline.Batch) -> pipeline.Batch:
-    return {name: batch[name] for name in ("video", "valid")}
+def _for_step(definition: steps.Definition, batch: pipeline.Batch) -> pipeline.Batch:
+    return {name: batch[name] for name in steps.batch_fields(definition)}
 
 
 def _time(function: Callable, *arguments):

@@ -12,12 +12,12 @@ from hvt_jax.bad_videos import BadVideos
 from hvt_jax.data.sources import Dataset
 from hvt_jax.engine import alarms, describe, metrics, optim, schedules
 from hvt_jax.engine.checkpoint import parameter_digest
-from hvt_jax.engine.labels import label_names
 from hvt_jax.engine.run_folder import RunFolder
 from hvt_jax.engine.state import TrainState
 from hvt_jax.engine.steps import LONGEST_BAD_ROW, Definition
 from hvt_jax.evaluation import judge, report, verdict
 from hvt_jax.evaluation import results as results_lib
+from hvt_jax.objectives.methods import parameter_groups
 from hvt_jax.settings import Settings
 
 Scalars = dict[str, jax.Array]
@@ -125,7 +125,7 @@ class RunLog:
         self.speed.tick(step)
         rates = schedules.learning_rates(
             self._settings.optimizer,
-            self._settings.model.levels,
+            parameter_groups(self._settings),
             step - 1,
             steps_per_epoch=self._steps_per_epoch,
             num_steps=self._num_steps,
@@ -176,7 +176,7 @@ class RunLog:
 
     def note_divergence(self, state: TrainState, step: int) -> None:
         """Say which labels diverged by `step`, and what is left."""
-        limit, names = self._settings.optimizer.max_bad_updates, label_names(self._settings.model.levels)
+        limit, names = self._settings.optimizer.max_bad_updates, parameter_groups(self._settings)
         counters = optim.optimizer_statistics(state.opt_state)
         labels = ", ".join(label for label in names if int(counters[label]["longest"]) >= limit)
         self.note(

@@ -14,6 +14,7 @@ from hvt_jax import config_reader, limits
 from hvt_jax import hierarchy as hierarchy_lib
 from hvt_jax.model_settings import ModelSettings
 
+Method = Literal["local", "joint", "supervised"]
 Distance = Literal["contrastive", "mse", "smooth_l1", "cosine", "cross_entropy", "vicreg"]
 OptimizerName = Literal["sgd", "adamw", "lars", "lamb", "adadelta"]
 SettingsError = config_reader.SettingsError
@@ -206,7 +207,7 @@ class Settings:
     """A whole config."""
 
     seed: int
-    method: Literal["local"]
+    method: Method
     data: DataSettings
     augmentation: AugmentationSettings
     model: ModelSettings

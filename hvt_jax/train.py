@@ -22,6 +22,7 @@ from hvt_jax.data import catalog, pipeline
 from hvt_jax.data.sources import DataError, Dataset
 from hvt_jax.engine import checkpoint as checkpoint_lib
 from hvt_jax.engine import metrics, optim, preemption, schedules, steps
+from hvt_jax.engine.classes import fit_to_labels
 from hvt_jax.engine.compilation import Compiled, compile_functions
 from hvt_jax.engine.run_folder import RunFolder
 from hvt_jax.engine.state import TrainState
@@ -57,11 +58,11 @@ def train(config: ConfigDict, workdir: str) -> int:
     settings = read_settings(config)
     definition = steps.define(settings)
     train_set, test_set = (catalog.load_dataset(settings.data, split) for split in ("train", "test"))
+    definition = fit_to_labels(definition, train_set)
     plan = plan_run(settings, train_set)
     compiled = compile_functions(definition, build_optimizer(definition, plan), num_steps=plan.num_steps)
     best = check_names(settings, definition, test_set)
-    warn = _LOG.warning
-    data = RunData({"train": train_set, "test": test_set})
+    data, warn = RunData({"train": train_set, "test": test_set}), _LOG.warning
     keep = {"best_metric": best, "tests": data.fingerprint}
     with (
         RunFolder(workdir, warn=warn) as folder,
@@ -125,12 +126,8 @@ def check_names(settings: Settings, definition: Definition, test_set: Dataset) -
 def build_optimizer(definition: Definition, plan: Plan) -> optax.GradientTransformation:
     """Return the run's optimizer; a mistake in its settings is a SettingsError."""
     try:
-        return optim.build_optimizer(
-            definition.settings.optimizer,
-            definition.hierarchy,
-            steps_per_epoch=plan.steps_per_epoch,
-            num_steps=plan.num_steps,
-        )
+        length = {"steps_per_epoch": plan.steps_per_epoch, "num_steps": plan.num_steps}
+        return optim.build_optimizer(definition.settings.optimizer, definition.groups, **length)
     except ValueError as error:
         raise SettingsError(str(error)) from error
 
@@ -192,7 +189,7 @@ class Run:
                 break
             batch = next(batches)
             log.note_problems(self.train_set, batch, step + 1)
-            placed = compiled.to_devices({name: batch[name] for name in steps.batch_fields(settings.data)})
+            placed = compiled.to_devices({name: batch[name] for name in steps.batch_fields(self.definition)})
             with log.busy("compiling the training step") if step == start else contextlib.nullcontext():
                 state, scalars = compiled.train_step(state, placed, key)
             if log.keep(step + 1, scalars):

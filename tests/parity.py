@@ -20,6 +20,7 @@ import pytest
 
 from hvt_jax.engine import optim
 from hvt_jax.interop import original, original_config
+from hvt_jax.objectives.methods import METHODS
 from tests import golden_files
 from tests.parity_case import HEAD, Case, Pass, quick_jit, read
 
@@ -121,7 +122,8 @@ class Replay:
         result, self.by_level = jax.device_get(step(case.params, case.stats))
         self.passes, self.gradient = [result], _sum(self.by_level)
         length = {"steps_per_epoch": 9, "num_steps": 9}  # the rate is constant
-        optimizer = optim.build_optimizer(case.settings.optimizer, case.geometry.hierarchy, **length)
+        groups = METHODS["local"].groups(case.geometry.hierarchy)
+        optimizer = optim.build_optimizer(case.settings.optimizer, groups, **length)
         update = quick_jit(optimizer.update)
         params, state = self._move(update, self.gradient, optimizer.init(case.params), case.params)
         self.params, self.evaluation = params, None

@@ -16,6 +16,7 @@ from hvt_jax.engine.steps import Definition
 from hvt_jax.settings import Settings, read_settings
 
 BATCH = 4
+NUM_CLASSES = 3  # where the method is trained on labels
 NO_AUGMENTATION = {
     "augmentation.resized_crop_scale": (1.0, 1.0),
     "augmentation.flip_probability": 0.0,
@@ -83,19 +84,20 @@ def define(**overrides) -> Definition:
 
 @functools.cache
 def _define(settings: Settings) -> Definition:
-    return steps.define(settings)
+    return steps.define(settings, NUM_CLASSES)
 
 
 def batch_of(definition: Definition, seed: int = 0, size: int = BATCH) -> dict[str, np.ndarray]:
-    """Return `size` valid random videos, uint8 [B, T, Y, X, 3]."""
+    """Return `size` valid random videos, uint8 [B, T, Y, X, 3], and their labels if the method wants them."""
     data = definition.settings.data
     shape = (size, data.num_frames, data.height, data.width, 3)
     video = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
-    return {"video": video, "valid": np.ones(size, bool)}
+    fields = {"video": video, "valid": np.ones(size, bool), "label": np.arange(size, dtype=np.int32) % NUM_CLASSES}
+    return {name: fields[name] for name in definition.method.batch_fields}
 
 
 def optimizer(definition: Definition):
-    return optim.build_optimizer(definition.settings.optimizer, definition.hierarchy, **STEPS)
+    return optim.build_optimizer(definition.settings.optimizer, definition.groups, **STEPS)
 
 
 def initialise(definition: Definition):

@@ -121,7 +121,7 @@ def _is_whole(workdir):
     """What two processes saved in parts has the digest that they wrote down."""
     settings = read_settings(json.loads((workdir / "config.json").read_text()))
     definition, length = steps.define(settings), {"steps_per_epoch": 4, "num_steps": 12}
-    optimizer = optim.build_optimizer(settings.optimizer, definition.hierarchy, **length)
+    optimizer = optim.build_optimizer(settings.optimizer, definition.groups, **length)
     wanted = jax.eval_shape(steps.build_initialise(definition, optimizer), jax.random.key(0))
     options = {"best_metric": "knn/clip/top1", "warn": pytest.fail, "read_only": True}
     with Checkpoints(workdir / "checkpoints", settings.checkpoint, **options) as saved:

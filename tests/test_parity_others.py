@@ -188,7 +188,8 @@ def test_supervised_through_the_whole_network(path, kind, dtype):
         def loss(params, head):
             pyramid = state_lib.merge(model.graphdef, params, model.stats)
             classify = lambda token: token @ head["kernel"] + head["bias"]  # noqa: E731
-            log_probs = supervised.log_probabilities(pyramid, classify, video, train=True)
+            outputs = supervised.encode(pyramid, video, train=True)
+            log_probs = supervised.log_probabilities(classify, outputs[model.geometry.hierarchy[-1]])
             return supervised.negative_log_likelihood(log_probs, jnp.asarray(arrays["labels"])), log_probs
 
         step = quick_jit(jax.value_and_grad(loss, (0, 1), has_aux=True))

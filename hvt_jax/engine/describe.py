@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from hvt_jax.engine import steps
-from hvt_jax.engine.labels import label_names, parameter_labels
+from hvt_jax.engine.labels import parameter_labels
 from hvt_jax.engine.steps import Definition
 from hvt_jax.hierarchy import encoded_levels, hierarchy_edges
 from hvt_jax.objectives import local
@@ -19,7 +19,7 @@ def describe(definition: Definition) -> str:
     """
     settings, geometry = definition.settings, definition.geometry
     params, _ = _variables(definition)
-    counts = _parameter_counts(params, definition.hierarchy)
+    counts = _parameter_counts(params, definition.groups)
     forward, training = count_flops(definition)
     data = settings.data
     lines = [
@@ -37,12 +37,14 @@ def describe(definition: Definition) -> str:
         lines.append(
             f"{level:10s}{geometry.num_tokens(level):8d}{members:>8}{sizes.width:7d}{depth:7d}"
             f"{'yes' if causal else 'no':>8s}{sizes.output_norm:>7s}{counts[level]:12,d}"
-            f"{counts[f'{level}/predictors']:12,d}"
+            f"{counts.get(f'{level}/predictors', 0):12,d}"
         )
-    weights = local.initial_edge_weights(definition.edges, settings.objective)
-    lines += ["", "edges     " + ", ".join(f"{edge} (weight {weights[str(edge)]:g})" for edge in definition.edges)]
-    lines += _silent_edges(definition)
-    lines += [f"total     {sum(counts.values()):,d} parameters"]
+    lines += ["", f"method    {settings.method}: {definition.method.summary(settings, geometry)}"]
+    if definition.edges:
+        weights = local.initial_edge_weights(definition.edges, settings.objective)
+        lines += ["edges     " + ", ".join(f"{edge} (weight {weights[str(edge)]:g})" for edge in definition.edges)]
+        lines += _silent_edges(definition)
+    lines += [f"total     {_total(definition, counts)}"]
     lines += [f"work      {forward / 1e9:.3f} GFLOP forward, {training / 1e9:.3f} GFLOP with backward, for one video"]
     return "\n".join(lines)
 
@@ -54,13 +56,25 @@ def _silent_edges(definition: Definition) -> list[str]:
     return [f"silent    {silent}: one token a video leaves nothing to choose from"] if silent else []
 
 
+def _total(definition: Definition, counts: dict[str, int]) -> str:
+    """Return the number of parameters in words, those of a head apart: its classes may not be known yet."""
+    own = {group: count for group, count in counts.items() if group.split("/")[0] not in definition.hierarchy}
+    of_levels = sum(counts.values()) - sum(own.values())
+    if not own:
+        return f"{of_levels:,d} parameters"
+    if not definition.num_classes:
+        return f"{of_levels:,d} parameters, and those of the {', '.join(own)}: the data say how many classes there are"
+    parts = [f"{count:,d} of them in the {group}" for group, count in own.items()]
+    return ", ".join([f"{of_levels + sum(own.values()):,d} parameters", *parts])
+
+
 def _variables(definition: Definition) -> tuple[dict, dict]:
     return jax.eval_shape(lambda: steps.initial_variables(definition, 0))
 
 
-def _parameter_counts(params: dict, hierarchy: tuple[str, ...]) -> dict[str, int]:
-    counts = dict.fromkeys(label_names(hierarchy), 0)
-    labels = jax.tree.leaves(parameter_labels(params, hierarchy))
+def _parameter_counts(params: dict, groups: tuple[str, ...]) -> dict[str, int]:
+    counts = dict.fromkeys(groups, 0)
+    labels = jax.tree.leaves(parameter_labels(params, groups))
     for label, leaf in zip(labels, jax.tree.leaves(params), strict=True):
         counts[label] += int(np.prod(leaf.shape))
     return counts
@@ -73,23 +87,24 @@ def _written_out(definition: Definition) -> Definition:
         level: dataclasses.replace(getattr(model, level), scan=False, remat=False)
         for level in encoded_levels(definition.hierarchy)
     }
-    return steps.define(dataclasses.replace(definition.settings, model=dataclasses.replace(model, **levels)))
+    settings = dataclasses.replace(definition.settings, model=dataclasses.replace(model, **levels))
+    return steps.define(settings, definition.num_classes)
 
 
 def count_flops(definition: Definition) -> tuple[float, float]:
     """Return the FLOPs of one video, forward and with backward, as the compiler counts them before it optimises."""
     data = definition.settings.data
     video = jax.ShapeDtypeStruct((1, data.num_frames, data.height, data.width, 3), "float32")
-    valid = jax.ShapeDtypeStruct((1,), "bool")
+    valid, label = jax.ShapeDtypeStruct((1,), "bool"), jax.ShapeDtypeStruct((1,), "int32")
     weights = local.initial_edge_weights(definition.edges, definition.settings.objective)
     definition = _written_out(definition)
 
-    def total(params, stats, video, valid):
+    def total(params, stats, video, valid, label):
         questions = steps.draw_questions(definition, jax.random.key(0), video)
-        loss = steps.build_loss(definition, {"video": video, "valid": valid}, questions, weights)
+        loss = steps.build_loss(definition, {"video": video, "valid": valid, "label": label}, questions, weights)
         return loss(params, stats, jax.random.key(1))[0]
 
     # As for a GPU on every machine: gradients written for CPU have loops, and work that only spares a copy.
-    arguments = (*_variables(definition), video, valid)
+    arguments = (*_variables(definition), video, valid, label)
     lowered = [jax.jit(f).trace(*arguments).lower(lowering_platforms=("cuda",)) for f in (total, jax.grad(total))]
     return tuple(float((each.cost_analysis() or {}).get("flops", 0.0)) for each in lowered)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hvt_jax.engine import dataflow, steps
-from hvt_jax.engine.labels import label_names, label_norms, parameter_labels
+from hvt_jax.engine.labels import label_norms, parameter_labels
 from hvt_jax.engine.state import Tree
 from hvt_jax.engine.steps import Definition
 
@@ -30,43 +30,45 @@ def examine(definition: Definition, num_videos: int) -> tuple[str, int]:
         for level, label in open_paths(definition, num_videos)
         if (level, label) not in known
     ]
-    verdict = (
-        f"{len(lines)} leaks" if lines else "no leak: no path of the program leads between levels, whatever the input"
-    )
+    verdict = "no leak: no path of the program leads between levels, whatever the input"
+    if lines:
+        reason = definition.method.borders
+        verdict = f"{len(lines)} leaks" + (f"; {reason}" if reason else "")
     return "\n".join([format_table(table), *lines, verdict]), len(lines)
 
 
 def audit(definition: Definition, num_videos: int) -> Table:
     """Return the table of a fresh model on random videos; see `isolation_table`."""
-    settings = definition.settings
-    params, stats = steps.initial_variables(definition, settings.seed)
-    shape = (num_videos, settings.data.num_frames, settings.data.height, settings.data.width, 3)
-    video = np.random.default_rng(settings.seed).integers(0, 256, shape, np.uint8)
-    batch = {"video": video, "valid": np.ones(num_videos, bool)}
-    return isolation_table(definition, params, stats, batch, jax.random.key(settings.seed))
+    seed, shapes = definition.settings.seed, _batch_shapes(definition, num_videos)
+    params, stats = steps.initial_variables(definition, seed)
+    batch = {name: np.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}  # labels of the first class
+    batch["video"] = np.random.default_rng(seed).integers(0, 256, batch["video"].shape, np.uint8)
+    batch["valid"][:] = True
+    return isolation_table(definition, params, stats, batch, jax.random.key(seed))
 
 
 def open_paths(definition: Definition, num_videos: int) -> list[tuple[str, str]]:
     """Return (level, foreign label) wherever a level's losses could move parameters of another level.
 
+    Of a method whose losses are not the levels', the group that owns them (`Method.owners`) stands for the level.
+
     Read off the traced program of the gradient, which is neither compiled nor run: an empty list is a proof for every
     input and all parameters. `audit` shows the other half, that a level's own blocks are not zero.
     """
-    settings = definition.settings
-    variables = jax.eval_shape(lambda: steps.initial_variables(definition, settings.seed))
-    shape = (num_videos, settings.data.num_frames, settings.data.height, settings.data.width, 3)
-    batch = {"video": jax.ShapeDtypeStruct(shape, jnp.uint8), "valid": jax.ShapeDtypeStruct((num_videos,), bool)}
-    shares = {level: jax.ShapeDtypeStruct((), jnp.float32) for level in definition.hierarchy}
+    seed, batch = definition.settings.seed, _batch_shapes(definition, num_videos)
+    variables = jax.eval_shape(lambda: steps.initial_variables(definition, seed))
+    owners = definition.method.owners(definition.hierarchy)
+    shares = {owner: jax.ShapeDtypeStruct((), jnp.float32) for owner in owners}
 
     def gradients(shares, params, stats, batch):
-        key = jax.random.key(settings.seed)
+        key = jax.random.key(seed)
         return jax.grad(_weighted_losses, argnums=1)(shares, params, definition, stats, batch, key)
 
     reached = dataflow.reached_outputs(gradients, shares, *variables, batch)
-    labels = jax.tree.leaves(parameter_labels(variables[0], definition.hierarchy))
+    labels = jax.tree.leaves(parameter_labels(variables[0], definition.groups))
     sources = jax.tree.leaves(reached, is_leaf=lambda x: isinstance(x, frozenset))
     found = {(level, label) for label, levels in zip(labels, sources, strict=True) for level in levels}
-    order = [(level, label) for level in definition.hierarchy for label in label_names(definition.hierarchy)]
+    order = [(owner, label) for owner in owners for label in definition.groups]
     return [pair for pair in order if pair in found and pair[1].split("/")[0] != pair[0]]
 
 
@@ -75,18 +77,18 @@ def isolation_table(
 ) -> Table:
     """Return {level whose losses these are: {label of parameters: norm of the gradient}}.
 
-    A level's losses are those of its edges, each with weight 1, and its own regulariser. Dropout is on
-    if the config has it, as in training; nothing is updated.
+    A level's losses are those of its edges, each with weight 1, and its own regulariser; see `Method.owned_losses`.
+    Dropout is on if the config has it, as in training; nothing is updated.
 
     Args:
       definition: of the run.
       params: parameters.
       stats: running statistics.
-      batch: `video` uint8 [B, T, Y', X', 3] and `valid` bool [B], as for a training step. With fewer
-        than 4 videos a BatchNorm over one token a video leaves little gradient to see.
+      batch: as for a training step. With fewer than 4 videos a BatchNorm over one token a video leaves little
+        gradient to see.
       key: random key of augmentation, draws and dropout.
     """
-    labels = parameter_labels(params, definition.hierarchy)
+    labels, owners = parameter_labels(params, definition.groups), definition.method.owners(definition.hierarchy)
 
     @jax.jit
     def norms(shares, params):
@@ -94,11 +96,11 @@ def isolation_table(
         return label_norms(gradients, labels)
 
     table = {}
-    for level in definition.hierarchy:
+    for owner in owners:
         # One compilation serves all levels: the losses of the others are multiplied by an exact zero.
-        shares = {other: jnp.float32(other == level) for other in definition.hierarchy}
+        shares = {other: jnp.float32(other == owner) for other in owners}
         found = jax.device_get(norms(shares, params))
-        table[level] = {label: float(found[label]) for label in label_names(definition.hierarchy)}
+        table[owner] = {label: float(found[label]) for label in definition.groups}
     return table
 
 
@@ -131,9 +133,16 @@ def _weighted_losses(shares, params, definition: Definition, stats, batch, key) 
     questions = steps.draw_questions(definition, keys[1], video, batch.get("frame_valid"))
     weights = {str(edge): 1.0 for edge in definition.edges}
     loss = steps.build_loss(definition, {**batch, "video": video}, questions, weights)
-    losses = loss(params, stats, keys[2])[1][0]
-    total = jnp.zeros(())
-    for level, share in shares.items():
-        own = sum(losses.edges.get(level, {}).values())
-        total = total + share * (own + losses.regularizers.get(level, 0.0))
-    return total
+    owned = definition.method.owned_losses(loss(params, stats, keys[2])[1][0])
+    return sum((share * owned[owner] for owner, share in shares.items()), jnp.zeros(()))
+
+
+def _batch_shapes(definition: Definition, num_videos: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return shapes and dtypes of a training batch of `num_videos`."""
+    data = definition.settings.data
+    shapes = {
+        "video": ((num_videos, data.num_frames, data.height, data.width, 3), np.uint8),
+        "valid": ((num_videos,), np.bool_),
+        "label": ((num_videos,), np.int32),
+    }
+    return {name: jax.ShapeDtypeStruct(*shapes[name]) for name in definition.method.batch_fields}

@@ -1,39 +1,48 @@
-"""Labels: which parameters move together. Each level is one, and the predictors of each level another."""
+"""Parameter groups, here called labels: which parameters move together.
+
+Each level is one, its predictors are another, and so is every further part of a method, such as a head.
+"""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from hvt_jax.hierarchy import LEVELS
+
 _MAX_PATHS_IN_ERROR = 20
 
 
-def label_names(hierarchy: tuple[str, ...]) -> tuple[str, ...]:
-    """Return every label of a hierarchy: each level, then its predictors."""
-    return tuple(label for level in hierarchy for label in (level, f"{level}/predictors"))
+def levels_of(groups: tuple[str, ...]) -> tuple[str, ...]:
+    """Return those of `groups` that are levels, in their order: the hierarchy, lowest first."""
+    return tuple(group for group in groups if group in LEVELS)
 
 
-def parameter_labels(params: Any, hierarchy: tuple[str, ...]) -> Any:
-    """Return a pytree like `params` with the label of every parameter.
+def parameter_labels(params: Any, groups: tuple[str, ...]) -> Any:
+    """Return a pytree like `params` with the group of every parameter.
 
-    `stem/...` belongs to the lowest level, `levels/<level>/predictors/...` to `<level>/predictors` and
-    the rest of `levels/<level>/...` to `<level>`.
+    `stem/...` belongs to the lowest level, `levels/<level>/predictors/...` to `<level>/predictors`, the rest of
+    `levels/<level>/...` to `<level>`, and what stands beside them, such as `head/...`, to the group of that name.
+
+    Args:
+      params: parameters, or their gradients or updates.
+      groups: of the method, see `objectives.method`; its levels are the hierarchy.
 
     Raises:
-      ValueError: naming the paths that no label covers, or the labels that no parameter has.
+      ValueError: naming the paths that no group covers, or the groups that no parameter has.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
-    labels = [_path_label(path, hierarchy) for path in paths]
-    uncovered = [path for path, label in zip(paths, labels, strict=True) if label is None]
+    labels = [_path_label(path, groups) for path in paths]
+    uncovered = [path for path, label in zip(paths, labels, strict=True) if label not in groups]
     if uncovered:
         raise ValueError(
-            f"{len(uncovered)} parameters belong to no level of {'-'.join(hierarchy)}: "
-            f"{', '.join(uncovered[:_MAX_PATHS_IN_ERROR])}; expected stem/... or levels/<level>/..."
+            f"{len(uncovered)} parameters belong to none of the groups {', '.join(groups)}: "
+            f"{', '.join(uncovered[:_MAX_PATHS_IN_ERROR])}; expected stem/..., levels/<level>/... or <group>/..."
         )
-    missing = [label for label in label_names(hierarchy) if label not in labels]
+    missing = [group for group in groups if group not in labels]
     if missing:
-        raise ValueError(f"no parameter belongs to {', '.join(missing)} of the hierarchy {'-'.join(hierarchy)}")
+        raise ValueError(f"no parameter belongs to {', '.join(missing)} of the groups {', '.join(groups)}")
     return jax.tree_util.tree_unflatten(structure, labels)
 
 
@@ -46,11 +55,11 @@ def label_norms(tree: Any, labels: Any) -> dict[str, jax.Array]:
     return {label: jnp.sqrt(sum(parts)) for label, parts in squares.items()}
 
 
-def _path_label(path: str, hierarchy: tuple[str, ...]) -> str | None:
-    """Label of a path such as `levels/frame/predictors/up/...`; None if no label covers it."""
+def _path_label(path: str, groups: tuple[str, ...]) -> str:
+    """Group that a path such as `levels/frame/predictors/up/...` names, whether there is one or not."""
     root, *rest = path.split("/")
     if root == "stem":
-        return hierarchy[0]
-    if root != "levels" or not rest or rest[0] not in hierarchy:
-        return None
+        return levels_of(groups)[0]
+    if root != "levels" or not rest:
+        return root
     return f"{rest[0]}/predictors" if rest[1:2] == ["predictors"] else rest[0]

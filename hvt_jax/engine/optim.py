@@ -1,6 +1,6 @@
-"""One optimizer over labels: each level, and the predictors of each level, move on their own.
+"""One optimizer over labels, the parameter groups of a method: each moves on its own.
 
-A label (`frame`, `frame/predictors`, ...) has its own state, clip, learning rate, NaN guard and
+A label (`frame`, `frame/predictors`, `head`, ...) has its own state, clip, learning rate, NaN guard and
 counters, so that no level can disturb another. Everything is a function of the step and of static
 settings; inside `jit` the choices are selects, never Python branches, and work on sharded arrays.
 """
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hvt_jax.engine.labels import label_names, label_norms, parameter_labels
+from hvt_jax.engine.labels import label_norms, parameter_labels
 from hvt_jax.engine.optimizer_checks import check_optimizer
 from hvt_jax.engine.schedules import Number, learning_rates, moving_labels
 from hvt_jax.settings import OptimizerSettings
@@ -61,7 +61,7 @@ def update_norms(state: OptimizerState) -> dict[str, dict[str, jax.Array]]:
 
 
 def build_optimizer(
-    settings: OptimizerSettings, hierarchy: tuple[str, ...], *, steps_per_epoch: int, num_steps: int
+    settings: OptimizerSettings, groups: tuple[str, ...], *, steps_per_epoch: int, num_steps: int
 ) -> optax.GradientTransformation:
     """Build the optimizer of all labels; its `update` needs the parameters.
 
@@ -77,15 +77,15 @@ def build_optimizer(
 
     Args:
       settings: see `configs/default.py`.
-      hierarchy: the trained levels, lowest first.
+      groups: the parameter groups of the method, its levels lowest first.
       steps_per_epoch: mini-batches in an epoch.
       num_steps: mini-batches in the run; trailing ones that fill no update are not used.
 
     Raises:
       ValueError: if something could never train, or settings exclude each other; see `optimizer_checks`.
     """
-    check_optimizer(settings, hierarchy, steps_per_epoch=steps_per_epoch, num_steps=num_steps)
-    optimizer = _Optimizer(settings, hierarchy, steps_per_epoch, num_steps)
+    check_optimizer(settings, groups, steps_per_epoch=steps_per_epoch, num_steps=num_steps)
+    optimizer = _Optimizer(settings, groups, steps_per_epoch, num_steps)
     return optax.GradientTransformation(optimizer.init, optimizer.update)
 
 
@@ -94,19 +94,18 @@ class _Optimizer:
     """The two functions of the transformation that `build_optimizer` returns."""
 
     settings: OptimizerSettings
-    hierarchy: tuple[str, ...]
+    groups: tuple[str, ...]
     steps_per_epoch: int
     num_steps: int
 
     def _partition(self) -> optax.GradientTransformationExtraArgs:
-        transforms = {label: _label_transform(self.settings, label) for label in label_names(self.hierarchy)}
-        return optax.partition(transforms, lambda tree: parameter_labels(tree, self.hierarchy))
+        transforms = {label: _label_transform(self.settings, label) for label in self.groups}
+        return optax.partition(transforms, lambda tree: parameter_labels(tree, self.groups))
 
     def init(self, params: optax.Params) -> OptimizerState:
-        labels = parameter_labels(params, self.hierarchy)
-        names = label_names(self.hierarchy)
-        counters = {label: _zeros(("skipped", "consecutive", "longest"), jnp.int32) for label in names}
-        norms = {label: _zeros(("gradient", "update"), jnp.float32) for label in names}
+        labels = parameter_labels(params, self.groups)
+        counters = {label: _zeros(("skipped", "consecutive", "longest"), jnp.int32) for label in self.groups}
+        norms = {label: _zeros(("gradient", "update"), jnp.float32) for label in self.groups}
         accumulated = ()
         if self.settings.accumulation_steps > 1:
             accumulated = _mask_frozen(self.settings, labels, jax.tree.map(jnp.zeros_like, params))
@@ -117,9 +116,9 @@ class _Optimizer:
         self, gradients: optax.Updates, state: OptimizerState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, OptimizerState]:
         timing = {"steps_per_epoch": self.steps_per_epoch}
-        moves = moving_labels(self.settings, self.hierarchy, state.step, **timing)
-        rates = learning_rates(self.settings, self.hierarchy, state.step, num_steps=self.num_steps, **timing)
-        labels = parameter_labels(gradients, self.hierarchy)
+        moves = moving_labels(self.settings, self.groups, state.step, **timing)
+        rates = learning_rates(self.settings, self.groups, state.step, num_steps=self.num_steps, **timing)
+        labels = parameter_labels(gradients, self.groups)
         gradients, accumulated, is_due = _accumulate(self.settings, gradients, state, labels)
         gradient_norms = label_norms(gradients, labels)
         gradients, guarded = _clip(self.settings, gradients, gradient_norms, labels, moves)

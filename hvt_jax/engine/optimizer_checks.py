@@ -3,24 +3,24 @@
 A run that trains less than its config says would look like any other until someone reads its curves.
 """
 
-from hvt_jax.engine.labels import label_names
+from hvt_jax.engine.labels import levels_of
 from hvt_jax.settings import OptimizerSettings
 
 
 def check_optimizer(
-    settings: OptimizerSettings, hierarchy: tuple[str, ...], *, steps_per_epoch: int, num_steps: int
+    settings: OptimizerSettings, groups: tuple[str, ...], *, steps_per_epoch: int, num_steps: int
 ) -> None:
     """Raise ValueError for settings that exclude each other or leave something untrained, with the remedy.
 
     Args:
       settings: see `configs/default.py`.
-      hierarchy: the trained levels, lowest first.
+      groups: the parameter groups of the method, its levels lowest first.
       steps_per_epoch: mini-batches in an epoch.
       num_steps: mini-batches in the run.
     """
     if settings.single and settings.predictors == "own":
         raise ValueError("optimizer.single and optimizer.predictors='own' exclude each other; use 'with' or 'rate'")
-    _check_frozen(settings.frozen, label_names(hierarchy))
+    _check_frozen(settings.frozen, groups)
     count = settings.accumulation_steps
     if count < 1:
         raise ValueError(f"optimizer.accumulation_steps is {count}; use 1 or more")
@@ -31,13 +31,14 @@ def check_optimizer(
         )
     # An update keeps the turn of its first batch, and trailing batches fill no update.
     last_start = (num_steps // count - 1) * count
-    for level in hierarchy:
+    for level in levels_of(groups):
         start = getattr(settings.start_epochs, level)
         if round(start * steps_per_epoch) > last_start:
+            own = [group for group in groups if group.split("/")[0] == level]
             raise ValueError(
                 f"optimizer.start_epochs.{level} = {start:g}, but the last update of the run begins at step "
                 f"{last_start}, {last_start / steps_per_epoch:g} epochs in, so {level} would never train; start it "
-                f"earlier, raise train.num_epochs or train.max_steps, or name {level} and {level}/predictors in "
+                f"earlier, raise train.num_epochs or train.max_steps, or name {' and '.join(own)} in "
                 "optimizer.frozen"
             )
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hvt_jax.engine.labels import label_names
+from hvt_jax.engine.labels import levels_of
 from hvt_jax.settings import OptimizerSettings
 
 Number = int | float | jax.Array
@@ -105,9 +105,9 @@ def level_moves(
 
 
 def learning_rates(
-    settings: OptimizerSettings, hierarchy: tuple[str, ...], step: Number, *, steps_per_epoch: int, num_steps: int
+    settings: OptimizerSettings, groups: tuple[str, ...], step: Number, *, steps_per_epoch: int, num_steps: int
 ) -> dict[str, Number]:
-    """Return the scheduled rate of every label at `step`, whether it moves or not.
+    """Return the scheduled rate of every group at `step`, whether it moves or not.
 
     Except in mode `with`, predictors have their level's rate times `predictor_rate_multiplier` from
     the first step to the last. (In the original's mode 1 the start of the warm-up and the end of the
@@ -116,18 +116,22 @@ def learning_rates(
     start = _update_start(settings, step)
     rate = learning_rate(settings, start, steps_per_epoch=steps_per_epoch, num_steps=num_steps)
     multiplier = 1.0 if settings.predictors == "with" else settings.predictor_rate_multiplier
-    return {label: rate * multiplier if "/" in label else rate for label in label_names(hierarchy)}
+    return {label: rate * multiplier if "/" in label else rate for label in groups}
 
 
 def moving_labels(
-    settings: OptimizerSettings, hierarchy: tuple[str, ...], step: Number, *, steps_per_epoch: int
+    settings: OptimizerSettings, groups: tuple[str, ...], step: Number, *, steps_per_epoch: int
 ) -> dict[str, bool | jax.Array]:
-    """Tell for every label whether it moves at `step`: frozen, staged start, alternation."""
-    start = _update_start(settings, step)
+    """Tell for every group whether it moves at `step`: frozen, staged start, alternation.
+
+    A group that is no level's, such as a head, has no turns and no start of its own: it moves unless it is frozen.
+    """
+    start, hierarchy = _update_start(settings, step), levels_of(groups)
     moves = {
         level: level_moves(settings, hierarchy, level, start, steps_per_epoch=steps_per_epoch) for level in hierarchy
     }
-    return {label: moves[label.split("/")[0]] & (label not in settings.frozen) for label in label_names(hierarchy)}
+    always = step >= 0  # of the type that the others have
+    return {label: moves.get(label.split("/")[0], always) & (label not in settings.frozen) for label in groups}
 
 
 def edge_weight_at(weight: Number, step: Number, num_steps: int) -> Number:

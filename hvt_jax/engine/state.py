@@ -1,5 +1,7 @@
 """The training state as plain dicts, and the one place where a module is split and merged."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -56,13 +58,23 @@ def statistics(pyramid: Pyramid) -> Tree:
     return nnx.to_pure_dict(nnx.state(pyramid, nnx.BatchStat))
 
 
+def graph_of(build: Callable[..., Pyramid]) -> nnx.GraphDef:
+    """Return the static part of the model that `build(rngs=...)` returns, without allocating any array."""
+    return nnx.split(nnx.eval_shape(lambda: build(rngs=nnx.Rngs(params=0))))[0]
+
+
+def variables_of(build: Callable[..., Pyramid], key: jax.Array | int) -> tuple[Tree, Tree]:
+    """Return fresh (parameters, statistics) of `build(rngs=...)`; pure, so it can be compiled with output shardings."""
+    return split(build(rngs=nnx.Rngs(params=key)))[1:]
+
+
 def graph_definition(settings: ModelSettings, geometry: Geometry, edges: tuple[Edge, ...]) -> nnx.GraphDef:
-    """Return the static part of the model without allocating any array."""
-    return nnx.split(nnx.eval_shape(lambda: new_pyramid(settings, geometry, edges, key=0)))[0]
+    """Return the static part of a pyramid without allocating any array."""
+    return graph_of(functools.partial(Pyramid, settings, geometry, edges))
 
 
 def initial_variables(
     settings: ModelSettings, geometry: Geometry, edges: tuple[Edge, ...], *, key: jax.Array | int
 ) -> tuple[Tree, Tree]:
-    """Return fresh (parameters, statistics); pure, so it can be compiled with output shardings."""
-    return split(new_pyramid(settings, geometry, edges, key=key))[1:]
+    """Return fresh (parameters, statistics) of a pyramid; pure."""
+    return variables_of(functools.partial(Pyramid, settings, geometry, edges), key)

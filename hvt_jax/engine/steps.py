@@ -1,6 +1,7 @@
 """The compiled functions of a run: initialise, train one step, encode for evaluation.
 
-Pure functions over a plain `TrainState`; everything static is in a `Definition`.
+Pure functions over a plain `TrainState`; everything static is in a `Definition`, and what a method of training decides
+is asked of `Definition.method`.
 """
 
 import dataclasses
@@ -14,13 +15,15 @@ from hvt_jax.engine import augmentation, monitors, schedules
 from hvt_jax.engine import state as state_lib
 from hvt_jax.engine.optim import optimizer_statistics, update_norms
 from hvt_jax.engine.state import TrainState
-from hvt_jax.hierarchy import LEVELS, RELATIONS, Edge, Geometry, hierarchy_edges
+from hvt_jax.hierarchy import Edge, Geometry
 from hvt_jax.model.pyramid import model_geometry
-from hvt_jax.objectives import local
+from hvt_jax.objectives import local, methods
 from hvt_jax.objectives import questions as questions_lib
+from hvt_jax.objectives.method import Inputs, Method
 from hvt_jax.objectives.questions import Questions
-from hvt_jax.settings import DataSettings, ObjectiveSettings, Settings, SettingsError
+from hvt_jax.settings import ObjectiveSettings, Settings, SettingsError
 
+HEAD = "head"  # among the features of a video: the class that the model names
 LONGEST_BAD_ROW = "longest_bad_row"  # metric: the most bad updates that ever followed one another, of any label
 
 
@@ -31,67 +34,55 @@ class Definition:
     Attributes:
       settings: the whole config.
       geometry: sizes of the hierarchy.
-      edges: its predictions.
+      edges: its predictions; () if the method has none.
       graphdef: the model without its arrays.
+      num_classes: of the label set that a method which wants labels is trained on; 0 where nobody knows it yet.
     """
 
     settings: Settings
     geometry: Geometry
     edges: tuple[Edge, ...]
     graphdef: state_lib.GraphDef
+    num_classes: int
 
     @property
     def hierarchy(self) -> tuple[str, ...]:
         """Trained levels, lowest first."""
         return self.geometry.hierarchy
 
+    @property
+    def method(self) -> Method:
+        """What is trained, and by what."""
+        return methods.METHODS[self.settings.method]
 
-def define(settings: Settings) -> Definition:
-    """Return the static parts of a run.
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Parameter groups: what the optimizer moves, clips and guards apart."""
+        return methods.parameter_groups(self.settings)
+
+
+def define(settings: Settings, num_classes: int = 0) -> Definition:
+    """Return the static parts of a run; `num_classes` as in `Definition`.
 
     Raises:
       SettingsError: for a geometry that is impossible, or the weight of an edge that it does not have.
     """
-    data, model, objective = settings.data, settings.model, settings.objective
+    data, model, method = settings.data, settings.model, methods.METHODS[settings.method]
     if model.compute_dtype == "float64" and not jax.config.jax_enable_x64:
         raise SettingsError("model.compute_dtype = float64 needs the environment variable JAX_ENABLE_X64=1")
     try:
         geometry = model_geometry(model, num_frames=data.num_frames, height=data.height, width=data.width)
     except ValueError as error:
         raise SettingsError(str(error)) from error
-    edges = hierarchy_edges(
-        geometry, model.causal_levels, objective.side, up_to_one=not local.leaves_up_to_one(objective)
-    )
-    _check_edge_weights(objective, edges)
-    _check_every_level_predicts(geometry, edges)
-    return Definition(settings, geometry, edges, state_lib.graph_definition(model, geometry, edges))
-
-
-def _check_edge_weights(objective: ObjectiveSettings, edges: tuple[Edge, ...]) -> None:
-    """Raise SettingsError for a weight that no edge has, unless it is 1, as in every config."""
-    known = {(edge.source, edge.relation) for edge in edges}
-    for level in LEVELS:
-        for relation in RELATIONS:
-            weight = getattr(getattr(objective.edge_weights, level), relation)
-            if weight != 1 and (level, relation) not in known:
-                raise SettingsError(
-                    f"objective.edge_weights.{level}.{relation} = {weight:g} weighs nothing: the {len(edges)} edges of "
-                    f"this config are {', '.join(map(str, edges))}; set it to 1"
-                )
-
-
-def _check_every_level_predicts(geometry: Geometry, edges: tuple[Edge, ...]) -> None:
-    for level in geometry.hierarchy:
-        if not any(edge.source == level for edge in edges):
-            raise SettingsError(
-                f"the level {level} has nothing to predict: the one token above leaves no choice among the candidates "
-                "of the same video; set objective.batch_candidates_weight = 1, or another objective.distance"
-            )
+    edges = method.edges(settings, geometry)
+    graphdef = state_lib.graph_of(functools.partial(method.build_model, settings, geometry, num_classes))
+    return Definition(settings, geometry, edges, graphdef, num_classes)
 
 
 def initial_variables(definition: Definition, key: jax.Array | int) -> tuple[state_lib.Tree, state_lib.Tree]:
-    """Return fresh (parameters, statistics) of the model; pure."""
-    return state_lib.initial_variables(definition.settings.model, definition.geometry, definition.edges, key=key)
+    """Return fresh (parameters, statistics) of a run's model; pure."""
+    sizes = definition.settings, definition.geometry, definition.num_classes
+    return state_lib.variables_of(functools.partial(definition.method.build_model, *sizes), key)
 
 
 def build_initialise(
@@ -112,8 +103,9 @@ def build_train_step(
     """Return `train_step(state, batch, key) -> (state, metrics)`.
 
     All randomness is a function of `key` and `state.step`. `batch` holds `video` uint8
-    [B, T, Y', X', 3], `valid` bool [B] and, where frames can be padding, `frame_valid` bool [B, T]; videos and frames
-    that are not valid count in no loss, and are nobody's candidates; the statistics of norms leave out videos only.
+    [B, T, Y', X', 3], `valid` bool [B] and what else `batch_fields` names, such as `frame_valid` bool [B, T]; videos
+    and frames that are not valid count in no loss, and are nobody's candidates; the statistics of norms leave out
+    videos only.
     Metrics are device scalars; `monitor/...` are computed in steps that are logged
     (`schedules.is_logged`) and 0 in the others, norms are those of the last update (`optim.update_norms`).
     """
@@ -130,7 +122,7 @@ def build_train_step(
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         stats = _sound_statistics(state.stats, stats, batch["valid"])
-        metrics = _loss_metrics(definition, losses)
+        metrics = {"train/total": losses.total} | definition.method.metrics(losses)
         metrics["data/valid_share"] = batch["valid"].mean()
         metrics |= _optimizer_metrics(opt_state)
         asked = (losses, outputs, predictions, questions.candidates, batch["valid"])
@@ -140,9 +132,10 @@ def build_train_step(
     return train_step
 
 
-def batch_fields(settings: DataSettings) -> tuple[str, ...]:
+def batch_fields(definition: Definition) -> tuple[str, ...]:
     """Return the fields of a batch that a step reads: frames can be padding only where short videos are padded."""
-    return ("video", "valid", "frame_valid") if settings.short_videos == "pad" else ("video", "valid")
+    frames = ("frame_valid",) if definition.settings.data.short_videos == "pad" and definition.edges else ()
+    return (*definition.method.batch_fields, *frames)
 
 
 def prepare_training(definition: Definition, key: jax.Array, video: jax.Array) -> jax.Array:
@@ -175,43 +168,38 @@ def build_loss(definition: Definition, batch: dict, questions: Questions, weight
 
     Args:
       definition: of the run.
-      batch: `video` float [B, T, Y, X, 3], normalised; `valid` and `frame_valid` as in `build_train_step`.
+      batch: `video` float [B, T, Y, X, 3], normalised, and the other fields as in `build_train_step`.
       questions: of this step.
       weights: of every edge, by its name.
     """
-    objective, masks = definition.settings.objective, _masks(batch)
-    attached = {"attached": objective.targets == "attached", "attached_side": objective.distance == "contrastive"}
+    masks = (batch.get("valid"), batch.get("frame_valid"), batch.get("label"))
+    inputs, objective = Inputs(batch["video"], *masks, questions, weights), definition.settings.objective
 
     def loss(params, stats, key):
-        pyramid = state_lib.merge(definition.graphdef, params, stats)
-        outputs = pyramid(batch["video"], train=True, valid=batch.get("valid"), key=key)
-        predictions = local.predict(
-            pyramid, outputs, questions.draws, train=True, change=questions.change, **masks, **attached
-        )
-        parts = (predictions, outputs, definition.edges, definition.geometry, objective)
-        losses = local.local_losses(*parts, edge_weights=weights, candidates=questions.candidates, **masks)
-        return losses.total, (losses, outputs, predictions, state_lib.statistics(pyramid))
+        model = state_lib.merge(definition.graphdef, params, stats)
+        losses, outputs, predictions = definition.method.losses(model, inputs, objective, key=key)
+        return losses.total, (losses, outputs, predictions, state_lib.statistics(model))
 
     return loss
-
-
-def _masks(batch: dict) -> dict[str, jax.Array | None]:
-    return {name: batch.get(name) for name in ("valid", "frame_valid")}
 
 
 def build_encode(definition: Definition) -> Callable[[dict, dict, jax.Array], dict[str, jax.Array]]:
     """Return `encode(params, stats, video) -> {level: features [B, D]}` for evaluation.
 
     `video` is uint8 [B, T, Y', X', 3], of which the middle is taken. A level's feature is the mean of
-    its tokens over space and time, float32, after the output norm with running statistics.
+    its tokens over space and time, float32, after the output norm with running statistics. Where the model names
+    classes itself, `HEAD` holds them, int32 [B].
     """
-    data = definition.settings.data
+    data, method = definition.settings.data, definition.method
 
     def encode(params, stats, video):
         video = augmentation.centre_crop(video, data.height, data.width)
         video = augmentation.normalise(video, data.mean, data.std)
-        outputs = state_lib.merge(definition.graphdef, params, stats)(video, train=False)
-        return {level: outputs[level].tokens.astype(jnp.float32).mean(1) for level in definition.hierarchy}
+        model = state_lib.merge(definition.graphdef, params, stats)
+        outputs = model(video, train=False, last_state=method.last_state)
+        features = {level: outputs[level].tokens.astype(jnp.float32).mean(1) for level in definition.hierarchy}
+        classes = method.predicted_classes(model, outputs)
+        return features if classes is None else features | {HEAD: classes}
 
     return encode
 
@@ -220,15 +208,6 @@ def _sound_statistics(old: dict, new: dict, valid: jax.Array) -> dict:
     # A NaN in one step must not stay in the running statistics, nor must a batch without any video.
     sound = lambda before, after: jnp.where(valid.any() & jnp.isfinite(after).all(), after, before)  # noqa: E731
     return jax.tree.map(sound, old, new)
-
-
-def _loss_metrics(definition: Definition, losses: local.LocalLosses) -> dict[str, jax.Array]:
-    metrics = {"train/total": losses.total}
-    for edge in definition.edges:
-        metrics[f"train/{edge}"] = losses.edges[edge.source][str(edge)]
-    for level, value in losses.regularizers.items():
-        metrics[f"train/{level}/regularizer"] = value
-    return metrics
 
 
 def _optimizer_metrics(opt_state: optax.OptState) -> dict[str, jax.Array]:

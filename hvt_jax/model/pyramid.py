@@ -21,6 +21,7 @@ class Pyramid(nnx.Module):
 
     Parameter paths read `stem/...`, `levels/<level>/...` and `levels/<level>/predictors/<relation>/...`:
     an edge's predictor belongs to its source level. The stem trains with the lowest trained level.
+    Without edges it has no predictors.
     """
 
     def __init__(self, settings: ModelSettings, geometry: Geometry, edges: tuple[Edge, ...], *, rngs: nnx.Rngs):

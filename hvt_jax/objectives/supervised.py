@@ -1,37 +1,51 @@
-"""Supervised training of the whole hierarchy at once: a linear head on the token of the top level."""
+"""Method `supervised`, the ceiling: the whole hierarchy at once, by a linear head on the token of the top level."""
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from hvt_jax.hierarchy import Geometry
+from hvt_jax.model.classifier import Classifier
+from hvt_jax.model.level import LevelOutput
+from hvt_jax.model.pyramid import Pyramid
 from hvt_jax.objectives.distances import masked_mean
+from hvt_jax.objectives.method import Inputs, Method, Outcome
+from hvt_jax.settings import ObjectiveSettings, Settings
+
+_LAST_STATE = -1  # a causal level is read at its last state, which has seen all members
+_SOME_CLASSES = 2  # that the model is built with where nobody has counted them
 
 
-def log_probabilities(
-    pyramid,
-    head: Callable[[jax.Array], jax.Array],
+def encode(
+    pyramid: Pyramid,
     video: jax.Array,
     *,
     train: bool,
     valid: jax.Array | None = None,
     key: jax.Array | None = None,
-) -> jax.Array:
-    """Return log probabilities [B, classes] of the classes, at least in float32.
-
-    No gradient is stopped anywhere: the head's loss trains every level and the stem. A causal top level
-    is read at its last state, which has seen all members; so is every causal level below.
+) -> dict[str, LevelOutput]:
+    """Return the output of every level; no gradient is stopped anywhere.
 
     Args:
-      pyramid: the model; the prediction edges are not asked.
-      head: a map [B, D] -> [B, classes], such as a linear layer.
+      pyramid: the model; the prediction edges, if it has any, are not asked.
       video: float [B, T, Y, X, 3], normalised.
       train: use batch statistics and update the running ones.
       valid: bool [B]; examples that are False do not count in the statistics.
       key: for dropout; None switches it off.
     """
-    outputs = pyramid(video, train=train, valid=valid, key=key, isolated=False, last_state=-1)
-    logits_BK = head(outputs[pyramid.geometry.hierarchy[-1]].tokens[:, 0])
+    return pyramid(video, train=train, valid=valid, key=key, isolated=False, last_state=_LAST_STATE)
+
+
+def log_probabilities(head: Callable[[jax.Array], jax.Array], top: LevelOutput) -> jax.Array:
+    """Return log probabilities [B, classes] of the classes, at least in float32.
+
+    Args:
+      head: a map [B, D] -> [B, classes], such as a linear layer.
+      top: of the top level, from `encode`.
+    """
+    logits_BK = head(top.tokens[:, 0])
     return jax.nn.log_softmax(logits_BK.astype(jnp.promote_types(logits_BK.dtype, jnp.float32)))
 
 
@@ -46,3 +60,68 @@ def negative_log_likelihood(log_probs: jax.Array, labels: jax.Array, valid: jax.
     # A label outside the classes (-1 of a damaged video) would gather NaN in some modes: clip, then mask.
     chosen_B = jnp.take_along_axis(log_probs, jnp.clip(labels, 0, log_probs.shape[-1] - 1)[:, None], axis=1)[:, 0]
     return -masked_mean(chosen_B, valid)
+
+
+class SupervisedLosses(NamedTuple):
+    """Losses of a step: the mean negative log likelihood, and the share of right answers in %."""
+
+    total: jax.Array
+    top1: jax.Array
+
+
+class Supervised(Method):
+    """All levels and the head by the class of the video.
+
+    A video without a label (below 0) counts as one that is not valid, but for the statistics.
+    """
+
+    batch_fields = ("video", "valid", "label")
+    last_state = _LAST_STATE
+    borders = "method supervised trains end to end: the loss of the head moves every level, and is meant to"
+
+    def summary(self, settings: Settings, geometry: Geometry) -> str:
+        """Return one line that says what is trained, and by what."""
+        labels = f"the labels {settings.data.label!r}" if settings.data.label else "the first label set"
+        top = geometry.hierarchy[-1]
+        return f"all levels end to end by {labels}, cross-entropy of a linear head on the {top} token; no predictions"
+
+    def groups(self, hierarchy: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the levels and the head."""
+        return (*hierarchy, "head")
+
+    def owners(self, hierarchy: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the head, whose loss is the only one."""
+        del hierarchy
+        return ("head",)
+
+    def build_model(self, settings: Settings, geometry: Geometry, num_classes: int, *, rngs: Any) -> Pyramid:
+        """Return the pyramid with a head instead of predictors."""
+        return Classifier(settings.model, geometry, num_classes or _SOME_CLASSES, rngs=rngs)
+
+    def losses(self, model: Any, inputs: Inputs, settings: ObjectiveSettings, *, key: jax.Array | None) -> Outcome:
+        """Return the loss of the head; none of the objective's settings is read."""
+        del settings
+        outputs = encode(model, inputs.video, train=True, valid=inputs.valid, key=key)
+        log_probs = log_probabilities(model.head, _top(model, outputs))
+        counts = inputs.labels >= 0
+        if inputs.valid is not None:
+            counts &= inputs.valid
+        right = (log_probs.argmax(-1) == inputs.labels).astype(log_probs.dtype)
+        loss = negative_log_likelihood(log_probs, inputs.labels, counts)
+        return Outcome(SupervisedLosses(loss, 100 * masked_mean(right, counts)), outputs, {})
+
+    def metrics(self, losses: SupervisedLosses) -> dict[str, jax.Array]:
+        """Return the accuracy on the batch, in %."""
+        return {"train/top1": losses.top1}
+
+    def owned_losses(self, losses: SupervisedLosses) -> dict[str, jax.Array]:
+        """Return the loss of the head."""
+        return {"head": losses.total}
+
+    def predicted_classes(self, model: Any, outputs: dict[str, LevelOutput]) -> jax.Array | None:
+        """Return the class that the head names, int32 [B]."""
+        return log_probabilities(model.head, _top(model, outputs)).argmax(-1).astype(jnp.int32)
+
+
+def _top(pyramid: Pyramid, outputs: dict[str, LevelOutput]) -> LevelOutput:
+    return outputs[pyramid.geometry.hierarchy[-1]]

@@ -14,10 +14,10 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from configs import default
 from hvt_jax import settings as settings_lib
-from hvt_jax.engine import labels as labels_lib
 from hvt_jax.engine import optim, schedules
 from hvt_jax.hierarchy import HIERARCHIES, Geometry, hierarchy_edges
 from hvt_jax.model.pyramid import Pyramid
+from hvt_jax.objectives.methods import METHODS
 
 HIERARCHY = ("frame", "clip")
 LABELS = ("frame", "frame/predictors", "clip", "clip/predictors")
@@ -50,9 +50,9 @@ def make_params(every_kind=False):
     return jax.tree.unflatten(structure, arrays)
 
 
-def build(num_steps=1000, steps_per_epoch=10, hierarchy=HIERARCHY, **changes):
+def build(num_steps=1000, steps_per_epoch=10, groups=LABELS, **changes):
     return optim.build_optimizer(
-        dataclasses.replace(BASE, **changes), hierarchy, steps_per_epoch=steps_per_epoch, num_steps=num_steps
+        dataclasses.replace(BASE, **changes), groups, steps_per_epoch=steps_per_epoch, num_steps=num_steps
     )
 
 
@@ -79,9 +79,9 @@ def run(tx, gradients, params=None):
     return history
 
 
-def part(tree, label, hierarchy=HIERARCHY):
+def part(tree, label):
     """The leaves of one label, concatenated."""
-    pairs = zip(jax.tree.leaves(optim.parameter_labels(tree, hierarchy)), jax.tree.leaves(tree), strict=True)
+    pairs = zip(jax.tree.leaves(optim.parameter_labels(tree, LABELS)), jax.tree.leaves(tree), strict=True)
     return np.concatenate([np.ravel(leaf) for name, leaf in pairs if name == label])
 
 
@@ -91,7 +91,7 @@ def ones(value=1.0):
 
 def with_label(tree, label, function):
     """`tree` with `function` applied to the leaves of one label."""
-    labels = optim.parameter_labels(tree, HIERARCHY)
+    labels = optim.parameter_labels(tree, LABELS)
     return jax.tree.map(lambda name, leaf: function(leaf) if name == label else leaf, labels, tree)
 
 
@@ -125,14 +125,15 @@ def test_labels_are_the_levels_of_the_paths(hierarchy):
             nnx.state(Pyramid(model, geometry, hierarchy_edges(geometry, (), True), rngs=nnx.Rngs(0)), nnx.Param)
         )
 
-    labels = optim.parameter_labels(jax.eval_shape(params), hierarchy)
+    groups = METHODS["local"].groups(hierarchy)
+    labels = optim.parameter_labels(jax.eval_shape(params), groups)
     seen = set()
     for path, label in jax.tree_util.tree_flatten_with_path(labels)[0]:
         keys = [entry.key for entry in path]
         level = keys[1] if keys[0] == "levels" else hierarchy[0]
         assert label == (f"{level}/predictors" if "predictors" in keys else level), keys
         seen.add(label)
-    assert seen == set(labels_lib.label_names(hierarchy)) and len(seen) == 2 * len(hierarchy)
+    assert seen == set(groups) and len(seen) == 2 * len(hierarchy)
 
 
 def test_labels_name_what_they_do_not_cover():
@@ -140,16 +141,16 @@ def test_labels_name_what_they_do_not_cover():
     params["head"] = {"kernel": jnp.ones((2, 2))}
     params["levels"]["sequence"] = {"encoder": {"kernel": jnp.ones((2, 2))}}
     with pytest.raises(ValueError, match=r"2 parameters .* head/kernel, levels/sequence/encoder/kernel"):
-        optim.parameter_labels(params, HIERARCHY)
+        optim.parameter_labels(params, LABELS)
     params = make_params()
     del params["levels"]["clip"]["predictors"]
     with pytest.raises(ValueError, match="clip/predictors"):
-        optim.parameter_labels(params, HIERARCHY)
+        optim.parameter_labels(params, LABELS)
 
 
 def test_label_norms_by_hand():
     params = make_params()
-    norms = optim.label_norms(params, optim.parameter_labels(params, HIERARCHY))
+    norms = optim.label_norms(params, optim.parameter_labels(params, LABELS))
     assert set(norms) == set(LABELS)
     for label, norm in norms.items():
         np.testing.assert_allclose(norm, np.linalg.norm(part(params, label)), rtol=1e-6)
@@ -227,7 +228,7 @@ def test_rates_follow_the_global_step_although_a_label_skips():
     history = run(build(num_steps=6, **settings), [ones(), bad, bad, ones(), ones(), ones()])
     for index in (3, 4, 5):
         rates = schedules.learning_rates(
-            dataclasses.replace(BASE, **settings), HIERARCHY, index, steps_per_epoch=10, num_steps=6
+            dataclasses.replace(BASE, **settings), LABELS, index, steps_per_epoch=10, num_steps=6
         )
         for label in LABELS:
             change = part(history[index][0], label) - part(history[index + 1][0], label)
@@ -407,7 +408,7 @@ def test_four_small_batches_are_one_large():
     gradients = [jax.tree.map(lambda x, k=k: jnp.sin((k + 1) * x), make_params()) for k in range(8)]
     means = [jax.tree.map(lambda *parts: sum(parts) / 4, *gradients[k : k + 4]) for k in (0, 4)]
     settings = {"weight_decay": 0.1, "clip_norm": 3.0}
-    norms = optim.label_norms(means[0], optim.parameter_labels(means[0], HIERARCHY))
+    norms = optim.label_norms(means[0], optim.parameter_labels(means[0], LABELS))
     assert min(norms.values()) < 3 < max(norms.values()), "some labels are to be clipped, some not"
     small, large = run(build(accumulation_steps=4, **settings), gradients), run(build(**settings), means)
     assert moved(small, "frame") == "---x---x"

@@ -13,7 +13,7 @@ from hvt_jax.engine import schedules
 from hvt_jax.settings import LevelEpochs, OptimizerSettings
 from tests import golden_files
 
-HIERARCHY = ("frame", "clip", "sequence")
+GROUPS = ("frame", "frame/predictors", "clip", "clip/predictors", "sequence", "sequence/predictors")
 SETTINGS = OptimizerSettings(
     name="sgd",
     learning_rate=0.1,
@@ -128,9 +128,7 @@ def test_rates_are_the_originals(key, golden):
 def test_settings_give_the_original_schedule_without_its_second_climb(golden):
     settings = dataclasses.replace(SETTINGS, schedule="cosine", warmup_epochs=6.0)
     golden = golden["default_warm6_cos6"]
-    rates = [
-        schedules.learning_rates(settings, HIERARCHY, epoch, steps_per_epoch=1, num_steps=12) for epoch in range(30)
-    ]
+    rates = [schedules.learning_rates(settings, GROUPS, epoch, steps_per_epoch=1, num_steps=12) for epoch in range(30)]
     # The warm-up itself differs: from peak / 6, not from the original's own setting.
     np.testing.assert_allclose([rate["clip"] for rate in rates[:6]], 0.1 * np.arange(1, 7) / 6)
     for label, part, factor in (("clip", "mod", 1), ("clip/predictors", "pred", 3)):
@@ -153,7 +151,7 @@ def test_rates_agree_between_host_and_device_and_stay_in_range(kind, warmup_epoc
 
 
 def _moves(settings, steps, steps_per_epoch):
-    rows = [schedules.moving_labels(settings, HIERARCHY, step, steps_per_epoch=steps_per_epoch) for step in steps]
+    rows = [schedules.moving_labels(settings, GROUPS, step, steps_per_epoch=steps_per_epoch) for step in steps]
     return {label: "".join("-x"[bool(row[label])] for row in rows) for label in rows[0]}
 
 
@@ -190,7 +188,5 @@ def test_an_update_keeps_the_rate_and_the_turn_of_its_first_batch():
     start = LevelEpochs(patch=0.0, frame=0.0, clip=0.5, sequence=0.0)
     settings = dataclasses.replace(SETTINGS, schedule="cosine", accumulation_steps=4, start_epochs=start)
     assert _moves(settings, range(12), steps_per_epoch=12)["clip"] == "--------xxxx"
-    rates = [
-        schedules.learning_rates(settings, HIERARCHY, s, steps_per_epoch=12, num_steps=12)["clip"] for s in range(12)
-    ]
+    rates = [schedules.learning_rates(settings, GROUPS, s, steps_per_epoch=12, num_steps=12)["clip"] for s in range(12)]
     assert rates == [rates[s - s % 4] for s in range(12)] and math.isclose(rates[0], 0.1) and rates[4] < rates[0]

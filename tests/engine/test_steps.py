@@ -9,7 +9,6 @@ import pytest
 
 from hvt_jax.engine import optim, steps
 from hvt_jax.engine import state as state_lib
-from hvt_jax.engine.labels import label_names
 from hvt_jax.hierarchy import HIERARCHIES, LEVELS
 from hvt_jax.objectives import local
 from tests import small
@@ -208,7 +207,7 @@ def _poison(state, *path):
 def test_a_nan_stops_the_labels_it_reaches_and_no_other(guarded, path, touched):
     definition, state, step = guarded
     state, batch = _poison(state, *path), small.batch_of(definition)
-    labels = label_names(definition.hierarchy)
+    labels = definition.groups
     before = small.named_leaves(state.params)
     for count in (1, 2):
         state, metrics = step(state, batch, KEY)

@@ -1,0 +1,27 @@
+"""The hierarchy with a linear head that names a class: what supervised training trains."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from hvt_jax.hierarchy import Geometry
+from hvt_jax.model.pyramid import Pyramid
+from hvt_jax.model_settings import ModelSettings
+from hvt_jax.nn.linear import Linear
+
+
+class Classifier(Pyramid):
+    """A pyramid without predictors, and `head/...`, a linear map from the token of its top level to the classes.
+
+    The head begins as a linear layer of torch does, uniform within 1/sqrt(width), and so does its bias: at zero it
+    would let no gradient through to the levels in the first step. It computes in float32 at least.
+    """
+
+    def __init__(self, settings: ModelSettings, geometry: Geometry, num_classes: int, *, rngs: nnx.Rngs):
+        super().__init__(settings, geometry, (), rngs=rngs)
+        width = getattr(settings, geometry.hierarchy[-1]).width
+        dtype = jnp.promote_types(settings.compute_dtype, jnp.float32)
+        self.head = Linear(width, num_classes, dtype=dtype, rngs=rngs)
+        for part in (self.head.kernel, self.head.bias):
+            bound = width**-0.5
+            part[...] = jax.random.uniform(rngs.params(), part.shape, minval=-bound, maxval=bound)

@@ -1,0 +1,106 @@
+"""Methods `local` and `joint`: the same predictions and losses, with and without borders between the levels."""
+
+from typing import Any
+
+import jax
+
+from hvt_jax.hierarchy import LEVELS, RELATIONS, Edge, Geometry, hierarchy_edges
+from hvt_jax.model.pyramid import Pyramid
+from hvt_jax.objectives import local
+from hvt_jax.objectives.method import Inputs, Method, Outcome
+from hvt_jax.settings import ObjectiveSettings, Settings, SettingsError
+
+
+class Local(Method):
+    """Every level learns from its own predictions alone; nothing crosses a border."""
+
+    last_state = -2
+    isolated = True
+
+    def summary(self, settings: Settings, geometry: Geometry) -> str:
+        """Return one line that says what is trained, and by what."""
+        del settings, geometry
+        return "every level by its own predictions, gradients stopped between levels"
+
+    def groups(self, hierarchy: tuple[str, ...]) -> tuple[str, ...]:
+        """Return every level, then its predictors."""
+        return tuple(group for level in hierarchy for group in (level, f"{level}/predictors"))
+
+    def owners(self, hierarchy: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the levels: each has predictions."""
+        return hierarchy
+
+    def edges(self, settings: Settings, geometry: Geometry) -> tuple[Edge, ...]:
+        """Return the predictions of the hierarchy.
+
+        Raises:
+          SettingsError: for the weight of one that it does not have, or a level that would predict nothing.
+        """
+        objective = settings.objective
+        up_to_one = not local.leaves_up_to_one(objective)
+        edges = hierarchy_edges(geometry, settings.model.causal_levels, objective.side, up_to_one=up_to_one)
+        _check_edge_weights(objective, edges)
+        _check_every_level_predicts(geometry, edges)
+        return edges
+
+    def build_model(self, settings: Settings, geometry: Geometry, num_classes: int, *, rngs: Any) -> Pyramid:
+        """Return the pyramid with a predictor for each edge."""
+        del num_classes
+        return Pyramid(settings.model, geometry, self.edges(settings, geometry), rngs=rngs)
+
+    def losses(self, model: Any, inputs: Inputs, settings: ObjectiveSettings, *, key: jax.Array | None) -> Outcome:
+        """Return the losses of every edge and level; targets are stopped here, borders in the model."""
+        masks = {"valid": inputs.valid, "frame_valid": inputs.frame_valid}
+        attached = {"attached": settings.targets == "attached", "attached_side": settings.distance == "contrastive"}
+        outputs = model(inputs.video, train=True, valid=inputs.valid, key=key, isolated=self.isolated)
+        asked = inputs.questions
+        predictions = local.predict(model, outputs, asked.draws, train=True, change=asked.change, **masks, **attached)
+        parts = (predictions, outputs, model.edges, model.geometry, settings)
+        weights = {"edge_weights": inputs.edge_weights, "candidates": asked.candidates}
+        losses = local.local_losses(*parts, **weights, **masks)
+        return Outcome(losses, outputs, predictions)
+
+    def metrics(self, losses: local.LocalLosses) -> dict[str, jax.Array]:
+        """Return the loss of every edge and the regulariser of every level."""
+        edges = {f"train/{edge}": loss for of_level in losses.edges.values() for edge, loss in of_level.items()}
+        return edges | {f"train/{level}/regularizer": value for level, value in losses.regularizers.items()}
+
+    def owned_losses(self, losses: local.LocalLosses) -> dict[str, jax.Array]:
+        """Return for every level the losses of its edges, each with weight 1, and its own regulariser."""
+        return {
+            level: sum(edges.values()) + losses.regularizers.get(level, 0.0) for level, edges in losses.edges.items()
+        }
+
+
+class Joint(Local):
+    """As `Local`, but gradients run on into the levels below; targets are stopped as there."""
+
+    isolated = False
+    borders = "method joint has no borders between levels: losses reach all levels below their own"
+
+    def summary(self, settings: Settings, geometry: Geometry) -> str:
+        """Return one line that says what is trained, and by what."""
+        del settings, geometry
+        return "every level by its own predictions and by those of the levels above, nothing stopped between levels"
+
+
+def _check_edge_weights(objective: ObjectiveSettings, edges: tuple[Edge, ...]) -> None:
+    """Raise SettingsError for a weight that no edge has, unless it is 1, as in every config."""
+    known = {(edge.source, edge.relation) for edge in edges}
+    for level in LEVELS:
+        for relation in RELATIONS:
+            weight = getattr(getattr(objective.edge_weights, level), relation)
+            if weight != 1 and (level, relation) not in known:
+                raise SettingsError(
+                    f"objective.edge_weights.{level}.{relation} = {weight:g} weighs nothing: the {len(edges)} edges of "
+                    f"this config are {', '.join(map(str, edges))}; set it to 1"
+                )
+
+
+def _check_every_level_predicts(geometry: Geometry, edges: tuple[Edge, ...]) -> None:
+    for level in geometry.hierarchy:
+        if not any(edge.source == level for edge in edges):
+            raise SettingsError(
+                f"the level {level} has nothing to predict: the one token above leaves no choice among the candidates "
+                "of the same video; set objective.batch_candidates_weight = 1, or another objective.distance"
+            )

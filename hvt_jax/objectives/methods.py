@@ -1,0 +1,13 @@
+"""The methods of training, by the name that `config.method` gives."""
+
+from hvt_jax.objectives.local_methods import Joint, Local
+from hvt_jax.objectives.method import Method
+from hvt_jax.objectives.supervised import Supervised
+from hvt_jax.settings import Settings
+
+METHODS: dict[str, Method] = {"local": Local(), "joint": Joint(), "supervised": Supervised()}
+
+
+def parameter_groups(settings: Settings) -> tuple[str, ...]:
+    """Return the parameter groups of a run: those of its method for its hierarchy."""
+    return METHODS[settings.method].groups(settings.model.levels)
