@@ -15,6 +15,7 @@ from hvt_jax.engine.checkpoint import parameter_digest
 from hvt_jax.engine.run_folder import RunFolder
 from hvt_jax.engine.state import TrainState
 from hvt_jax.engine.steps import LONGEST_BAD_ROW, Definition
+from hvt_jax.evaluation import head as head_lib
 from hvt_jax.evaluation import judge, report, verdict
 from hvt_jax.evaluation import results as results_lib
 from hvt_jax.objectives.methods import parameter_groups
@@ -153,11 +154,14 @@ class RunLog:
             return flat
         seconds = judgement.feature_seconds, judgement.judge_seconds
         times = {"time/feature_seconds": seconds[0], "time/judge_seconds": seconds[1]}
-        self._writer.write(step, {"epoch": step / self._steps_per_epoch, **flat, **self._data(), **times})
+        found = {**flat, **(judgement.head or {}), **self._data(), **times}
+        self._writer.write(step, {"epoch": step / self._steps_per_epoch, **found})
         if not jax.process_index():
             brackets = "untrained | supervised" if self._ceiling else "untrained"
             spent = f"features {seconds[0]:.1f} s, neighbours and probes {seconds[1]:.1f} s"
             self.note(f"step {step}: top-1 ({brackets}), judged in {sum(seconds):.1f} s: {spent}")
+            if judgement.head:
+                self.note(f"head top-1 {judgement.head['test/top1']:.1f} % of the test videos")
             self._tell(self.records())
             self._told = step
         return flat
@@ -204,6 +208,7 @@ class RunLog:
             "outcome": outcome,
             **results_lib.read_scores(records, self._ceiling),
             "edges": results_lib.read_edges(records),
+            **({"head": head} if (head := head_lib.read_head(records)) else {}),
             "steps": step,
             "seconds": self._seconds(),
             "clips_per_second": self.speed.clips_per_second or last.get("speed/clips_per_second"),

@@ -34,13 +34,6 @@ class TrainState:
     opt_state: optax.OptState
 
 
-def new_pyramid(
-    settings: ModelSettings, geometry: Geometry, edges: tuple[Edge, ...], *, key: jax.Array | int
-) -> Pyramid:
-    """Return a freshly initialised model; `key` is a seed or a random key, which may be traced."""
-    return Pyramid(settings, geometry, edges, rngs=nnx.Rngs(params=key))
-
-
 def split(pyramid: Pyramid) -> tuple[nnx.GraphDef, Tree, Tree]:
     """Return (graph definition, parameters, statistics); raises if other state hides in the model."""
     graphdef, params, stats = nnx.split(pyramid, nnx.Param, nnx.BatchStat)

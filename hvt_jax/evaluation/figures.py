@@ -20,7 +20,7 @@ LEVEL_COLORS = {"patch": "#8c6bb1", "frame": "#2b7bba", "clip": "#e07b39", "sequ
 RELATION_COLORS = {"up": "#2b7bba", "down": "#e07b39", "side": "#3a9a5b"}
 JUDGE_COLORS = {"knn": "#7f7f7f", "linear": "#2b7bba", "mlp": "#e07b39"}
 RELATION_STYLES = {"up": "-", "down": "--", "side": ":"}
-ALARM_COLOR = "#c0392b"
+ALARM_COLOR, HEAD_COLOR = "#c0392b", "#777777"
 _MANY_POINTS = 40  # above this a curve is smoothed and the raw values stay visible behind it
 _PANEL = (4.2, 2.9)  # inches
 
@@ -34,7 +34,7 @@ def draw_all(folder: Path, metrics: Sequence[Mapping], judged: Mapping) -> dict[
       judged: the results, see `report.write_report`; may be empty.
 
     Returns:
-      by name ("losses", "accuracy", "pairs", "monitors", "gradients") the file, of those that were drawn.
+      by name ("losses", "head", "accuracy", "pairs", "monitors", "gradients") the file, of those that were drawn.
 
     Raises:
       RunFolderError: if a file cannot be written.
@@ -43,6 +43,7 @@ def draw_all(folder: Path, metrics: Sequence[Mapping], judged: Mapping) -> dict[
         folder.mkdir(parents=True, exist_ok=True)
     drawings = {
         "losses": _losses(metrics),
+        "head": _head(metrics),
         "accuracy": _accuracies(metrics, judged, "top1", "What is read from frozen features"),
         "pairs": _accuracies(metrics, judged, "within_pairs", "A class against its reverse in time"),
         "monitors": _monitors(metrics),
@@ -71,6 +72,21 @@ def _losses(metrics: Sequence[Mapping]):
             _curve(axis, metrics, name, f"{relation}: {edge.split('->')[1]}", RELATION_COLORS[relation])
         _finish(axis, level, ylabel="loss", zero=True)
         axis.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def _head(metrics: Sequence[Mapping]):
+    if "train/top1" not in _names(metrics):
+        return None
+    figure, axes = _panels(2, 2, "The head: training by labels")
+    _curve(axes[0], metrics, "train/total", None, HEAD_COLOR)
+    _finish(axes[0], "loss of the training batch", ylabel="negative log likelihood", zero=True)
+    _curve(axes[1], metrics, "train/top1", "training batch", HEAD_COLOR)
+    _curve(axes[1], metrics, "test/top1", "test videos", ALARM_COLOR, marker="o")
+    chances = series(metrics, "test/chance")[1]
+    _level_line(axes[1], chances[-1] if chances else None, "chance", "#999999", (0, (1, 2)))
+    _finish(axes[1], "accuracy of the head", ylabel="top-1 accuracy (%)", zero=True)
+    axes[1].legend(fontsize=8, frameon=False)
     return figure
 
 
@@ -146,6 +162,7 @@ def _gradients(metrics: Sequence[Mapping]):
         for level in LEVELS:
             _curve(axis, metrics, f"{kind}/{level}", level, LEVEL_COLORS[level])
             _curve(axis, metrics, f"{kind}/{level}/predictors", None, LEVEL_COLORS[level], linestyle="--")
+        _curve(axis, metrics, f"{kind}/head", "head", HEAD_COLOR)
         axis.plot([], [], color="#333333", linestyle="--", label="predictors of the level")
         _finish(axis, kind.replace("_", " "), ylabel="norm", logarithmic=True)
     _shared_legend(figure, axes)

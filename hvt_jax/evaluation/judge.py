@@ -11,7 +11,9 @@ import numpy as np
 
 from hvt_jax.data import pipeline
 from hvt_jax.data.sources import Dataset
+from hvt_jax.engine.steps import HEAD
 from hvt_jax.evaluation import accuracy, features, knn, pairs, probes
+from hvt_jax.evaluation.head import head_metrics
 from hvt_jax.evaluation.results import Scores
 from hvt_jax.hierarchy import LEVELS
 from hvt_jax.settings import EvaluationSettings, Settings
@@ -60,11 +62,13 @@ class Judgement(NamedTuple):
       scores: {judge: {level: {label set: {"top1", "chance", "standard_error", ...}}}}, in %; see `measure`.
       feature_seconds: spent on features.
       judge_seconds: spent on neighbours and probes.
+      head: how often the model's own head is right, see `head.head_metrics`; None if it has none.
     """
 
     scores: Scores
     feature_seconds: float
     judge_seconds: float
+    head: dict[str, float] | None = None
 
 
 def judge_levels(
@@ -80,7 +84,7 @@ def judge_levels(
 
     Features are extracted once for all of them. They learn from the training split and are asked about the test split.
     Scores are empty if one of the splits has no video that can be read; None if `should_stop()`, asked before every
-    batch, was true.
+    batch, was true. A head of the model's own is judged, too, by the label set judged first.
     """
     found, started = [], time.monotonic()
     for split in (train, test):
@@ -96,6 +100,9 @@ def judge_levels(
     extracted_at = time.monotonic()
     learned = {name: labels[train_index] for name, labels in train.labels.items()}
     asked = {name: labels[test_index] for name, labels in test.labels.items()}
+    _, named = (of_split.pop(HEAD, None) for of_split in (train_features, test_features))  # classes, not features
+    first = next(iter(test.labels))
+    head = None if named is None else head_metrics(named, asked[first], test.num_classes[first])
     width = max(values.shape[1] for values in train_features.values())
     scores: Scores = {}
     for level in (name for name in LEVELS if name in train_features):
@@ -103,7 +110,7 @@ def judge_levels(
         for judge, by_set in ask_judges(task, settings).items():
             measured = {name: measure(judge, by_set[name], asked[name], test.partners.get(name)) for name in by_set}
             scores.setdefault(judge, {})[level] = measured
-    return Judgement(scores, extracted_at - started, time.monotonic() - extracted_at)
+    return Judgement(scores, extracted_at - started, time.monotonic() - extracted_at, head)
 
 
 class Task(NamedTuple):

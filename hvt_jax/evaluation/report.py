@@ -6,6 +6,7 @@ from pathlib import Path
 from hvt_jax.engine.run_folder import write_file
 from hvt_jax.evaluation import figures
 from hvt_jax.evaluation.accuracy import STANDARD_ERRORS
+from hvt_jax.evaluation.head import sentence as head_sentence
 from hvt_jax.evaluation.results import JUDGES, by_level, difference_error
 from hvt_jax.evaluation.verdict import BETTER, TITLES, beside, ratio, shown, verdict
 
@@ -32,6 +33,7 @@ _PAIRS = (
 )
 
 _CAPTIONS = {
+    "head": "Loss and accuracy of the head that supervised training has.",
     "accuracy": "What is read from the frozen features of every level while training. Dashed: the same judge on the "
     "untrained network.",
     "pairs": "Accuracy within pairs of classes that are each other reversed in time.",
@@ -52,7 +54,7 @@ def write_report(folder: Path | str, metrics: Sequence[Mapping], results: Mappin
       folder: the run folder.
       metrics: records of metrics.jsonl; the names are listed in docs/running.md.
       results: the numbers, every field optional: `outcome`, a key of `_OUTCOMES`; `knn`, `linear` and `mlp` from
-        `results.read_scores`; `edges` from `results.read_edges`; `steps`, `seconds`, `clips_per_second`,
+        `results.read_scores`; `edges` from `results.read_edges`; `head` from `head.read_head`; `steps`, `seconds`, `clips_per_second`,
         `parameter_digest`, `bad_videos` [name], `skipped_updates` {label: count}.
       warnings: sentences for the section on alarms.
 
@@ -66,7 +68,7 @@ def write_report(folder: Path | str, metrics: Sequence[Mapping], results: Mappin
     pictures = figures.draw_all(folder / "figures", metrics, results)
     sections = [
         ["# Report", _summary(results)],
-        ["## Did it learn anything?", *_judgement(results)],
+        ["## Did it learn anything?", *_judgement(results), _head(results)],
         ["## What are the predictions worth?", *_edges(results.get("edges") or {})],
         ["## Alarms", _bullets(warnings) or "None."],
         ["## Data and updates", _bullets(_incidents(results))],
@@ -133,6 +135,10 @@ def _edges(edges: Mapping[str, Mapping]) -> list[str]:
         "Near 1 nothing was learned that the mean of all targets, a blind choice among candidates, or the source token "
         "itself (-: source and target differ in width) does not give for nothing.",
     ]
+
+
+def _head(results: Mapping) -> str:
+    return head_sentence(results["head"]) if results.get("head") else ""
 
 
 def _incidents(results: Mapping) -> list[str]:

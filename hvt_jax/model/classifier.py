@@ -11,7 +11,7 @@ from hvt_jax.nn.linear import Linear
 
 
 class Classifier(Pyramid):
-    """A pyramid without predictors, and `head/...`, a linear map from the token of its top level to the classes.
+    """A pyramid without predictors, and `head/...`, a linear map from a token of its top level to the classes.
 
     The head begins as a linear layer of torch does, uniform within 1/sqrt(width), and so does its bias: at zero it
     would let no gradient through to the levels in the first step. It computes in float32 at least.

@@ -1,4 +1,4 @@
-"""Method `supervised`, the ceiling: the whole hierarchy at once, by a linear head on the token of the top level."""
+"""Method `supervised`, the ceiling: the whole hierarchy at once, by a linear head on its top level."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -43,9 +43,9 @@ def log_probabilities(head: Callable[[jax.Array], jax.Array], top: LevelOutput) 
 
     Args:
       head: a map [B, D] -> [B, classes], such as a linear layer.
-      top: of the top level, from `encode`.
+      top: of the top level, from `encode`; where a video has several tokens, it is their mean that is looked at.
     """
-    logits_BK = head(top.tokens[:, 0])
+    logits_BK = head(top.tokens.mean(1))
     return jax.nn.log_softmax(logits_BK.astype(jnp.promote_types(logits_BK.dtype, jnp.float32)))
 
 
@@ -83,7 +83,8 @@ class Supervised(Method):
         """Return one line that says what is trained, and by what."""
         labels = f"the labels {settings.data.label!r}" if settings.data.label else "the first label set"
         top = geometry.hierarchy[-1]
-        return f"all levels end to end by {labels}, cross-entropy of a linear head on the {top} token; no predictions"
+        token = f"{top} token" if geometry.num_tokens(top) == 1 else f"mean {top} token"
+        return f"all levels end to end by {labels}, cross-entropy of a linear head on the {token}; no predictions"
 
     def groups(self, hierarchy: tuple[str, ...]) -> tuple[str, ...]:
         """Return the levels and the head."""

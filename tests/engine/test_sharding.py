@@ -79,6 +79,14 @@ def test_four_devices_do_what_one_does_with_patches_after_the_conv_stem_too(monk
     _is_the_same(_run(monkeypatch, 1, **CONV_STEM), _run(monkeypatch, 4, **CONV_STEM, **{"train.fsdp": True}))
 
 
+def test_four_devices_train_on_labels_as_one_does(monkeypatch):
+    """With parameters that are cut, the head's among them."""
+    fields = {"method": "supervised", "model.hierarchy": "patch-frame", "train.fsdp_min_size": 16}
+    one, four = (_run(monkeypatch, devices, **fields, **{"train.fsdp": devices > 1}) for devices in (1, 4))
+    assert not four[1].params["head"]["kernel"].sharding.is_fully_replicated
+    _is_the_same(one, four)
+
+
 def _is_the_same(of_one, of_four):
     (expected, state_of_one, features_of_one, _), (metrics, state, features, compiled) = of_one, of_four
     assert compiled.train_step._cache_size() == 1
@@ -90,7 +98,7 @@ def _is_the_same(of_one, of_four):
             np.testing.assert_allclose(four[name], one[name], rtol=3e-6, err_msg=name)
     assert small.largest_difference(state_of_one.params, state.params) < 1e-6
     assert small.largest_difference(state_of_one.stats, state.stats) < 1e-5
-    assert features.keys() == features_of_one.keys() >= {"frame", "clip", "index", "valid"}
+    assert features.keys() == features_of_one.keys() >= {"frame", "index", "valid"}
     assert small.largest_difference(features_of_one, features) < 1e-5
 
 

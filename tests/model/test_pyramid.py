@@ -11,7 +11,7 @@ from hvt_jax.engine import steps
 from hvt_jax.hierarchy import HIERARCHIES, LEVELS, Edge, Geometry, hierarchy_edges
 from hvt_jax.model.level import Level
 from hvt_jax.model.predictor import Predictor, code_split
-from hvt_jax.model.pyramid import edge_codes, model_geometry
+from hvt_jax.model.pyramid import Pyramid, edge_codes, model_geometry
 from hvt_jax.model.stem import cut_patches
 from hvt_jax.objectives import local
 from hvt_jax.settings import read_settings
@@ -29,7 +29,7 @@ def _video(definition, seed=0, batch=2):
 
 
 def _pyramid(definition):
-    return state_lib.new_pyramid(definition.settings.model, definition.geometry, definition.edges, key=0)
+    return Pyramid(definition.settings.model, definition.geometry, definition.edges, rngs=nnx.Rngs(params=0))
 
 
 def test_levels_keep_their_order_through_jit():
