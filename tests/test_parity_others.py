@@ -25,6 +25,8 @@ from hvt_jax.model.pyramid import model_geometry
 from hvt_jax.objectives import siamese, supervised
 from hvt_jax.objectives.distances import distance, vicreg
 from hvt_jax.objectives.draws import distance_code, side_log_probabilities
+from hvt_jax.objectives.method import Inputs
+from hvt_jax.objectives.methods import METHODS
 from tests import golden_files, parity
 from tests.parity_case import close, load, quick_jit, under
 from tests.small import small_settings
@@ -188,9 +190,10 @@ def test_supervised_through_the_whole_network(path, kind, dtype):
         def loss(params, head):
             pyramid = state_lib.merge(model.graphdef, params, model.stats)
             classify = lambda token: token @ head["kernel"] + head["bias"]  # noqa: E731
-            outputs = supervised.encode(pyramid, video, train=True)
-            log_probs = supervised.log_probabilities(classify, outputs[model.geometry.hierarchy[-1]])
-            return supervised.negative_log_likelihood(log_probs, jnp.asarray(arrays["labels"])), log_probs
+            pyramid.head = classify
+            inputs = Inputs(video, None, None, jnp.asarray(arrays["labels"]), {}, None, {})
+            losses, outputs, _ = METHODS["supervised"].losses(pyramid, inputs, None, key=None)
+            return losses.total, supervised.log_probabilities(classify, outputs[model.geometry.hierarchy[-1]])
 
         step = quick_jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
         (value, log_probs), (gradients, head_gradient) = step(model.params, head)

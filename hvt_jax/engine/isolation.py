@@ -20,21 +20,32 @@ Table = dict[str, dict[str, float]]
 
 
 def examine(definition: Definition, num_videos: int) -> tuple[str, int]:
-    """Return what the command `audit` prints, and the number of leaks in it."""
+    """Return what the command `audit` prints, and the number of leaks in it.
+
+    A leak leads where the method does not mean to (`Method.reach`); a border may also be crossed by design.
+    """
     table = audit(definition, num_videos)
-    moved = leaks(table)
-    lines = [f"leak: the losses of {level} move {label} (gradient norm {norm:.3e})" for level, label, norm in moved]
-    known = {(level, label) for level, label, _ in moved}
-    lines += [
-        f"open: a path of the program leads from the losses of {level} to {label}"
-        for level, label in open_paths(definition, num_videos)
-        if (level, label) not in known
-    ]
-    verdict = "no leak: no path of the program leads between levels, whatever the input"
-    if lines:
-        reason = definition.method.borders
-        verdict = f"{len(lines)} leaks" + (f"; {reason}" if reason else "")
-    return "\n".join([format_table(table), *lines, verdict]), len(lines)
+    found = {
+        (owner, label): f"the losses of {owner} move {label} (gradient norm {norm:.3e})"
+        for owner, label, norm in crossings(table)
+    }
+    leaks = {pair: f"leak: {text}" for pair, text in found.items() if not _is_meant(definition, *pair)}
+    by_design = {pair: f"crossed by design: {text}" for pair, text in found.items() if pair not in leaks}
+    for owner, label in open_paths(definition, num_videos):
+        if (owner, label) not in found:
+            kind = by_design if _is_meant(definition, owner, label) else leaks
+            kind[owner, label] = f"open: a path of the program leads from the losses of {owner} to {label}"
+    if leaks:
+        verdict = f"{len(leaks)} leaks"
+    elif by_design:
+        verdict = f"gradients cross borders by design: {definition.method.borders}; no path leads anywhere else"
+    else:
+        verdict = "no leak: no path of the program leads between levels, whatever the input"
+    return "\n".join([format_table(table), *leaks.values(), *by_design.values(), verdict]), len(leaks)
+
+
+def _is_meant(definition: Definition, owner: str, label: str) -> bool:
+    return label in definition.method.reach(owner, definition.hierarchy)
 
 
 def audit(definition: Definition, num_videos: int) -> Table:
@@ -104,8 +115,8 @@ def isolation_table(
     return table
 
 
-def leaks(table: Table) -> list[tuple[str, str, float]]:
-    """Return (level, foreign label, norm) of every block that is not exactly zero; NaN counts as a leak."""
+def crossings(table: Table) -> list[tuple[str, str, float]]:
+    """Return (level, foreign label, norm) of every block that is not exactly zero; NaN is not zero."""
     return [
         (level, label, norm)
         for level, row in table.items()

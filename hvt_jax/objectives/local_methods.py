@@ -30,6 +30,11 @@ class Local(Method):
         """Return the levels: each has predictions."""
         return hierarchy
 
+    def reach(self, owner: str, hierarchy: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the level itself and its predictors."""
+        del hierarchy
+        return owner, f"{owner}/predictors"
+
     def edges(self, settings: Settings, geometry: Geometry) -> tuple[Edge, ...]:
         """Return the predictions of the hierarchy.
 
@@ -73,15 +78,27 @@ class Local(Method):
 
 
 class Joint(Local):
-    """As `Local`, but gradients run on into the levels below; targets are stopped as there."""
+    """As `Local` without the stops between levels: the losses of a level train all levels below it, too.
+
+    The counterpart that tells what isolation costs, or gains: draws, predictors and losses are the same, and equal in
+    value at equal parameters; only where gradients go differs. Targets are stopped by the same rule as in `Local`: one
+    that is a token of another level (up, down) is stopped, or lower levels could make themselves easy to predict; one
+    of the source level itself (side) keeps its gradient where it must be chosen among candidates (`contrastive`) and
+    is stopped where it must be hit. With a gradient it moves the levels below as the source does. So no loss moves a
+    level above its own, or predictors that are not its own.
+    """
 
     isolated = False
-    borders = "method joint has no borders between levels: losses reach all levels below their own"
+    borders = "method joint takes the stops between levels away, so losses move the levels below their own"
 
     def summary(self, settings: Settings, geometry: Geometry) -> str:
         """Return one line that says what is trained, and by what."""
         del settings, geometry
         return "every level by its own predictions and by those of the levels above, nothing stopped between levels"
+
+    def reach(self, owner: str, hierarchy: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the level, its predictors and the levels below."""
+        return *hierarchy[: hierarchy.index(owner) + 1], f"{owner}/predictors"
 
 
 def _check_edge_weights(objective: ObjectiveSettings, edges: tuple[Edge, ...]) -> None:

@@ -57,7 +57,7 @@ class Method(abc.ABC):
     Attributes:
       batch_fields: what of a batch the step gets.
       last_state: which state of a causal level is its token, see `model.level`; in evaluation, too.
-      borders: why gradients cross the borders between levels, for the audit; "" if they must not.
+      borders: why gradients cross the borders between levels by design, for the audit; "" if they must not.
     """
 
     batch_fields: tuple[str, ...] = ("video", "valid")
@@ -75,6 +75,11 @@ class Method(abc.ABC):
     @abc.abstractmethod
     def owners(self, hierarchy: tuple[str, ...]) -> tuple[str, ...]:
         """Return the groups that have losses of their own, see `owned_losses`."""
+
+    def reach(self, owner: str, hierarchy: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the groups that the losses of `owner` are meant to move; the audit calls all others a leak."""
+        del owner
+        return self.groups(hierarchy)
 
     @abc.abstractmethod
     def build_model(self, settings: Settings, geometry: Geometry, num_classes: int, *, rngs: Any) -> Pyramid:

@@ -77,7 +77,7 @@ class Supervised(Method):
 
     batch_fields = ("video", "valid", "label")
     last_state = _LAST_STATE
-    borders = "method supervised trains end to end: the loss of the head moves every level, and is meant to"
+    borders = "method supervised trains end to end, so the loss of the head moves every level"
 
     def summary(self, settings: Settings, geometry: Geometry) -> str:
         """Return one line that says what is trained, and by what."""

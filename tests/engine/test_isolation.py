@@ -45,7 +45,7 @@ def test_no_path_leads_from_a_loss_to_another_level(hierarchy, case):
 )
 def test_only_the_own_blocks_are_not_exactly_zero(hierarchy, case):
     table = isolation.audit(_define(hierarchy, case), small.BATCH)
-    assert isolation.leaks(table) == []
+    assert isolation.crossings(table) == []
     for level, row in table.items():
         assert row[level] > 1e-6
         assert row[f"{level}/predictors"] > 1e-6
@@ -66,12 +66,12 @@ def test_a_border_that_is_open_in_the_model_is_found(monkeypatch):
     assert ("frame", "patch") in found and ("clip", "frame") in found
 
 
-def test_nan_is_a_leak_and_zero_is_written_as_such():
+def test_nan_is_no_zero_and_zero_is_written_as_such():
     table = {
         "frame": {"frame": 1.5, "frame/predictors": 2.0, "clip": 0.0, "clip/predictors": float("nan")},
         "clip": {"frame": 1e-30, "frame/predictors": 0.0, "clip": 3.0, "clip/predictors": 4.0},
     }
-    assert [(level, label) for level, label, _ in isolation.leaks(table)] == [
+    assert [(level, label) for level, label, _ in isolation.crossings(table)] == [
         ("frame", "clip/predictors"),
         ("clip", "frame"),
     ]
