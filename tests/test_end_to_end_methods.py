@@ -1,4 +1,4 @@
-"""A run that is trained on labels: what it leaves behind, and that it resumes bit for bit."""
+"""Runs of the methods that train end to end: what they leave behind, and that one resumes bit for bit."""
 
 import pathlib
 import shutil
@@ -56,6 +56,20 @@ def test_it_resumes_bit_for_bit(world, tmp_path):
     assert run.code == 0 and run.resumed_at == 6, run.stderr
     assert kill_and_resume.differences(world / "run", copy) == []
     assert runs.results(copy)["head"] == runs.results(world / "run")["head"]
+
+
+def test_joint_trains_from_its_config_to_a_report(world):
+    fields = {"data.root": world / "digits", **runs.FIELDS, "method": "joint", "train.num_epochs": 1.0}
+    run = runs.train_here(world / "joint", fields)
+    assert run.code == 0, run.stderr
+    assert "method    joint: every level by its own predictions and by those of the levels above" in run.stdout
+    trained = [record for record in runs.numbers(world / "joint") if "train/total" in record]
+    assert [record["step"] for record in trained] == list(range(1, 5))
+    names = {"train/frame->clip/up", "gradient_norm/frame/predictors", "monitor/frame->clip/up/trivial_ratio"}
+    assert names <= trained[0].keys()
+    results = runs.results(world / "joint")
+    assert results["outcome"] == "done" and "head" not in results and results["knn"]["clip"]
+    assert "own head" not in (world / "joint" / "report.md").read_text()
 
 
 def _dataset(*labels: tuple[int, ...], **label_names: tuple[str, ...]) -> Dataset:
