@@ -191,7 +191,7 @@ def test_supervised_through_the_whole_network(path, kind, dtype):
             pyramid = state_lib.merge(model.graphdef, params, model.stats)
             classify = lambda token: token @ head["kernel"] + head["bias"]  # noqa: E731
             pyramid.head = classify
-            inputs = Inputs(video, None, None, jnp.asarray(arrays["labels"]), {}, None, {})
+            inputs = Inputs(video, None, None, jnp.asarray(arrays["labels"]), None, {})
             losses, outputs, _ = METHODS["supervised"].losses(pyramid, inputs, None, key=None)
             return losses.total, supervised.log_probabilities(classify, outputs[model.geometry.hierarchy[-1]])
 
