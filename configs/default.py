@@ -65,7 +65,7 @@ def _data() -> ConfigDict:
     data.storage_root = ""  # folder of that storage; "" = data.root
     data.follow_links = False  # also read what links in the folder lead to, outside it; only for folders you trust
     data.split = 1  # official split number, where a data set has several
-    data.label = ""  # label set judged first; "" = the data set's own first one
+    data.label = ""  # label set judged first, by which `supervised` trains; "" = the data set's own first one
     data.num_frames = 16  # T, frames in one sample
     data.frame_stride = 2  # frames of the video between two frames of a sample ("frequency")
     data.window_step = 4  # frames of the video between the starts of two training windows
