@@ -59,7 +59,8 @@ def test_it_resumes_bit_for_bit(world, tmp_path):
 
 
 def test_joint_trains_from_its_config_to_a_report(world):
-    fields = {"data.root": world / "digits", **runs.FIELDS, "method": "joint", "train.num_epochs": 1.0}
+    fields = {"data.root": world / "digits", **runs.FIELDS, **small.NO_AUGMENTATION, "train.num_epochs": 1.0}
+    fields["method"] = "joint"
     run = runs.train_here(world / "joint", fields)
     assert run.code == 0, run.stderr
     assert "method    joint: every level by its own predictions and by those of the levels above" in run.stdout
