@@ -238,7 +238,6 @@ class Run:
                 split(self.test_set),
                 self.definition.settings.evaluation,
                 should_stop=preempted.requested,
-                on_head=on_head and functools.partial(on_head, step),
             )
 
     def _end_preempted(self, step: int) -> int:

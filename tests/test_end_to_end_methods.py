@@ -44,7 +44,7 @@ def test_what_it_leaves_behind(world):
     said, report = (world / "said.txt").read_text(), (world / "run" / "report.md").read_text()
     assert "method    supervised: all levels end to end by the labels 'digit', cross-entropy of a linear head" in said
     assert ", 110 of them in the head" in said and "edges" not in said
-    assert f"step 8: head top-1  {heads[-1]['test/top1']:.1f} % of the test videos" in said
+    assert f"head top-1 {heads[-1]['test/top1']:.1f} % of the test videos" in said
     assert "The model's own head, trained end to end on labels, is right for" in report
 
 
@@ -60,13 +60,13 @@ def test_it_resumes_bit_for_bit(world, tmp_path):
 
 def test_joint_trains_from_its_config_to_a_report(world):
     fields = {"data.root": world / "digits", **runs.FIELDS, **small.NO_AUGMENTATION, "train.num_epochs": 1.0}
-    fields["method"] = "joint"
+    fields |= {**small.HIT_TARGETS, "method": "joint"}
     run = runs.train_here(world / "joint", fields)
     assert run.code == 0, run.stderr
     assert "method    joint: every level by its own predictions and by those of the levels above" in run.stdout
     trained = [record for record in runs.numbers(world / "joint") if "train/total" in record]
     assert [record["step"] for record in trained] == list(range(1, 5))
-    names = {"train/frame->clip/up", "gradient_norm/frame/predictors", "monitor/frame->clip/up/trivial_ratio"}
+    names = {"train/frame->clip/up", "gradient_norm/frame/predictors", "monitor/frame->clip/up/mean_ratio"}
     assert names <= trained[0].keys()
     results = runs.results(world / "joint")
     assert results["outcome"] == "done" and "head" not in results and results["knn"]["clip"]

@@ -5,6 +5,7 @@ is asked of `Definition.method`.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax

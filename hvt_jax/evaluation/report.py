@@ -54,8 +54,8 @@ def write_report(folder: Path | str, metrics: Sequence[Mapping], results: Mappin
       folder: the run folder.
       metrics: records of metrics.jsonl; the names are listed in docs/running.md.
       results: the numbers, every field optional: `outcome`, a key of `_OUTCOMES`; `knn`, `linear` and `mlp` from
-        `results.read_scores`; `edges` from `results.read_edges`; `head` from `head.read_head`; `steps`, `seconds`, `clips_per_second`,
-        `parameter_digest`, `bad_videos` [name], `skipped_updates` {label: count}.
+        `results.read_scores`; `edges` from `results.read_edges`; `head` from `head.read_head`; `steps`, `seconds`,
+        `clips_per_second`, `parameter_digest`, `bad_videos` [name], `skipped_updates` {label: count}.
       warnings: sentences for the section on alarms.
 
     Returns:
