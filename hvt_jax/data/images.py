@@ -17,7 +17,7 @@ from hvt_jax.data.problems import Problem, VideoError
 MAX_BYTES = 1 << 28  # of one picture
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _JPEG_EXIF, _PNG_EXIF, _HEADER_BYTES = b"Exif\0\0", b"eXIf", 1 << 16
-_ORIENTATION_TAG, _MOST_TAGS = 0x112, 1000
+_ORIENTATION_TAG, _LONG, _MOST_TAGS = 0x112, 4, 1000  # LONG: a type of 4 bytes, in the place of the usual 2
 # EXIF orientation -> quarter turns counter-clockwise and whether it is mirrored before, see `transforms.turn_upright`.
 _UPRIGHT = {1: (0, False), 2: (0, True), 3: (2, False), 4: (2, True)}
 _UPRIGHT |= {5: (1, True), 6: (3, False), 7: (3, True), 8: (1, False)}
@@ -135,11 +135,10 @@ def _read_header(content: bytes) -> tuple[int, int, str]:
 
 def _exif_orientation(content: bytes) -> int:
     """Return the number from 1 to 8 that a picture has for how it is held, 1 (upright) if it has none."""
-    mark = _PNG_EXIF if content.startswith(_PNG_START) else _JPEG_EXIF
-    at = content.find(mark, 0, _HEADER_BYTES)
+    at = _find_png_exif(content) if content.startswith(_PNG_START) else content.find(_JPEG_EXIF, 0, _HEADER_BYTES)
     if at < 0:
         return 1
-    tiff = content[at + len(mark) : at + _HEADER_BYTES]
+    tiff = content[at + len(_JPEG_EXIF) : at + _HEADER_BYTES]
     order = "little" if tiff.startswith(b"II") else "big"
 
     def number(place: int, size: int) -> int:
@@ -148,8 +147,19 @@ def _exif_orientation(content: bytes) -> int:
     first = number(4, 4)
     for entry in range(first + 2, first + 2 + 12 * min(number(first, 2), _MOST_TAGS), 12):
         if number(entry, 2) == _ORIENTATION_TAG:
-            return number(entry + 8, 2) if number(entry + 8, 2) in _UPRIGHT else 1
+            orientation = number(entry + 8, 4 if number(entry + 2, 2) == _LONG else 2)
+            return orientation if orientation in _UPRIGHT else 1
     return 1
+
+
+def _find_png_exif(content: bytes) -> int:
+    """Return where the EXIF data of a PNG would begin if it were a JPEG's, -1 if there is none; it may come last."""
+    place = len(_PNG_START)
+    while place + 8 <= len(content):
+        if content[place + 4 : place + 8] == _PNG_EXIF:
+            return place + 8 - len(_JPEG_EXIF)
+        place += 12 + int.from_bytes(content[place : place + 4], "big")
+    return -1
 
 
 def fit_pixels(pixels: np.ndarray, height: int, width: int) -> np.ndarray:

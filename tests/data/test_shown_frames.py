@@ -1,6 +1,9 @@
 """The frames of a video are those that a player shows: no more, no fewer, each when it is shown, the right way up."""
 
 import itertools
+import struct
+import zlib
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -251,6 +254,23 @@ def test_pictures_are_upright_in_both_ways_of_reading_them(tmp_path):
             assert reader.upright_size() == upright.shape[:2]
             raw = reader.read([0], *upright.shape[:2])[0]
         assert odd_videos.corners(upright) == odd_videos.corners(raw) == _UPRIGHT[number], path.name
+
+
+def test_orientation_as_a_long_number_and_after_the_pixels_of_a_png(tmp_path):
+    tiff = struct.pack(">4sIHHHIII", b"MM\0*", 8, 1, 0x112, 4, 1, 6, 0)
+    for codec, ending in (("mjpeg", "jpg"), ("png", "png")):
+        frame = av.VideoFrame.from_ndarray(np.random.default_rng(0).integers(0, 255, (160, 240, 3), np.uint8))
+        encoder = av.CodecContext.create(codec, "w")
+        encoder.width, encoder.height, encoder.time_base = 240, 160, Fraction(1, 25)
+        encoder.pix_fmt = "yuvj420p" if codec == "mjpeg" else "rgb24"
+        (content,) = [bytes(packet) for packet in (*encoder.encode(frame), *encoder.encode(None))]
+        if ending == "jpg":
+            content = content[:2] + b"\xff\xe1" + struct.pack(">H", 8 + len(tiff)) + b"Exif\0\0" + tiff + content[2:]
+        else:
+            check = struct.pack(">I", zlib.crc32(b"eXIf" + tiff))
+            content = content[:-12] + struct.pack(">I", len(tiff)) + b"eXIf" + tiff + check + content[-12:]
+            assert len(content) > 1 << 16
+        assert images.decode_image(content).shape == (240, 160, 3), ending
 
 
 @pytest.mark.parametrize("content", [b"", b"MM\0*\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff\x12\x01"])
