@@ -39,8 +39,8 @@ ROWS = {
 } | dict.fromkeys(COMMANDS, 7)
 # The same inside `data`: one file; what a data set is; its videos wherever they are kept; data sets; batches and tools.
 _DATA_ROWS = (
-    "digits encode killable parallel usage problems stages picture_files frame_index containers indexing sampling "
-    "transforms images decode window_cache",
+    "digits encode killable parallel usage problems stages picture_files frame_index picture_index containers indexing "
+    "sampling transforms images decode window_cache",
     "sources",
     "annotations conversion digits_files listing manifest quarantine segments storages",
     "catalog",

@@ -80,20 +80,21 @@ def check_source(source: Source) -> None:
 
 
 def is_whole(source: Source) -> bool:
-    """Return whether an .mkv or .webm file is as long as its header says, False if it does not say."""
+    """Return whether an .avi, .mkv or .webm file is as long as its header says, False if it does not say."""
     if isinstance(source, bytes):
         head, size = source[:_HEAD], len(source)
     else:
         with open(source, "rb") as file:
             head, size = file.read(_HEAD), os.fstat(file.fileno()).st_size
+    if head.startswith(b"RIFF"):  # a byte may fill it up; more would be a second part, as files of some GB have
+        return 0 <= size - 8 - int.from_bytes(head[4:8], "little") <= 1
     start = head.find(_SEGMENT) + len(_SEGMENT)
     if start < len(_SEGMENT) or start == len(head) or not head[start]:
         return False
     width = 9 - head[start].bit_length()  # of a number whose first set bit says how wide it is
     length = int.from_bytes(head[start : start + width]) - (1 << 7 * width)
-    return (
-        length != (1 << 7 * width) - 1 and start + width + length <= size
-    )  # all bits set: not known when it was written
+    is_known = length != (1 << 7 * width) - 1  # all bits are set where it was not when this was written
+    return is_known and start + width + length <= size
 
 
 def video_streams(container: av.container.InputContainer) -> list[av.VideoStream]:
@@ -128,11 +129,11 @@ def _video_stream(container: av.container.InputContainer) -> av.VideoStream:
 
 def read_info(container: av.container.InputContainer, stream: av.VideoStream, index: FrameIndex) -> VideoInfo:
     """Return what is known of a stream that is open, and of its frames."""
-    times, count, seconds, start = index.times, len(index.times), 0.0, 0.0
+    count, seconds, start = len(index.times), 0.0, 0.0
     base, zero = stream.time_base, container.start_time
     if index.has_times and base:  # the product of integers first: rounded once, and quicker than fractions
-        seconds = int(times[-1] - times[0]) * base.numerator / base.denominator
-        start = 0.0 if zero is None else int(times[0]) * base.numerator / base.denominator - zero / av.time_base
+        seconds = int(index.shown[-1]) * base.numerator / base.denominator
+        start = 0.0 if zero is None else int(index.times[0]) * base.numerator / base.denominator - zero / av.time_base
     fps = (count - 1) / seconds if seconds > 0 else float(stream.average_rate or 0)
     size, seconds = (stream.height, stream.width), count / fps if fps else 0.0
     codec, streams = stream.codec_context, len(video_streams(container))

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+import math
 import threading
 from collections.abc import Callable, Iterable
 
@@ -13,6 +14,7 @@ from hvt_jax.data.problems import Problem, VideoError
 
 Keep = Callable[[int, av.VideoFrame], None]  # takes the place of a frame among those wanted, and the frame
 
+_PAUSE = 3  # usual gaps between two frames; in a longer one the first of them goes on being shown
 _SEEK_GAIN = 4  # frames that must be saved before a seek is cheaper than decoding on
 
 
@@ -28,6 +30,7 @@ class FrameIndex:
       skipped: packets at the start of which nothing can be decoded.
       repeats: whether a frame that the decoder does not give shows the picture before it.
       has_times: whether `times` are times and not only numbers.
+      longest_still: a frame is not shown for longer: times further apart are those of two recordings.
     """
 
     times: np.ndarray
@@ -37,6 +40,19 @@ class FrameIndex:
     skipped: int = 0
     repeats: bool = False
     has_times: bool = True
+    longest_still: float = math.inf
+
+    @functools.cached_property
+    def _usual_gap(self) -> int:
+        """Time between two frames that three of four do not exceed."""
+        gaps = np.sort(np.diff(self.times))
+        return int(gaps[3 * len(gaps) // 4]) if len(gaps) else 0
+
+    @functools.cached_property
+    def shown(self) -> np.ndarray:
+        """When each frame is shown, from 0 for the first, int64 [frames]; recordings that were joined go on."""
+        gaps = np.diff(self.times, prepend=self.times[:1])
+        return np.cumsum(np.where(gaps > self.longest_still, self._usual_gap, gaps))
 
     @functools.cached_property
     def half_spacing(self) -> float:
@@ -47,15 +63,16 @@ class FrameIndex:
         """Return which frames are shown at `indices`, counted on an even time grid from the first frame to the last.
 
         At a constant frame rate frame i is index i; at a variable one the nearest frame in time is taken, so that a
-        sample moves at the speed of the video.
+        sample moves at the speed of the video; in a pause the frame before it.
         """
-        count = len(self.times)
+        shown, count = self.shown, len(self.times)
         if count < 3:
             return indices
-        grid = self.times[0] + indices * ((self.times[-1] - self.times[0]) / (count - 1))
-        after = np.clip(np.searchsorted(self.times, grid), 1, count - 1)
-        before_is_nearer = grid - self.times[after - 1] < self.times[after] - grid
-        return after - before_is_nearer
+        grid = indices * (shown[-1] / (count - 1))
+        after = np.clip(np.searchsorted(shown, grid), 1, count - 1)
+        gaps = shown[after] - shown[after - 1]
+        early = np.where(gaps > _PAUSE * self._usual_gap, self._usual_gap, gaps) / 2
+        return after - (shown[after] - grid > early)
 
     def split_runs(self, wanted: np.ndarray) -> list[tuple[int, int]]:
         """Cut `wanted`, rising frame numbers, into (first, last) ranges where a later keyframe saves decoding."""

@@ -9,31 +9,23 @@ guessed from the frame rate were one frame off on 10 of 36 random reads of UCF10
     not coded (MPEG-4)     shows the picture before once more; a frame
     empty chunk (.avi)     the same, but it is not even delivered; the frames around it are just further apart
     cut by an edit list    is not shown; no frame
+    field (H.264)          is half of a frame, where interlaced video is stored in fields
 
-Where packets cannot tell, as in files without times, all is decoded once to see.
+Where packets cannot tell, as in files without times or with fields, all is decoded once to see.
 """
 
-import contextlib
 import hashlib
 import itertools
 import os
-from collections.abc import Callable
 
 import av
 import numpy as np
 
 from hvt_jax.data import containers
 from hvt_jax.data.frame_index import FrameIndex, IndexCache
+from hvt_jax.data.picture_index import Tick, from_start, index_pictures, is_timed, key_times, seekable
 from hvt_jax.data.problems import Problem, VideoError
 
-Tick = Callable[[int], None]  # called with every frame; raises when the time is over
-
-# Where a decoded frame carries the same time after a seek as without one, B-frames included; found by comparing random
-# reads with full decodes. All other files are decoded from their start. .avi joins them where there are no B-frames: it
-# stores no presentation times, and what is guessed for B-frames is out of order.
-_TIMED_FORMATS = frozenset("mov mp4 matroska webm mpegts flv asf".split())
-# A packet of these may hold no picture of its own; of any other codec one without a picture is a loss.
-_MAY_REPEAT = frozenset("mpeg4 msmpeg4v1 msmpeg4v2 msmpeg4v3 h263 flv1 wmv1 wmv2 vp8 vp9 av1 theora".split())
 # Of these the first keyframe need not be the first picture: decoding may begin at any recovery point.
 _MAY_RECOVER = frozenset("h264 hevc vvc".split())
 _VOP_START = b"\0\0\1\xb6"
@@ -66,8 +58,7 @@ class _Packets:
         self._codec = stream.codec_context.codec.canonical_name
         self._formats = container.format.name.split(",")
         self._reorders = bool(stream.codec_context.has_b_frames)
-        is_timed_avi = self._formats == ["avi"] and not self._reorders
-        self._is_timed = is_timed_avi or not _TIMED_FORMATS.isdisjoint(self._formats)
+        self._is_timed = is_timed(container, stream)
         self._listed_before = len(stream.index_entries)
         self._stored = self._pictures = self._ends = 0
         self._times: list[int | None] = []
@@ -76,11 +67,12 @@ class _Packets:
         # Packets before the first keyframe, None until it has come; when the first picture is shown, None if unknown.
         self._skipped: int | None = None
         self._start: int | None = None
+        self._second: int | None = None  # when the second one is, where it tells frames from fields
         self._is_looking = self._is_timed
 
     def add(self, packet: av.Packet) -> int:
         """Take in the next packet, an empty one at the end; return how many there were."""
-        if packet.is_keyframe and self._skipped is None:
+        if packet.is_keyframe and self._skipped is None and not self._says_nothing_changed(packet):
             self._begin()
         if self._is_looking:
             self._look(packet)
@@ -100,8 +92,8 @@ class _Packets:
         self._times.append(shown)
         if shown is not None:
             self._ends = max(self._ends, shown + (packet.duration or 0))
-            if packet.is_keyframe:  # formats index either time, and a seek to the larger one may pass this frame
-                self._keys.append((shown, shown if packet.dts is None else min(shown, packet.dts)))
+            if packet.is_keyframe:
+                self._keys.append(key_times(shown, packet.dts))
         return self._stored
 
     def _begin(self) -> None:
@@ -121,17 +113,25 @@ class _Packets:
             self._is_looking = self._skipped is None  # damage after the first keyframe is found when it is read
             return
         for picture in pictures:
-            if self._skipped is not None or picture.key_frame:
-                self._skipped, self._start, self._is_looking = self._skipped or 0, picture.pts, False
+            if self._start is not None:
+                self._second, self._is_looking = picture.pts, False
                 return
+            if self._skipped is not None or picture.key_frame:
+                self._skipped, self._start = self._skipped or 0, picture.pts
+                self._is_looking = picture.interlaced_frame and self._codec == "h264"
+                if not self._is_looking:
+                    return
 
     def _count_pictures(self, packet: av.Packet) -> int:
         """Return how many pictures a packet seems to show."""
         if self._codec == "vp8":
             return int(bool(memoryview(packet)[0] & 0x10))
         if self._codec == "mpeg4" and not self._is_timed:  # DivX packs two into one packet and none into the next
-            return bytes(packet).count(_VOP_START) - (packet.size <= _NOT_CODED)
+            return bytes(packet).count(_VOP_START) - self._says_nothing_changed(packet)
         return 1
+
+    def _says_nothing_changed(self, packet: av.Packet) -> bool:
+        return self._codec == "mpeg4" and 0 < packet.size <= _NOT_CODED
 
     def index(self) -> FrameIndex | None:
         """Return the frames, None if packets cannot tell them."""
@@ -142,14 +142,22 @@ class _Packets:
         times = np.sort(np.array(self._times, np.int64))
         if self._is_timed:
             first = 0 if self._start is None or self._start > times[-1] else int(np.searchsorted(times, self._start))
-            keys = np.array(sorted(self._keys), np.int64).reshape(-1, 2)
-            repeats = self._codec in _MAY_REPEAT
-            return FrameIndex(times[first:], keys[:, 0], keys[:, 1], True, self._skipped or 0, repeats)
+            times = times[first:]
+            # Copied from a container without presentation times, pictures would be found in the order of decoding.
+            is_disordered = self._reorders and self._times == self._decode_times
+            if is_disordered or (self._second is not None and self._has_fields(times)):
+                return None
+            return seekable(self._container, self._stream, times, self._keys, self._skipped or 0)
         if self._skipped or self._times[0] != times[0] or self._pictures < self._stored:
             return None
         if self._formats == ["avi"] and len(decoded) == len(times):  # its presentation times are guesses
-            return _from_start(self._container, decoded, 0)
-        return _from_start(self._container, times.tolist(), 0)
+            return from_start(self._container, self._stream, decoded, 0)
+        return from_start(self._container, self._stream, times.tolist(), 0)
+
+    def _has_fields(self, times: np.ndarray) -> bool:
+        """Return whether interlaced video seems to be stored, at least in part, in packets of half a frame."""
+        gaps = np.diff(times)
+        return self._second not in times[:2] or gaps.min() < 0.75 * np.median(gaps)
 
     def check_whole(self) -> None:
         """Raise a `VideoError` if there is no frame, or the header promises clearly more than the file holds."""
@@ -159,9 +167,10 @@ class _Packets:
         if "mov" in self._formats:  # the header counts samples that an edit list cuts away, its index does not
             promised = len(self._stream.index_entries)
         elif self._formats == ["avi"] and self._decode_times[-1] is not None:
-            # The header counts empty chunks too. Those at the end leave no trace but a whole index.
+            # The header counts empty chunks too. Those at the end leave no trace but a whole index, or a whole file.
             found = max(found, self._decode_times[-1] + 1)
             promised = 0 if 1 < self._stored <= self._listed_before else promised
+            promised = 0 if promised > found and containers.is_whole(self._source) else promised
         if promised - found > max(1, promised * _LOST_ALLOWED):
             raise VideoError(Problem.TOO_FEW_FRAMES, f"truncated: {found} of {promised} frames", found)
         declared = 0.0 if promised else _declared_seconds(self._container, self._stream)
@@ -181,38 +190,6 @@ def _declared_seconds(container: av.container.InputContainer, stream: av.VideoSt
         # With sound beside it, the sound may last longer than the video.
         alone = "matroska" in container.format.name and len(container.streams) == 1
         return container.duration / av.time_base if alone and container.duration else 0.0
-
-
-def index_pictures(container: av.container.InputContainer, stream: av.VideoStream, tick: Tick) -> FrameIndex:
-    """List the frames of a freshly opened stream by decoding all of it; it is at its end afterwards.
-
-    Raises:
-      VideoError: if there is none.
-    """
-    skipped, packets, times, decode_times = None, 0, [], []
-    for packet in container.demux(stream):
-        if packet.is_keyframe and skipped is None:
-            skipped, times, decode_times = packets, [], []
-            stream.codec_context.flush_buffers()
-        with contextlib.suppress(av.FFmpegError):  # found again when it is read
-            times += [picture.pts for picture in packet.decode()]
-        if packet.size:
-            packets += 1
-            decode_times.append(packet.dts)
-        tick(packets)
-    if not times:
-        raise VideoError(Problem.UNREADABLE, "no frame can be decoded")
-    for known in (times, decode_times):
-        if len(known) == len(times) and None not in known and all(a < b for a, b in itertools.pairwise(known)):
-            return _from_start(container, known, skipped or 0)
-    return _from_start(container, [None] * len(times), skipped or 0)
-
-
-def _from_start(container: av.container.InputContainer, times: list[int | None], skipped: int) -> FrameIndex:
-    """Return the index of frames that are found by decoding from the start alone, with times if they have some."""
-    has_times = container.start_time is not None and None not in times  # raw streams have made-up ones
-    shown, none = np.array(times, np.int64) if has_times else np.arange(len(times)), np.zeros(0, np.int64)
-    return FrameIndex(shown, none, none, False, skipped, has_times=has_times)
 
 
 _CACHE = IndexCache(_MOST_FRAMES)
