@@ -67,6 +67,7 @@ def test_headers_of_other_tools(lists, header):
         ("label;split;file;class", "{label};train;{path};x"),
         ("video_id\tpath\tlabel\ttime_start\ttime_end", "id{row}\t{path}\t{label}\t0\t2.5"),
         ("path|label|more", "{path}|{label}|"),
+        ("video label split", "{path} {label} train"),
         ("path,label", "{path},{label},"),
     ],
 )
@@ -95,10 +96,11 @@ def test_the_separator_is_what_fits_all_rows_and_finds_the_files(lists, form, na
     assert _read(lists(_rows(form, paths), paths)) == {path: str(n % 2) for n, path in enumerate(paths)}
 
 
-def test_frames_are_listed_with_their_number_between(lists):
+@pytest.mark.parametrize("form", ["{path} 20 {number}", "{path},20,{number}"])
+def test_frames_are_listed_with_their_number_between(lists, form):
     """As mmaction2 lists folders of frames."""
     paths = [f"walk/{n}" for n in range(6)]
-    assert _read(lists(_rows("{path} 20 {number}", paths), paths)) == {path: str(n % 2) for n, path in enumerate(paths)}
+    assert _read(lists(_rows(form, paths), paths)) == {path: str(n % 2) for n, path in enumerate(paths)}
 
 
 def test_absolute_paths_in_the_root_and_backslashes(lists, tmp_path):

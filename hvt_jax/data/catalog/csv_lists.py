@@ -143,15 +143,16 @@ class _Reader:
 
     def _columns(self, path: pathlib.Path, separator: str, table: _Table) -> tuple[dict[str, int], _Table]:
         """Return {column: its place} and the rows without the header."""
-        names = ["".join(c for c in cell.lower() if c not in " _-#") for cell in table[0][1]]
-        found = {column: _first(names, known.split()) for column, known in _NAMES.items()}
-        order = {column: place for column, place in found.items() if place is not None}
+        names = _plain_names(table[0][1])
+        order = _named_columns(names)
         if {"path", "label"} <= order.keys():
             for column, place in order.items():
                 if names.count(names[place]) > 1:
                     raise DataError(f"{path}, row 1: has two columns {table[0][1][place]!r}, the {column}; rename one")
             return order, table[1:]
         shown = ", ".join(table[0][1])
+        if len(names) == 3 and all(row[1].isdecimal() and row[2].isdecimal() for _, row in table if len(row) == 3):
+            return {"path": 0, "label": 2}, table  # between them the number of frames
         if len(names) not in (2, 4):
             raise DataError(
                 f"{path}, row 1: has the columns {shown} (separated by {separator}), but needs path,label or "
@@ -168,6 +169,16 @@ class _Reader:
         is_other = ending not in endings or (not label.isdecimal() and all(cells[1].isdecimal() for _, cells in rest))
         is_alone = label not in {cell for _, cells in table[1:] for cell in cells[1:2]}
         return bool(rest) and is_other and is_alone and not self._exists(path) and self._exists(rest[0][1][0])
+
+
+def _plain_names(cells: list[str]) -> list[str]:
+    return ["".join(c for c in cell.lower() if c not in " _-#") for cell in cells]
+
+
+def _named_columns(names: list[str]) -> dict[str, int]:
+    """Return {column: its place} as far as a header names them."""
+    found = {column: _first(names, known.split()) for column, known in _NAMES.items()}
+    return {column: place for column, place in found.items() if place is not None}
 
 
 def _first(names: list[str], known: Sequence[str]) -> int | None:
@@ -196,9 +207,9 @@ def _by_blanks(path: pathlib.Path, lines: list[tuple[int, str]]) -> _Table | Non
     except (csv.Error, StopIteration):
         return None
     table = [(number, [cell for cell in row if cell]) for (number, _), row in zip(lines, cells, strict=True)]
-    if all(len(row) == 3 and row[1].isdecimal() and row[2].isdecimal() for _, row in table):
-        return [(number, [row[0], row[2]]) for number, row in table]  # path, number of frames, label
-    return table if all(len(row) in (2, 4) for _, row in table) else None
+    has_header = {"path", "label"} <= _named_columns(_plain_names(table[0][1])).keys()
+    has_counts = all(len(row) == 3 and row[1].isdecimal() and row[2].isdecimal() for _, row in table)
+    return table if has_header or has_counts or all(len(row) in (2, 4) for _, row in table) else None
 
 
 def _by_last_blank(path: pathlib.Path, lines: list[tuple[int, str]]) -> _Table:
