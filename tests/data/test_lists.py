@@ -162,3 +162,18 @@ def test_links_are_followed_when_the_config_says_so(lists, tmp_path):
     assert "forged" not in str(caught.value)
     (tmp_path / "data/test.csv").unlink()
     assert len(catalog.load_dataset(dataclasses.replace(settings, follow_links=True), "train")) == 1
+
+
+@pytest.mark.parametrize(
+    "folders", [("train_256", "val_256"), ("videos/train", "videos/test"), ("a/Training", "a/eval")]
+)
+def test_folders_that_look_like_splits_and_are_none_are_named(lists, caplog, folders):
+    settings = dataclasses.replace(lists("", [f"{folder}/x.mp4" for folder in folders], "unused"), name="folder")
+    assert len(_read(settings)) == 2
+    assert [record for record in caplog.records if " and ".join(folders) in record.getMessage()]
+
+
+def test_one_folder_that_looks_like_a_split_is_a_class(lists, caplog):
+    settings = dataclasses.replace(lists("", ["train_station/x.mp4", "bus/y.mp4"], "unused"), name="folder")
+    assert set(_read(settings).values()) == {"train_station", "bus"}
+    assert not [record for record in caplog.records if "taken for classes" in record.getMessage()]

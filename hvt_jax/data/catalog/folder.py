@@ -14,6 +14,7 @@ import hashlib
 import logging
 import os
 import pathlib
+import re
 from typing import Literal
 
 from hvt_jax.data import annotations
@@ -53,6 +54,8 @@ def load(settings: DataSettings, split: Literal["train", "test"]) -> Dataset:
             _LOG.warning("%s: %d video(s) are not in %s and left out", root, rest, " or ".join(folders.values()))
         class_of = {path: _class_name(path.split("/", 1)[1]) for part in splits.values() for path in part}
     else:
+        if split == "train":
+            _warn_of_splits(root, paths)
         splits = split_by_hash(paths)
         class_of = {path: _class_name(path) for path in paths}
     if not splits[split]:
@@ -80,6 +83,17 @@ def _split_folders(root: pathlib.Path, wanted: str, folders: set[str]) -> dict[s
             "itself as data.root, or rename it if it is a class"
         )
     return found
+
+
+def _warn_of_splits(root: pathlib.Path, paths: list[str]) -> None:
+    """Say in a line of the log which folders are no splits here, though their names say so."""
+    parts = [path.split("/")[:-1] for path in paths]
+    folders = sorted({"/".join(names[:depth]) for names in parts for depth in (1, 2) if len(names) >= depth})
+    first_words = {folder: re.split("[^a-z]", folder.rpartition("/")[2].lower())[0] for folder in folders}
+    alike = [[name for name in folders if first_words[name] in names] for names in (_TRAIN_NAMES, _TEST_NAMES)]
+    if all(alike):
+        found = " and ".join(names[0] for names in alike)
+        _LOG.warning("%s: %s are taken for classes or parts of them; splits are data.root/train and /test", root, found)
 
 
 def _class_name(path: str) -> str:
