@@ -157,7 +157,7 @@ class _Packets:
     def _has_fields(self, times: np.ndarray) -> bool:
         """Return whether interlaced video seems to be stored, at least in part, in packets of half a frame."""
         gaps = np.diff(times)
-        return self._second not in times[:2] or gaps.min() < 0.75 * np.median(gaps)
+        return self._second not in times[1:2] or gaps.min() < 0.75 * np.median(gaps)
 
     def check_whole(self) -> None:
         """Raise a `VideoError` if there is no frame, or the header promises clearly more than the file holds."""
