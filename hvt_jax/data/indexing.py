@@ -106,7 +106,10 @@ class _Packets:
             self._is_looking = False  # nothing can be shown before it, and it is whole
 
     def _look(self, packet: av.Packet) -> None:
-        """Decode until the first picture that is not made from what came before the beginning."""
+        """Decode until the first picture that is not made from what came before the beginning.
+
+        Of interlaced H.264 the second is decoded too: where fields are stored it is not that of the second packet.
+        """
         try:
             pictures = packet.decode()
         except av.FFmpegError:
