@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
     config.optimizer = _optimizer()
     config.train = _train()
     config.evaluation = _evaluation()
+    config.alarms = _alarms()
     config.checkpoint = _checkpoint()
     config.logging = _logging()
     return config.lock()
@@ -231,6 +232,13 @@ def _evaluation() -> ConfigDict:
     evaluation.supervised_ceiling = ""  # results.json of a supervised run, whose accuracies are shown beside; "" = none
     evaluation.monitor_tokens = 1024  # tokens per level that the collapse monitors look at
     return evaluation
+
+
+def _alarms() -> ConfigDict:
+    alarms = ConfigDict()
+    alarms.action = "warn"  # when a level collapses: warn | stop: with code 4 | rollback: go back, at half the rates
+    alarms.max_rollbacks = 3  # rollback: how often, before it is stop
+    return alarms
 
 
 def _checkpoint() -> ConfigDict:

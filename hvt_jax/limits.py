@@ -80,6 +80,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "evaluation.temperature": (1e-6, _ANY),
     "evaluation.probe_steps": (0, 1_000_000),
     "evaluation.monitor_tokens": (2, _ANY),
+    "alarms.max_rollbacks": (1, 100),
     "checkpoint.interval_steps": (1, _ANY),
     "checkpoint.keep_latest": (1, _ANY),
     "checkpoint.keep_best": (0, _ANY),

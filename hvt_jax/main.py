@@ -2,7 +2,7 @@
 
 A run that is in the folder is resumed. `--config.train.batch_size=64` overrides a field,
 `--config=configs/digits.py:smoke` gives the config an argument, `--describe` prints the model and stops.
-Exit codes: 0 done, 2 bad config or data, 3 diverged, 143 preempted and saved.
+Exit codes: 0 done, 2 bad config or data, 3 diverged, 4 collapsed, 143 preempted and saved.
 """
 
 from absl import app, flags

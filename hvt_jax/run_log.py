@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from hvt_jax.bad_videos import BadVideos
 from hvt_jax.data.sources import Dataset
@@ -14,7 +15,7 @@ from hvt_jax.engine import alarms, describe, metrics, optim, schedules
 from hvt_jax.engine.checkpoint import parameter_digest
 from hvt_jax.engine.run_folder import RunFolder
 from hvt_jax.engine.state import TrainState
-from hvt_jax.engine.steps import LONGEST_BAD_ROW, Definition
+from hvt_jax.engine.steps import LONGEST_BAD_ROW, ROLLBACKS, Definition
 from hvt_jax.evaluation import head as head_lib
 from hvt_jax.evaluation import judge, report, verdict
 from hvt_jax.evaluation import results as results_lib
@@ -52,6 +53,7 @@ class RunLog:
         self._seconds_before = max((record.get("time/seconds", 0.0) for record in self.records()), default=0.0)
         self._pending: collections.deque[tuple[int, Scalars]] = collections.deque()
         self._ceiling = results_lib.read_ceiling(settings.evaluation.supervised_ceiling)
+        self._collapse: list[alarms.Alarm] = []
         self._told: int | None = None  # step of the judgement that was printed last
         self.speed = metrics.Throughput(settings.train.batch_size, num_steps)
         self.note, self.busy = writer.note, writer.busy
@@ -111,6 +113,31 @@ class RunLog:
         """Settle all steps, waiting for the device, as before a checkpoint; return whether a label has diverged."""
         return self._settle(0)
 
+    def collapsed_since(self) -> int | None:
+        """Return the step of the first bad check of a level that has collapsed; None if all is well or that only warns.
+
+        To be asked after `catch_up`; with several processes by all of them.
+        """
+        if self._settings.alarms.action == "warn":
+            return None
+        if not jax.process_index():
+            self._collapse = [alarm for alarm in alarms.find(self.records()) if alarm.is_collapse]
+        since = min((alarm.since for alarm in self._collapse), default=-1)
+        since = int(multihost_utils.broadcast_one_to_all(np.int32(since)))
+        return None if since < 0 else since
+
+    def go_back(self, step: int, target: int, rollbacks: int) -> None:
+        """Drop the records after `target`, to which the run goes back from `step`, and write and print that it does."""
+        for alarm in self._collapse:
+            self.note(f"alarm     {alarm.text}")
+        self._writer.rewind(target)
+        # As of the next step: a run resumed at `target` itself knows nothing of it, and does it again.
+        self._writer.write(target + 1, alarms.rollback_record(step, rollbacks, self._collapse))
+        self.note(
+            f"rollback  {rollbacks} of {self._settings.alarms.max_rollbacks}: from step {step} back to step {target}, "
+            f"which was healthy, with {schedules.rate_scale(rollbacks):g} of the learning rates"
+        )
+
     def _settle(self, lag: int) -> bool:
         """Write what is due of all steps but the latest `lag`; tell whether a row of bad updates reached the limit."""
         longest = 0
@@ -131,7 +158,8 @@ class RunLog:
             steps_per_epoch=self._steps_per_epoch,
             num_steps=self._num_steps,
         )
-        values |= {f"learning_rate/{label}": rate for label, rate in rates.items()}
+        scale = schedules.rate_scale(int(values[ROLLBACKS]))
+        values |= {f"learning_rate/{label}": rate * scale for label, rate in rates.items()}
         values |= {"epoch": step / self._steps_per_epoch, "time/seconds": self._seconds()}
         values["data/bad_videos"] = self.bad_videos.count(step)
         speed = self.speed.clips_per_second
@@ -213,11 +241,13 @@ class RunLog:
             "seconds": self._seconds(),
             "clips_per_second": self.speed.clips_per_second or last.get("speed/clips_per_second"),
             **digests,
+            "rollbacks": int(last.get(ROLLBACKS, 0)),
             "bad_videos": self.bad_videos.lines,
             "skipped_updates": {n.removeprefix(prefix): int(v) for n, v in last.items() if n.startswith(prefix) and v},
         }
+        warnings = [*alarms.rollbacks(records), *(alarm.text for alarm in alarms.find(records))]
         self._folder.write_results(results)
-        report.write_report(self._folder.path, records, results, [alarm.text for alarm in alarms.find(records)])
+        report.write_report(self._folder.path, records, results, warnings)
         before = max((judged for judged in results_lib.judged_steps(records) if judged < step), default=-1)
         for alarm in alarms.find_new(records, before):
             self.note(f"alarm     {alarm.text}")

@@ -183,6 +183,14 @@ class EvaluationSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class AlarmSettings:
+    """What follows when a level collapses."""
+
+    action: Literal["warn", "stop", "rollback"]
+    max_rollbacks: int
+
+
+@dataclasses.dataclass(frozen=True)
 class CheckpointSettings:
     """What is kept of a run to resume from."""
 
@@ -215,6 +223,7 @@ class Settings:
     optimizer: OptimizerSettings
     train: TrainSettings
     evaluation: EvaluationSettings
+    alarms: AlarmSettings
     checkpoint: CheckpointSettings
     logging: LoggingSettings
 

@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
@@ -27,12 +28,12 @@ from hvt_jax.engine.compilation import Compiled, compile_functions
 from hvt_jax.engine.run_folder import RunFolder
 from hvt_jax.engine.state import TrainState
 from hvt_jax.engine.steps import Definition
-from hvt_jax.evaluation import judge, pairs, results
+from hvt_jax.evaluation import judge
 from hvt_jax.run_data import RunData
 from hvt_jax.run_log import RunLog
 from hvt_jax.settings import Settings, SettingsError, read_settings
 
-DONE, DIVERGED, PREEMPTED = 0, 3, preemption.EXIT_CODE  # exit codes
+DONE, DIVERGED, COLLAPSED, PREEMPTED = 0, 3, 4, preemption.EXIT_CODE  # exit codes
 
 _LOG = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def train(config: ConfigDict, workdir: str) -> int:
     definition = fit_to_labels(definition, train_set)
     plan = plan_run(settings, train_set)
     compiled = compile_functions(definition, build_optimizer(definition, plan), num_steps=plan.num_steps)
-    best = check_names(settings, definition, test_set)
+    best = judge.check_names(settings, definition.hierarchy, test_set)
     data, warn = RunData({"train": train_set, "test": test_set}), _LOG.warning
     keep = {"best_metric": best, "tests": data.fingerprint}
     with (
@@ -93,8 +94,7 @@ def train(config: ConfigDict, workdir: str) -> int:
             state = state or run.initialise()
             if restored_step and not log.knows_untrained:
                 run.judge_untrained(restored_step, preempted)
-            with contextlib.closing(run.training_batches(restored_step or 0)) as batches:
-                return run.loop(state, restored_step, batches, preempted)
+            return run.train(state, restored_step, preempted)
 
 
 def plan_run(settings: Settings, train_set: Dataset) -> Plan:
@@ -111,18 +111,6 @@ def plan_run(settings: Settings, train_set: Dataset) -> Plan:
     return Plan(steps_per_epoch, num_steps, frozenset(due | {0, num_steps}))
 
 
-def check_names(settings: Settings, definition: Definition, test_set: Dataset) -> str:
-    """Return the full name of the metric that checkpoints are kept by.
-
-    Raises:
-      SettingsError: for a metric, a pair of classes or a ceiling that is not there, before anything is trained.
-    """
-    pairs.find_partners(settings.evaluation.reversed_pairs, test_set.label_names)
-    results.read_ceiling(settings.evaluation.supervised_ceiling)
-    has_mlp = settings.evaluation.probe_steps > 0
-    return results.best_metric(settings.checkpoint.best_metric, definition.hierarchy, test_set, has_mlp=has_mlp)
-
-
 def build_optimizer(definition: Definition, plan: Plan) -> optax.GradientTransformation:
     """Return the run's optimizer; a mistake in its settings is a SettingsError."""
     try:
@@ -130,6 +118,15 @@ def build_optimizer(definition: Definition, plan: Plan) -> optax.GradientTransfo
         return optim.build_optimizer(definition.settings.optimizer, definition.groups, **length)
     except ValueError as error:
         raise SettingsError(str(error)) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Collapse:
+    """A level collapsed by `step`, first seen at `since`, and the run shall go back for the `rollbacks`-th time."""
+
+    step: int
+    since: int
+    rollbacks: int
 
 
 @dataclasses.dataclass
@@ -145,16 +142,25 @@ class Run:
     train_set: Dataset
     test_set: Dataset
 
+    def train(self, state: TrainState, restored_step: int | None, preempted: preemption.Preemption) -> int:
+        """Train to an end, from an earlier step again where an alarm asks for it; return the exit code."""
+        while True:
+            with contextlib.closing(self.training_batches(restored_step or 0)) as batches:
+                end = self.loop(state, restored_step, batches, preempted)
+            if not isinstance(end, Collapse):
+                return end
+            restored_step, state = self._go_back(end)
+
     def loop(
         self,
         state: TrainState,
         restored_step: int | None,
         batches: Iterator[dict[str, np.ndarray]],
         preempted: preemption.Preemption,
-    ) -> int:
-        """Train to the end, a preemption or divergence; return the exit code.
+    ) -> int | Collapse:
+        """Train to the end, a preemption, divergence or collapse; return the exit code, or why the run shall go back.
 
-        Order of a step, which resuming relies on: write the metrics of the steps before, checkpoint,
+        Order of a step, which resuming relies on: write the metrics of the steps before, look for alarms, checkpoint,
         evaluate, take the next batch, dispatch it. A notice of preemption ends a judgement; the resumed run makes it.
         """
         settings, plan, compiled, log = self.definition.settings, self.plan, self.compiled, self.log
@@ -167,6 +173,8 @@ class Run:
             if is_due or known or stop or (step and step % settings.checkpoint.interval_steps == 0):
                 if log.catch_up():
                     return self._end_diverged(state, step)
+                if (since := log.collapsed_since()) is not None:
+                    return self._collapse(state, step, since)
                 with log.speed.paused():
                     if step and step != restored_step:
                         self.saved.save(step, state)
@@ -239,6 +247,29 @@ class Run:
                 self.definition.settings.evaluation,
                 should_stop=preempted.requested,
             )
+
+    def _collapse(self, state: TrainState, step: int, since: int) -> int | Collapse:
+        """Return what follows from an alarm that is on: an end, or that the run goes back."""
+        alarms, rollbacks = self.definition.settings.alarms, int(state.rollbacks)
+        if alarms.action == "rollback" and rollbacks < alarms.max_rollbacks:
+            return Collapse(step, since, rollbacks + 1)
+        self.saved.wait()
+        tried = f", after {rollbacks} rollback(s)" if rollbacks else ""
+        self.log.note(
+            f"collapsed: stopped at step {step}{tried}; earlier checkpoints are intact; lower optimizer.learning_rate "
+            "or raise objective.regularizer_weight"
+        )
+        self.log.report(step, "collapsed", state)
+        return COLLAPSED
+
+    def _go_back(self, collapse: Collapse) -> tuple[int, TrainState]:
+        """Return step and state of the last checkpoint before a collapse, with half the learning rates."""
+        abstract = self.compiled.abstract_state
+        restored = self.saved.restore_before(abstract, collapse.since)
+        step, state = restored[:2] if restored else (0, self.initialise())
+        self.log.go_back(collapse.step, step, collapse.rollbacks)
+        count = jax.jit(lambda: jnp.int32(collapse.rollbacks), out_shardings=abstract.rollbacks.sharding)
+        return step, state.replace(rollbacks=count())
 
     def _end_preempted(self, step: int) -> int:
         self.saved.wait()

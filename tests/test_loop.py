@@ -67,6 +67,9 @@ class World:
     def catch_up(self):
         return False
 
+    def collapsed_since(self):
+        return None
+
     def keep(self, step, scalars):
         self.did.append(f"step {step}")
         return False

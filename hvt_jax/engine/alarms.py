@@ -15,6 +15,7 @@ RATIO_LIMIT = 0.95  # loss over that of an answer that needs no learning
 FALLEN_LOSS = 0.1  # of the first loss: "fell towards 0"
 FALLEN_RANK = 0.5  # of the first rank
 DEAD_STD = 0.01  # a healthy level has some 0.5
+_WENT_BACK = "alarms/went_back_from"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +61,29 @@ def find_new(history: Sequence[Mapping], since: int) -> list[Alarm]:
     """Return those that the records up to step `since` did not raise, whatever numbers they named."""
     before = {(alarm.kind, alarm.where) for alarm in find([record for record in history if record["step"] <= since])}
     return [alarm for alarm in find(history) if (alarm.kind, alarm.where) not in before]
+
+
+def rollback_record(step: int, rollbacks: int, found: Sequence[Alarm]) -> dict[str, float]:
+    """Return the metrics that say that a run went back from `step`, for the `rollbacks`-th time, because of `found`."""
+    causes = {f"alarms/{alarm.kind}/{'/'.join(alarm.where)}": alarm.since for alarm in found}
+    return {"alarms/rollbacks": rollbacks, _WENT_BACK: step, **causes}
+
+
+def rollbacks(history: Sequence[Mapping]) -> list[str]:
+    """Return a sentence for every time that the run went back, from its `rollback_record`."""
+    sentences = []
+    for record in history:
+        if _WENT_BACK in record:
+            causes = [
+                f"{name.removeprefix('alarms/')} since step {since:g}"
+                for name, since in record.items()
+                if name.startswith("alarms/") and name not in ("alarms/rollbacks", _WENT_BACK)
+            ]
+            sentences.append(
+                f"rollback {record['alarms/rollbacks']:g}: from step {record[_WENT_BACK]:g} back to step "
+                f"{record['step'] - 1} ({', '.join(causes)}), with half the learning rates from there on"
+            )
+    return sentences
 
 
 def series(history: Sequence[Mapping], name: str) -> tuple[list[int], list[float]]:

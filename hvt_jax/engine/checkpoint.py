@@ -173,6 +173,27 @@ class Checkpoints:
         self._saved.add(chosen)
         return chosen, state, {key: record[key] for key in ("step", "saved_at", "metrics")}
 
+    def restore_before(self, abstract_state: Any, step: int) -> tuple[int, Any, dict[str, Any]] | None:
+        """Load the newest checkpoint of a step below `step` that can be trusted, as `restore` does.
+
+        Later ones are renamed to `rejected-<step>`, so that their steps can be saved again.
+
+        Returns:
+          as `restore`; None if there is no such checkpoint, and then none is left.
+        """
+        self.wait()
+        found = _NOTHING
+        if jax.process_index() == 0:
+            earlier = (known for known in reversed(manifest.steps_in(self._folder)) if known < step)
+            found = next((known for known in earlier if manifest.distrust(self._folder, known) is None), _NOTHING)
+        found = int(multihost_utils.broadcast_one_to_all(np.int32(found)))
+        self._saved = {known for known in self._saved if known <= found}
+        if found != _NOTHING:
+            return self.restore(abstract_state, found)
+        for later in manifest.steps_in(self._folder) if self._acts else ():
+            manifest.set_aside(self._folder, later)
+        return None
+
     def _prepare(self, step: int, leaves: dict[str, Any]) -> None:
         """Check the space on the disk and move another run's checkpoint of this step out of the way."""
         needed, free = leaves_lib.bytes_on_disk(leaves), 0

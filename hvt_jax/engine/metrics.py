@@ -121,6 +121,22 @@ class MetricWriter:
         if self._wandb is not None:
             self._wandb.log(plain | {"global_step": step})
 
+    def rewind(self, step: int) -> None:
+        """Drop what was written of steps after `step`, as a resume there does.
+
+        Raises:
+          MetricsError: if a file cannot be written.
+        """
+        if not self._is_writer:
+            return
+        with disk.refusals_as(MetricsError, self._paths[0], ELSEWHERE):
+            self._jsonl.close()
+            self._jsonl = _open_jsonl(self._paths[0], step + 1)
+        if self._tensorboard is not None:
+            with disk.refusals_as(MetricsError, self._paths[1], ELSEWHERE):
+                self._tensorboard.close()
+                self._tensorboard = EventFile(self._paths[1], step + 1)
+
     def progress(
         self, step: int, total_steps: int, *, loss: float, clips_per_second: float | None, eta_seconds: float | None
     ) -> None:

@@ -62,8 +62,8 @@ def update_norms(state: OptimizerState) -> dict[str, dict[str, jax.Array]]:
 
 def build_optimizer(
     settings: OptimizerSettings, groups: tuple[str, ...], *, steps_per_epoch: int, num_steps: int
-) -> optax.GradientTransformation:
-    """Build the optimizer of all labels; its `update` needs the parameters.
+) -> optax.GradientTransformationExtraArgs:
+    """Build the optimizer of all labels; its `update` needs the parameters and takes a `rate_scale` for all rates.
 
     One call of `update` is one mini-batch; every `accumulation_steps` calls make one update from the
     mean of their gradients, the calls between return zeros. A label whose mean gradient or update
@@ -86,7 +86,7 @@ def build_optimizer(
     """
     check_optimizer(settings, groups, steps_per_epoch=steps_per_epoch, num_steps=num_steps)
     optimizer = _Optimizer(settings, groups, steps_per_epoch, num_steps)
-    return optax.GradientTransformation(optimizer.init, optimizer.update)
+    return optax.GradientTransformationExtraArgs(optimizer.init, optimizer.update)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,12 +112,11 @@ class _Optimizer:
         state = self._partition().init(params)
         return OptimizerState(jnp.zeros((), jnp.int32), accumulated, counters, norms, state)
 
-    def update(
-        self, gradients: optax.Updates, state: OptimizerState, params: optax.Params | None = None
-    ) -> tuple[optax.Updates, OptimizerState]:
+    def update(self, gradients, state, params=None, *, rate_scale=1.0) -> tuple[optax.Updates, OptimizerState]:
         timing = {"steps_per_epoch": self.steps_per_epoch}
         moves = moving_labels(self.settings, self.groups, state.step, **timing)
         rates = learning_rates(self.settings, self.groups, state.step, num_steps=self.num_steps, **timing)
+        rates = {label: rate * rate_scale for label, rate in rates.items()}
         labels = parameter_labels(gradients, self.groups)
         gradients, accumulated, is_due = _accumulate(self.settings, gradients, state, labels)
         gradient_norms = label_norms(gradients, labels)

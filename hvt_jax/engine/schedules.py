@@ -119,6 +119,11 @@ def learning_rates(
     return {label: rate * multiplier if "/" in label else rate for label in groups}
 
 
+def rate_scale(rollbacks: Number) -> Number:
+    """Return what all learning rates are multiplied by after so many rollbacks: 1, and half of it for each."""
+    return 0.5**rollbacks if isinstance(rollbacks, int) else jnp.ldexp(jnp.float32(1), -rollbacks)
+
+
 def moving_labels(
     settings: OptimizerSettings, groups: tuple[str, ...], step: Number, *, steps_per_epoch: int
 ) -> dict[str, bool | jax.Array]:

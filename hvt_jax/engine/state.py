@@ -23,12 +23,14 @@ class TrainState:
 
     Attributes:
       step: int32, updates done; keys and the data position follow from it.
+      rollbacks: int32, how often an alarm sent the run back; learning rates and keys follow from it, too.
       params: trained parameters, `stem/...` and `levels/<level>/...`.
       stats: running statistics of BatchNorm, by the same paths.
       opt_state: of the optimizer.
     """
 
     step: jax.Array
+    rollbacks: jax.Array
     params: Tree
     stats: Tree
     opt_state: optax.OptState

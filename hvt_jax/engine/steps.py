@@ -26,6 +26,7 @@ from hvt_jax.settings import ObjectiveSettings, Settings, SettingsError
 
 HEAD = "head"  # among the features of a video: the class that the model names
 LONGEST_BAD_ROW = "longest_bad_row"  # metric: the most bad updates that ever followed one another, of any label
+ROLLBACKS = "alarms/rollbacks"  # metric: how often an alarm sent the run back
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +94,8 @@ def build_initialise(
 
     def initialise(key: jax.Array) -> TrainState:
         params, stats = initial_variables(definition, key)
-        return TrainState(jnp.zeros((), jnp.int32), params, stats, optimizer.init(params))
+        none = jnp.zeros((), jnp.int32)
+        return TrainState(none, none, params, stats, optimizer.init(params))
 
     return initialise
 
@@ -103,7 +105,7 @@ def build_train_step(
 ) -> Callable[[TrainState, dict, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """Return `train_step(state, batch, key) -> (state, metrics)`.
 
-    All randomness is a function of `key` and `state.step`. `batch` holds `video` uint8
+    All randomness is a function of `key`, `state.step` and `state.rollbacks`. `batch` holds `video` uint8
     [B, T, Y', X', 3], `valid` bool [B] and what else `batch_fields` names, such as `frame_valid` bool [B, T]; videos
     and frames that are not valid count in no loss, and are nobody's candidates; the statistics of norms leave out
     videos only.
@@ -112,6 +114,8 @@ def build_train_step(
     """
 
     def train_step(state: TrainState, batch: dict, key: jax.Array):
+        # After a rollback the same videos come again; other draws keep the run from walking the same path twice.
+        key = jnp.where(state.rollbacks > 0, jax.random.fold_in(key, state.rollbacks), key)
         keys = jax.random.split(jax.random.fold_in(key, state.step), 3)
         video = prepare_training(definition, keys[0], batch["video"])
         questions = draw_questions(definition, keys[1], video, batch.get("frame_valid"))
@@ -120,7 +124,8 @@ def build_train_step(
         gradients, (losses, outputs, predictions, stats) = jax.grad(loss, has_aux=True)(
             state.params, state.stats, keys[2]
         )
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        scale = schedules.rate_scale(state.rollbacks)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, rate_scale=scale)
         params = optax.apply_updates(state.params, updates)
         stats = _sound_statistics(state.stats, stats, batch["valid"])
         metrics = {"train/total": losses.total} | definition.method.metrics(losses)
@@ -128,7 +133,8 @@ def build_train_step(
         metrics |= _optimizer_metrics(opt_state)
         asked = (losses, outputs, predictions, questions.candidates, batch["valid"])
         metrics |= _monitors(definition, state.step, num_steps, asked)
-        return TrainState(state.step + 1, params, stats, opt_state), metrics
+        metrics[ROLLBACKS] = state.rollbacks
+        return TrainState(state.step + 1, state.rollbacks, params, stats, opt_state), metrics
 
     return train_step
 

@@ -12,7 +12,7 @@ import numpy as np
 from hvt_jax.data import pipeline
 from hvt_jax.data.sources import Dataset
 from hvt_jax.engine.steps import HEAD
-from hvt_jax.evaluation import accuracy, features, knn, pairs, probes
+from hvt_jax.evaluation import accuracy, features, knn, pairs, probes, results
 from hvt_jax.evaluation.head import head_metrics
 from hvt_jax.evaluation.results import Scores
 from hvt_jax.hierarchy import LEVELS
@@ -69,6 +69,18 @@ class Judgement(NamedTuple):
     feature_seconds: float
     judge_seconds: float
     head: dict[str, float] | None = None
+
+
+def check_names(settings: Settings, hierarchy: tuple[str, ...], dataset: Dataset) -> str:
+    """Return the full name of the metric that checkpoints are kept by, before anything is trained.
+
+    Raises:
+      SettingsError: for a metric, a pair of classes or a supervised ceiling that is not there.
+    """
+    pairs.find_partners(settings.evaluation.reversed_pairs, dataset.label_names)
+    results.read_ceiling(settings.evaluation.supervised_ceiling)
+    has_mlp = settings.evaluation.probe_steps > 0
+    return results.best_metric(settings.checkpoint.best_metric, hierarchy, dataset, has_mlp=has_mlp)
 
 
 def judge_levels(

@@ -17,6 +17,7 @@ _OUTCOMES = {
     "running": "**Running**: this is what was known at step {steps}.",
     "preempted": "**Preempted at step {steps}**: the same command goes on from the last checkpoint.",
     "stopped": "**Stopped at step {steps}**: too many videos are bad.",
+    "collapsed": "**Collapsed at step {steps}**, see the alarms. Earlier checkpoints are intact.",
     "diverged": "**Diverged at step {steps}**: too many updates in a row were NaN or Inf. The state is in `diverged/`, "
     "earlier checkpoints are intact.",
 }

@@ -271,6 +271,20 @@ def test_an_older_step_on_demand(tmp_path):
     assert steps_left(tmp_path) == [1, 2] and "newer than step 2" in checkpoints.warnings[0]
 
 
+def test_going_back_takes_the_newest_good_step_before_and_frees_the_later_ones(tmp_path):
+    save_steps(tmp_path, [1, 2, 3])
+    (tmp_path / "manifest-2.json").write_text("{}")
+    with Opened(tmp_path) as checkpoints:
+        step, state, _ = checkpoints.restore_before(abstract(make_state(1)), 3)
+        assert step == 1 and int(state.step) == 1
+        checkpoints.save(3, make_state(4))
+        checkpoints.wait()
+        assert {"rejected-2", "rejected-3"} <= {path.name for path in tmp_path.iterdir()}
+        assert int(checkpoints.restore_before(abstract(make_state(1)), 9)[1].step) == 4
+        assert checkpoints.restore_before(abstract(make_state(1)), 1) is None
+    assert steps_left(tmp_path) == []
+
+
 def test_differing_paths_are_listed(tmp_path):
     save_steps(tmp_path, [1])
     target = abstract(make_state(width=5))

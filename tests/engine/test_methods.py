@@ -60,7 +60,7 @@ def test_it_learns_one_batch_by_heart(learner):
         losses.append(float(metrics["train/total"]))
     assert abs(losses[0] - math.log(small.NUM_CLASSES)) < 1.0
     assert losses[-1] < 0.05 and float(metrics["train/top1"]) == 100.0
-    names = {"train/total", "train/top1", "data/valid_share", "longest_bad_row"}
+    names = {"train/total", "train/top1", "data/valid_share", "longest_bad_row", "alarms/rollbacks"}
     names |= {f"{kind}_norm/{group}" for kind in ("gradient", "update") for group in ("frame", "clip", "head")}
     names |= {f"{kind}_updates/{group}" for kind in ("skipped", "consecutive") for group in ("frame", "clip", "head")}
     assert {name for name in metrics if not name.startswith("monitor/")} == names

@@ -156,6 +156,7 @@ def test_names_of_the_metrics_and_the_weights_of_the_total(ordinary):
     batch = small.batch_of(definition)
     edges = ["frame->clip/up", "frame->frame/side", "clip->frame/down"]
     names = {"train/total", "data/valid_share", "train/frame/regularizer", "train/clip/regularizer", "longest_bad_row"}
+    names |= {"alarms/rollbacks"}
     names |= {f"train/{edge}" for edge in edges} | {f"monitor/{edge}/mean_ratio" for edge in edges}
     names |= {"monitor/frame->frame/side/copy_ratio"}  # the others go between levels of different widths
     for label in ("frame", "frame/predictors", "clip", "clip/predictors"):
