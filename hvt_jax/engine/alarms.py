@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from hvt_jax.hierarchy import LEVELS
 
 CHECKS = 3  # checks in a row before an alarm on a noisy number
+PATIENCE = 20  # of them before a prediction is said to learn nothing: healthy ones begin after up to 14
 RANK_SHARE_LIMIT = 0.05  # of the width
 RATIO_LIMIT = 0.95  # loss over that of an answer that needs no learning
 FALLEN_LOSS = 0.1  # of the first loss: "fell towards 0"
@@ -112,14 +113,14 @@ def _dead(history: Sequence[Mapping], level: str) -> Alarm | None:
     return Alarm("dead", (level,), _since(steps, [value < DEAD_STD for value in values]), text)
 
 
-def _last_trained(history: Sequence[Mapping], name: str) -> tuple[list[int], list[float]]:
-    """Return steps and values after step 0, or nothing if there are fewer than CHECKS."""
+def _last_trained(history: Sequence[Mapping], name: str, least: int) -> tuple[list[int], list[float]]:
+    """Return steps and values after step 0, or nothing if there are fewer than `least`."""
     trained = [(step, value) for step, value in zip(*series(history, name), strict=True) if step > 0]
-    return tuple(map(list, zip(*trained, strict=True))) if len(trained) >= CHECKS else ([], [])
+    return tuple(map(list, zip(*trained, strict=True))) if len(trained) >= least else ([], [])
 
 
 def _low_rank(history: Sequence[Mapping], level: str) -> Alarm | None:
-    steps, shares = _last_trained(history, f"monitor/{level}/rank_share")
+    steps, shares = _last_trained(history, f"monitor/{level}/rank_share", CHECKS)
     is_bad = [share < RANK_SHARE_LIMIT for share in shares]
     if not shares or not all(is_bad[-CHECKS:]):
         return None
@@ -138,13 +139,13 @@ _TRIVIAL = {
 
 
 def _trivial(history: Sequence[Mapping], edge: str, kind: str) -> Alarm | None:
-    steps, ratios = _last_trained(history, f"monitor/{edge}/{kind}_ratio")
+    steps, ratios = _last_trained(history, f"monitor/{edge}/{kind}_ratio", PATIENCE)
     is_bad = [ratio > RATIO_LIMIT for ratio in ratios]
-    if not ratios or not all(is_bad[-CHECKS:]):
+    if not ratios or not all(is_bad[-PATIENCE:]):
         return None
     answer, meaning = _TRIVIAL[kind]
     text = (
-        f"{edge}: the loss is {ratios[-1]:.2f} of what {answer} costs, for {CHECKS} "
+        f"{edge}: the loss is {ratios[-1]:.2f} of what {answer} costs, for {PATIENCE} "
         f"checks in a row (alarm above {RATIO_LIMIT}): {meaning}"
     )
     return Alarm(kind, (edge,), _since(steps, is_bad), text)

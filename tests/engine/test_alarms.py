@@ -5,13 +5,13 @@ import pytest
 from hvt_jax.engine import alarms
 
 
-def healthy(steps=8):
+def healthy(steps=31):
     return [
         {
             "step": 10 * i,
-            "train/frame->clip/up": 1.0 - 0.05 * i,
-            "monitor/frame->clip/up/mean_ratio": 1.0 - 0.1 * i,
-            "monitor/frame/rank": 20.0 - i,
+            "train/frame->clip/up": 1.0 - 0.01 * i,
+            "monitor/frame->clip/up/mean_ratio": 1.0 - 0.02 * i,
+            "monitor/frame/rank": 20.0 - i / 4,
             "monitor/frame/rank_share": 0.3,
             "monitor/frame/std": 0.5,
             "monitor/clip/rank": 15.0,
@@ -49,9 +49,15 @@ def test_a_healthy_run_and_an_empty_one_raise_no_alarm():
     ("columns", "words"),
     [
         ({"monitor__clip__std": [0.0004]}, ["clip: the standard deviation", "0.0004", "dead"]),
-        ({"monitor__frame__rank_share": [0.04, 0.03, 0.04]}, ["frame: the effective rank 13.0 is 4.0 %", "few"]),
-        ({"monitor__frame_to_clip__up__mean_ratio": [0.97] * 3}, ["frame->clip/up: the loss is 0.97", "nothing"]),
-        ({"monitor__frame_to_clip__up__copy_ratio": [0.99] * 3}, ["0.99 of what copying the source costs", "copying"]),
+        ({"monitor__frame__rank_share": [0.04, 0.03, 0.04]}, ["frame: the effective rank 12.5 is 4.0 %", "few"]),
+        (
+            {"monitor__frame_to_clip__up__mean_ratio": [0.97] * alarms.PATIENCE},
+            ["frame->clip/up: the loss is 0.97", "nothing"],
+        ),
+        (
+            {"monitor__frame_to_clip__up__copy_ratio": [0.99] * alarms.PATIENCE},
+            ["0.99 of what copying the source costs", "copying"],
+        ),
         (
             {"train__frame_to_clip__up": [0.03, 0.02, 0.01], "monitor__clip__rank": [1.5]},
             ["frame->clip/up: the loss fell from 1 to 0.02", "rank of clip fell from 15.0 to 1.5", "collapse"],
@@ -67,7 +73,7 @@ def test_each_rule_alarms_once_in_plain_words(columns, words):
     "columns",
     [
         {"monitor__frame__rank_share": [0.04, 0.06, 0.04]},
-        {"monitor__frame_to_clip__up__mean_ratio": [0.97, 0.5, 0.97]},
+        {"monitor__frame_to_clip__up__mean_ratio": [0.97] * 10 + [0.5] + [0.97] * 19},
         {"train__frame_to_clip__up": [0.03, 0.02, 0.01]},
         {"monitor__clip__rank": [1.5]},
         {"monitor__clip__std": [float("nan")]},
@@ -80,8 +86,8 @@ def test_half_a_sign_is_no_alarm(columns):
 def test_the_untrained_network_does_not_count_as_a_check():
     """Before training every predictor is as bad as the trivial one."""
     record = {"train/frame->clip/up": 1.0, "monitor/frame->clip/up/mean_ratio": 1.0}
-    history = [{"step": step, **record} for step in (0, 10, 20, 30)]
-    assert texts(history[:3]) == []
+    history = [{"step": step, **record} for step in range(alarms.PATIENCE + 1)]
+    assert texts(history[:-1]) == []
     assert len(texts(history)) == 1
 
 
@@ -104,8 +110,8 @@ def test_series_is_by_step_and_a_repeated_step_counts_once():
 def test_an_alarm_knows_its_first_bad_check_and_whether_it_is_a_collapse():
     low = changed(monitor__clip__std=[0.004, 0.003, 0.002])
     (alarm,) = alarms.find(low)
-    assert (alarm.kind, alarm.where, alarm.since, alarm.is_collapse) == ("dead", ("clip",), 50, True)
+    assert (alarm.kind, alarm.where, alarm.since, alarm.is_collapse) == ("dead", ("clip",), 280, True)
     (alarm,) = alarms.find(changed(monitor__frame__rank_share=[0.04, 0.03, 0.02, 0.04]))
-    assert (alarm.kind, alarm.since, alarm.is_collapse) == ("rank", 40, True)
-    (alarm,) = alarms.find(changed(monitor__frame_to_clip__up__mean_ratio=[0.97] * 3))
-    assert (alarm.kind, alarm.since, alarm.is_collapse) == ("mean", 50, False)
+    assert (alarm.kind, alarm.since, alarm.is_collapse) == ("rank", 270, True)
+    (alarm,) = alarms.find(changed(monitor__frame_to_clip__up__mean_ratio=[0.97] * alarms.PATIENCE))
+    assert (alarm.kind, alarm.since, alarm.is_collapse) == ("mean", 110, False)
