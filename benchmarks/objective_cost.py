@@ -52,7 +52,7 @@ class _Steps:
         config.update_from_flattened_dict(fields)
         definition = steps.define(read_settings(config))
         sizes = {"steps_per_epoch": 100, "num_steps": 1000}
-        optimizer = optim.build_optimizer(definition.settings.optimizer, definition.hierarchy, **sizes)
+        optimizer = optim.build_optimizer(definition.settings.optimizer, definition.groups, **sizes)
         data, batch = definition.settings.data, definition.settings.train.batch_size
         pixels = np.random.default_rng(0).integers(
             0, 256, (batch, data.num_frames, data.height, data.width, 3), np.uint8

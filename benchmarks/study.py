@@ -2,7 +2,7 @@
 
     python -m benchmarks.study --rows=all --seeds=0,1,2,3,4 --steps=500
     python -m benchmarks.study --rows=default,joint --split=2        (to choose settings: validation videos)
-    python -m benchmarks.study --table                               (the tables of what is there; nothing runs)
+    python -m benchmarks.study --table --write                       (the tables of what is there; nothing runs)
 
 Every row is `python -m hvt_jax.main --config=configs/digits.py` with the overrides of ROWS, in a folder of its own
 under --workdir. A run that was interrupted resumes; one that is done is not repeated. The digits are made first if
@@ -18,9 +18,12 @@ import subprocess
 import sys
 import time
 
+from hvt_jax.engine import alarms
 from hvt_jax.hierarchy import LEVELS
 
 NUM_VIDEOS = 3572
+DOCUMENT = pathlib.Path(__file__).parent / "STUDY.md"
+BEGIN, END = "<!-- tables -->", "<!-- /tables -->"
 THREE = {"model.hierarchy": "frame-clip-sequence"}
 REGRESSION = {
     "objective.distance": "smooth_l1",
@@ -65,6 +68,7 @@ def main() -> int:
     parser.add_argument("--root", default="data/digits_study", help="folder of the videos")
     parser.add_argument("--workdir", default="runs/study", help="folder of the runs")
     parser.add_argument("--table", action="store_true", help="run nothing, print the tables of what is there")
+    parser.add_argument("--write", action="store_true", help="put the tables into benchmarks/STUDY.md, too")
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no run after so many")
     asked = parser.parse_args()
     names = list(ROWS) if asked.rows == "all" else [name.strip() for name in asked.rows.split(",")]
@@ -72,7 +76,11 @@ def main() -> int:
         parser.error(f"--rows: {unknown[0]!r} is unknown; there are {', '.join(ROWS)}")
     if not asked.table:
         _run_rows(names, asked)
-    print("\n\n".join(tables(pathlib.Path(asked.workdir))))
+    found = "\n\n".join(tables(pathlib.Path(asked.workdir)))
+    print(found)
+    if asked.write:
+        before, _, after = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)
+        DOCUMENT.write_text(f"{before}{BEGIN}\n{found}\n{END}{after.partition(END)[2]}", encoding="utf-8")
     return 0
 
 
@@ -116,7 +124,7 @@ def _run(folder: pathlib.Path, overrides: dict[str, object], asked: argparse.Nam
 
 
 def tables(workdir: pathlib.Path) -> list[str]:
-    """Return a Markdown table for every split and number of steps under `workdir`."""
+    """Return a Markdown table for every split and number of steps under `workdir`; rank is over the first step's."""
     found = []
     for group in sorted(workdir.glob("split*-*"), key=lambda path: [int(x) for x in path.name[5:].split("-")]):
         split, steps = group.name[5:].split("-")
@@ -124,31 +132,47 @@ def tables(workdir: pathlib.Path) -> list[str]:
         rows = []
         for name in ROWS:
             folder = run_folder(workdir, name, int(split), int(steps), 0).parent
-            runs = [json.loads(path.read_text()) for path in sorted(folder.glob("seed*/results.json"))]
+            runs = [_read(path.parent) for path in sorted(folder.glob("seed*/results.json"))]
             runs = [run for run in runs if run["outcome"] == "done"]
             levels = [level for level in LEVELS[1:] if runs and level in runs[0]["knn"]]
             rows += [_row(name, level, runs) for level in levels]
-        head = (
-            "| row | seeds | level | motion kNN | linear | MLP | direction linear | MLP | digit kNN | linear | MLP |\n"
-            "|---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|"
+        columns = (
+            "row, seeds, level, motion kNN, linear, MLP, direction linear, MLP, digit kNN, linear, MLP, rank, alarms"
         )
+        names = columns.split(", ")
+        head = f"| {' | '.join(names)} |\n|---|---:|---|{'---:|' * (len(names) - 3)}"
         found.append(f"### {int(steps):,} steps, {videos}\n\n" + "\n".join([head, *rows]))
     return found
+
+
+def _read(folder: pathlib.Path) -> dict:
+    """Return results.json, the rank of every level over that of its first step, and where alarms were raised."""
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    ranks = {}
+    for level in LEVELS:
+        values = alarms.series(records, f"monitor/{level}/rank")[1]
+        if values:
+            ranks[level] = values[-1] / values[0]
+    raised = {alarm.where[0] for end in range(1, len(records) + 1) for alarm in alarms.find(records[:end])}
+    places = [place.split("->")[0] for place in sorted(raised)]
+    return json.loads((folder / "results.json").read_text()) | {"ranks": ranks, "alarms": places}
 
 
 def _row(name: str, level: str, runs: list[dict]) -> str:
     numbers = [_interval([run[probe][level]["motion"]["top1"] for run in runs]) for probe in PROBES]
     numbers += [_interval([run[probe][level]["motion"]["within_pairs"] for run in runs]) for probe in PROBES[1:]]
     numbers += [_interval([run[probe][level]["digit"]["top1"] for run in runs]) for probe in PROBES]
+    numbers.append(_interval([run["ranks"].get(level, math.nan) for run in runs], digits=2))
+    numbers.append(str(sum(any(level in place for place in run["alarms"]) for run in runs)))
     return f"| {name} | {len(runs)} | {level} | " + " | ".join(numbers) + " |"
 
 
-def _interval(values: list[float]) -> str:
+def _interval(values: list[float], digits: int = 1) -> str:
     """Return the mean and half the width of its 95 % interval over seeds."""
     if len(values) == 1:
-        return f"{values[0]:.1f}"
+        return f"{values[0]:.{digits}f}"
     half = _T_95.get(len(values) - 1, 1.96 + 2.6 / len(values)) * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{statistics.mean(values):.1f} ± {half:.1f}"
+    return f"{statistics.mean(values):.{digits}f} ± {half:.{digits}f}"
 
 
 if __name__ == "__main__":
