@@ -32,12 +32,14 @@ REGRESSION = {
 }
 ROWS: dict[str, dict[str, object]] = {
     "default": {},
+    "16 frames": {"data.num_frames": 16, "data.frame_stride": 2},
     "three levels": THREE,
     "patches asked evenly": {"objective.patch_questions": "uniform"},
     "other places compete": {"objective.place_candidates": 16},
     "regularizer 0": {"objective.regularizer": "none"},
     "regularizer 0.05": {"objective.regularizer_weight": 0.05},
     "regularizer 0.5": {"objective.regularizer_weight": 0.5},
+    "rate 1e-3": {"optimizer.learning_rate": 1e-3},
     "batch competes 0.1": {"objective.batch_candidates_weight": 0.1},
     "batch competes 1": {"objective.batch_candidates_weight": 1.0},
     "no side": {"objective.side": False},
@@ -108,7 +110,6 @@ def _run(folder: pathlib.Path, overrides: dict[str, object], asked: argparse.Nam
         "seed": seed,
         "train.max_steps": asked.steps,
         "train.num_epochs": 1000.0,  # more than max_steps leaves
-        "evaluation.schedule": "linear",
         "evaluation.interval": 1000.0,  # before and after, no more
         **overrides,
     }

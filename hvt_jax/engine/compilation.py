@@ -45,8 +45,9 @@ def compiler_options() -> dict[str, int | str]:
         return {}
     options: dict[str, int | str] = {"xla_cpu_prefer_vector_width": 512}  # else 256 bits, where there are 512, too
     if jax.__version_info__ < (0, 11):
-        # Of what YNNPACK takes over by default, all but convolutions: it runs these on one thread.
-        options["xla_cpu_experimental_ynn_fusion_type"] = "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
+        # YNNPACK for sums alone: it runs convolutions on one thread, is no quicker with products, and wrong with those
+        # with a constant (findings/xla_cpu_product_with_ones.sh).
+        options["xla_cpu_experimental_ynn_fusion_type"] = "LIBRARY_FUSION_TYPE_REDUCE"
     return {name: value for name, value in options.items() if _is_known(name, value)}
 
 

@@ -261,7 +261,5 @@ def _uninformed(settings: ObjectiveSettings, asked: local.Prediction) -> dict[st
 def _loss_of(definition, edge, asked: local.Prediction, candidates, answer: jax.Array) -> jax.Array:
     """Return the loss of an edge if `answer`, which is broadcast to [B, N, D], were its prediction."""
     answer = jnp.broadcast_to(answer, asked.prediction.shape).astype(asked.prediction.dtype)
-    # Else a constant: products with one are wrong on CPU (findings/xla_cpu_product_with_ones.sh).
-    answer = jax.lax.optimization_barrier(answer)
     settings, asked = definition.settings.objective, asked._replace(prediction=answer)
     return local.edge_loss(settings, edge, definition.edges, definition.geometry, asked, candidates)
