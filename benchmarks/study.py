@@ -51,10 +51,10 @@ ROWS: dict[str, dict[str, object]] = {
         "augmentation.blur_probability": 0.0,
     },
     "regression": REGRESSION,
-    "regression, three levels": REGRESSION | THREE,
+    "regression three levels": REGRESSION | THREE,
     "joint": {"method": "joint"},
     "supervised": {"method": "supervised"},
-    "supervised, digit": {"method": "supervised", "data.label": "digit"},
+    "supervised by digit": {"method": "supervised", "data.label": "digit"},
 }
 PROBES = ("knn", "linear", "mlp")
 _T_95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}  # Student's t by freedom
@@ -99,7 +99,7 @@ def _run_rows(names: list[str], asked: argparse.Namespace) -> None:
 
 def run_folder(workdir: pathlib.Path, name: str, split: int, steps: int, seed: int) -> pathlib.Path:
     """Return the folder of one run; `_read` reads its parts back."""
-    return workdir / f"split{split}-{steps}" / name.replace(", ", "+").replace(" ", "_") / f"seed{seed}"
+    return workdir / f"split{split}-{steps}" / name.replace(" ", "_") / f"seed{seed}"
 
 
 def _run(folder: pathlib.Path, overrides: dict[str, object], asked: argparse.Namespace, seed: int) -> None:
