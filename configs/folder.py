@@ -22,7 +22,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.model.stem.patch_size = 16
     config.model.frame.update(width=128, depth=4, num_heads=4, head_width=32, mlp_width=512, predictor_hidden=(256,))
     config.model.clip.update(width=192, depth=2, num_heads=4, head_width=48, mlp_width=768, predictor_hidden=(384,))
-    config.train.update(batch_size=16, num_epochs=50.0)
+    config.train.update(batch_size=32, num_epochs=50.0)
     if default.is_smoke(argument, "configs/folder.py"):
         config.train.update(batch_size=8, num_epochs=2.0, max_steps=20)
     return config

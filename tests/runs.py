@@ -34,6 +34,8 @@ FIELDS = {
     "model.stem.patch_size": 16,
     "model.frame.dropout": 0.1,
     "train.num_epochs": 2.0,
+    "evaluation.schedule": "exponential",
+    "evaluation.interval": 2.0,
     "evaluation.batch_size": 8,
     "checkpoint.interval_steps": 3,
     "logging.interval_steps": 1,

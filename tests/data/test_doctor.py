@@ -252,7 +252,13 @@ def test_the_whole_examination(digits_root, monkeypatch, tmp_path):
     """With a training step, on threads alone: processes take seconds to start."""
     monkeypatch.setattr(doctor, "sweep_settings", lambda cores, present: [present, Setting(0, 1, 1)])
     fields = {"data.root": str(digits_root), "data.num_frames": 4, "data.height": 32, "data.width": 32}
-    settings = read_settings(small.small_config(digits.get_config(), **fields, **{"model.stem.patch_size": 16}))
+    settings = read_settings(
+        small.small_config(
+            digits.get_config(),
+            **fields,
+            **{"model.stem.patch_size": 16, "model.hierarchy": "frame-clip", "model.num_clips": 1},
+        )
+    )
     dataset, said = catalog.load_dataset(settings.data, "train"), []
     files = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None
     report = loader_trial.examine(settings, dataset, batches=4, seconds=0.05, with_step=True, note=said.append)
