@@ -7,7 +7,7 @@ What to expect, with the command that measured it, is in README.md.
 
     python -m hvt_jax.main --config=configs/digits.py --workdir=runs/digits
 
-`:smoke` makes a minute's test of it. Next: `--config.train.num_epochs=72.0`, the rows of benchmarks/STUDY.md, or
+`:smoke` makes a minute's test of it. Next: `--config.train.num_epochs=96.0`, the rows of benchmarks/STUDY.md, or
 `ucf.py`. Choose settings with `--config.data.split=2`, whose test videos are training videos of split 1.
 """
 
@@ -27,7 +27,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.data.update(num_frames=8, frame_stride=4)
     config.model.stem.patch_size = 16
     config.optimizer.learning_rate = 2e-3
-    config.train.update(batch_size=64, num_epochs=24.0)
+    config.train.update(batch_size=64, num_epochs=32.0)
     config.evaluation.update(schedule="linear", interval=8.0)
     config.evaluation.reversed_pairs = ("Right/Left", "Down/Up", "Clockwise/CounterClockwise", "Grow/Shrink")
     if default.is_smoke(argument, "configs/digits.py"):
