@@ -1,6 +1,6 @@
 """HMDB51, split 1: 3,570 training and 1,530 test videos of 51 actions.
 
-Trains patch-frame-clip at 112x112 with ViT-Ti-sized frames, from random weights; so few videos are a test of a method
+Trains all four levels at 112x112 with ViT-Ti-sized frames, from random weights; so few videos are a test of a method
 more than a pre-training set. Get `hmdb51_org.rar` and `test_train_splits.rar` from
 https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database and unpack them with `unrar`:
 

@@ -1,6 +1,6 @@
 """Kinetics-400: some 240,000 training and 20,000 validation videos of 400 actions, as many as a crawler still gets.
 
-Trains patch-frame-clip at 112x112 with ViT-Ti-sized frames and judges on the validation set. Videos and CSV files:
+Trains all four levels at 112x112 with ViT-Ti-sized frames and judges on the validation set. Videos and CSV files:
 https://github.com/cvdfoundation/kinetics-dataset. They are read as published; videos that are listed and missing are
 counted in one line of the log and left out.
 
@@ -12,8 +12,7 @@ counted in one line of the log and left out.
 `:smoke` takes 20 steps at 64x64 on whatever part of it is there. Published reference points (validation set): frozen
 features with a linear probe, rho-BYOL R50 71.1 %; with an attentive one, V-JEPA ViT-L 80.8 %; fine-tuned, VideoMAE
 ViT-B 81.5 %. The share of videos that each still had is unknown. No number of a locally trained hierarchy has been
-published, and this config has not been run. Next:
-`--config.model.hierarchy=patch-frame-clip-sequence --config.model.num_clips=4`.
+published, and this config has not been run. Next: `--config.data.num_frames=32`.
 """
 
 from ml_collections import ConfigDict

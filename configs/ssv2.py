@@ -1,6 +1,6 @@
 """Something-Something v2: 168,913 training and 24,777 validation videos of 174 templates, "Pushing [something] ...".
 
-Trains patch-frame-clip at 112x112 with ViT-Ti-sized frames and judges on the validation set. What happens matters here,
+Trains all four levels at 112x112 with ViT-Ti-sized frames and judges on the validation set. What happens matters here,
 not what is seen, and left and right are different labels: nothing is mirrored. Videos and label package:
 https://www.qualcomm.com/developer/software/something-something-v-2-dataset:
 

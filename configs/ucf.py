@@ -1,6 +1,6 @@
 """UCF101, split 1: 9,537 training and 3,783 test videos of 101 actions.
 
-Trains patch-frame-clip at 112x112 with ViT-Ti-sized frames, from random weights, on one GPU or more. Get
+Trains all four levels at 112x112 with ViT-Ti-sized frames, from random weights, on one GPU or more. Get
 the data from https://www.crcv.ucf.edu/data/UCF101.php (videos `UCF101.rar`, to be unpacked with `unrar`,
 and the train/test splits) and put it as
 
@@ -12,7 +12,7 @@ and the train/test splits) and put it as
 `:smoke` takes 20 steps at 64x64 on whatever part of UCF101 is there. Published reference points of the
 protocol (frozen features, linear, split average): SVT ViT-B 90.8 %, BraVe TSM-50 92.9 %, both pre-trained
 on Kinetics; no number of a locally trained hierarchy has been published, and this config has not been
-run to its end yet. Next: `--config.model.hierarchy=patch-frame-clip-sequence --config.model.num_clips=4`.
+run to its end yet. Next: `--config.data.num_frames=32`.
 """
 
 from ml_collections import ConfigDict
