@@ -96,8 +96,14 @@ def _run_rows(names: list[str], asked: argparse.Namespace) -> None:
     for seed in (int(text) for text in asked.seeds.split(",")):
         for name in names:
             folder = run_folder(pathlib.Path(asked.workdir), name, asked.split, asked.steps, seed)
-            if not (folder / "results.json").exists() and time.monotonic() < end:
+            if not _is_done(folder) and time.monotonic() < end:
                 _run(folder, ROWS[name], asked, seed)
+
+
+def _is_done(folder: pathlib.Path) -> bool:
+    """Return whether a run came to its end; one that was interrupted left results.json, too."""
+    path = folder / "results.json"
+    return path.exists() and json.loads(path.read_text())["outcome"] == "done"
 
 
 def run_folder(workdir: pathlib.Path, name: str, split: int, steps: int, seed: int) -> pathlib.Path:
@@ -136,8 +142,7 @@ def tables(workdir: pathlib.Path) -> list[str]:
         rows = []
         for name in ROWS:
             folder = run_folder(workdir, name, int(split), int(steps), 0).parent
-            runs = [_read(path.parent) for path in sorted(folder.glob("seed*/results.json"))]
-            runs = [run for run in runs if run["outcome"] == "done"]
+            runs = [_read(path) for path in sorted(folder.glob("seed*")) if path.is_dir() and _is_done(path)]
             levels = [level for level in LEVELS[1:] if runs and level in runs[0]["knn"]]
             rows += [_row(name, level, runs) for level in levels]
         columns = (
