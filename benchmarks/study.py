@@ -122,8 +122,6 @@ def _run(folder: pathlib.Path, overrides: dict[str, object], asked: argparse.Nam
         "evaluation.interval": 1000.0,  # before and after, no more
         **overrides,
     }
-    if fields.get("model.hierarchy", "").count("-") == 1:
-        fields["model.num_clips"] = 1
     command = [sys.executable, "-m", "hvt_jax.main", "--config=configs/digits.py", f"--workdir={folder}"]
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder.with_suffix(".log"), "a", encoding="utf-8") as log:

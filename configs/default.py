@@ -126,7 +126,7 @@ def _level(width: int, depth: int, num_heads: int) -> ConfigDict:
 def _model() -> ConfigDict:
     model = ConfigDict()
     model.hierarchy = "patch-frame-clip-sequence"  # patch-frame | frame-clip[-sequence] | patch-frame-clip[-sequence]
-    model.num_clips = 4  # C, clips per sequence; above 1 only with `sequence`
+    model.num_clips = 4  # C, clips per sequence, at least 2; counts only where the hierarchy has `sequence`
     model.compute_dtype = "float32"  # float32 | bfloat16, parameters stay float32 | float64, needs JAX_ENABLE_X64=1
     model.stem = ConfigDict()
     model.stem.kind = "linear"  # linear: patches of pixels | conv: S3D stem, patches of its map (Y/4, X/4)

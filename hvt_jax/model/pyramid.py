@@ -122,9 +122,7 @@ def model_geometry(settings: ModelSettings, *, num_frames: int, height: int, wid
                 f"data.{name} = {size} is no multiple of {scale} "
                 f"(model.stem.patch_size {settings.stem.patch_size}, {settings.stem.kind} stem); use {near}"
             )
-    clips = settings.num_clips
-    if "sequence" not in settings.levels and clips != 1:
-        raise ValueError(f"model.num_clips = {clips} needs the level `sequence`, which {settings.hierarchy} has not")
+    clips = settings.num_clips if "sequence" in settings.levels else 1
     if "sequence" in settings.levels and clips < 2:
         raise ValueError(f"model.num_clips = {clips}, but the level `sequence` needs at least 2 clips")
     if num_frames % clips or num_frames < clips:

@@ -234,7 +234,6 @@ def test_codes_are_heard_although_the_level_has_one_token_a_video(hidden):
         ({"model.num_clips": 1}, "model.num_clips = 1, but the level `sequence` needs at least 2"),
         ({"model.num_clips": 3}, "data.num_frames = 4 cannot be cut into model.num_clips = 3"),
         ({"model.num_clips": 8}, "data.num_frames = 4 cannot be cut into model.num_clips = 8"),
-        ({"model.hierarchy": "frame-clip", "model.num_clips": 2}, "needs the level `sequence`"),
         ({"model.hierarchy": "frame-patch"}, "is no hierarchy; choose one of patch-frame, frame-clip"),
     ],
 )
@@ -258,3 +257,8 @@ def test_geometry_of_the_default():
     geometry = model_geometry(settings.model, num_frames=4, height=16, width=24)
     assert [geometry.num_tokens(level) for level in LEVELS] == [24, 4, 2, 1]
     assert [geometry.num_members(level) for level in LEVELS[1:]] == [6, 2, 2]
+
+
+def test_the_number_of_clips_counts_only_in_a_sequence():
+    one, other = (small.define(**{"model.hierarchy": "frame-clip", "model.num_clips": clips}) for clips in (1, 3))
+    assert one.geometry == other.geometry and one.geometry.num_clips == 1
