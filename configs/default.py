@@ -157,7 +157,7 @@ def _objective() -> ConfigDict:
     objective.video_candidates_weight = 1.0  # contrastive: loss of choosing among tokens of the same video
     objective.batch_candidates_weight = 0.0  # contrastive: loss of choosing among tokens of the whole batch
     objective.batch_candidates = 512  # contrastive: tokens of the batch that compete, where their weight is not 0
-    objective.place_candidates = 0  # contrastive: other places of a frame that compete, beside other times, for patches
+    objective.place_candidates = 0  # contrastive: other places of a frame that compete for patches; of single images 16
     objective.patch_questions = "change"  # where patches are asked for: change: where the video changes | uniform
     objective.least_distance = 1  # contrastive: what is nearer in time to the target is no candidate, in tokens
     objective.prediction_temperature = 1.0  # cross_entropy: divides predictions before the softmax

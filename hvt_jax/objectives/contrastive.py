@@ -71,10 +71,11 @@ def choice_losses(
         of_video = _of_patches if edge.target == "patch" else _of_video
         logits = of_video(asked_BND, choice, geometry, settings.least_distance, candidates.places)
         total = total + settings.video_candidates_weight * _cross_entropy(own_BN1, logits, settings)
-    if settings.batch_candidates_weight:
+    if str(edge) in candidates.tokens:
         times_M = token_times(edge.target, geometry, tokens_BMD.shape[1])
         logits = [_of_batch(asked_BND, choice, times_M, settings.least_distance, candidates.tokens[str(edge)])]
-        total = total + settings.batch_candidates_weight * _cross_entropy(own_BN1, logits, settings)
+        weight = settings.batch_candidates_weight or 1.0  # without one only where the video has no candidates
+        total = total + weight * _cross_entropy(own_BN1, logits, settings)
     return total
 
 

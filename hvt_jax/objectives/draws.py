@@ -137,6 +137,7 @@ def draw_candidates(
     causal: tuple[str, ...],
     places: int,
     tokens: int,
+    for_every_edge: bool = True,
 ) -> Candidates:
     """Draw the candidates of a step; a pure function of `key`.
 
@@ -147,6 +148,7 @@ def draw_candidates(
       batch: B, over all devices.
       causal: levels with a causal mask, whose states are asked for by what predicts up.
       places: how many places of a frame at most.
+      for_every_edge: also draw tokens where the target level has several a video, which compete themselves.
       tokens: K, tokens of the batch for each edge; 0 for none. Fewer where the questions are many: what is held at once
         is linear in the tokens of a batch, whatever K.
     """
@@ -155,6 +157,8 @@ def draw_candidates(
     drawn = {}
     for index, edge in enumerate(edges) if tokens else ():
         states = edge.relation == "up" and edge.target in causal
+        if not for_every_edge and (states or geometry.num_tokens(edge.target) > 1):
+            continue
         limits = jnp.array([batch, geometry.num_tokens(edge.source if states else edge.target)])
         count = max(1, min(tokens, _MAX_COSINES // (batch * geometry.num_tokens(edge.source))))
         drawn[str(edge)] = jax.random.randint(jax.random.fold_in(token_key, index), (count, 2), 0, limits)

@@ -39,13 +39,16 @@ class Local(Method):
         """Return the predictions of the hierarchy.
 
         Raises:
-          SettingsError: for the weight of one that it does not have, or a level that would predict nothing.
+          SettingsError: for the weight of one that it does not have.
         """
         objective = settings.objective
         up_to_one = not local.leaves_up_to_one(objective)
+        every = hierarchy_edges(geometry, settings.model.causal_levels, objective.side)
         edges = hierarchy_edges(geometry, settings.model.causal_levels, objective.side, up_to_one=up_to_one)
+        # A level that would predict nothing, as patches of single images, chooses among the tokens of the batch.
+        mute = {edge.source for edge in every} - {edge.source for edge in edges}
+        edges = tuple(edge for edge in every if edge in edges or edge.source in mute)
         _check_edge_weights(objective, edges)
-        _check_every_level_predicts(geometry, edges)
         return edges
 
     def build_model(self, settings: Settings, geometry: Geometry, num_classes: int, *, rngs: Any) -> Pyramid:
@@ -112,12 +115,3 @@ def _check_edge_weights(objective: ObjectiveSettings, edges: tuple[Edge, ...]) -
                     f"objective.edge_weights.{level}.{relation} = {weight:g} weighs nothing: the {len(edges)} edges of "
                     f"this config are {', '.join(map(str, edges))}; set it to 1"
                 )
-
-
-def _check_every_level_predicts(geometry: Geometry, edges: tuple[Edge, ...]) -> None:
-    for level in geometry.hierarchy:
-        if not any(edge.source == level for edge in edges):
-            raise SettingsError(
-                f"the level {level} has nothing to predict: the one token above leaves no choice among the candidates "
-                "of the same video; set objective.batch_candidates_weight = 1, or another objective.distance"
-            )

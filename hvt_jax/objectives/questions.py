@@ -10,6 +10,8 @@ from hvt_jax.objectives import draws
 from hvt_jax.objectives.change import patch_change
 from hvt_jax.settings import Settings
 
+_PLACES_OF_IMAGES = 16  # where there are no other times, places compete whatever the config says
+
 
 class Questions(NamedTuple):
     """What a step asks.
@@ -56,7 +58,8 @@ def draw_questions(
         edges,
         geometry,
         **sizes,
-        places=objective.place_candidates,
-        tokens=objective.batch_candidates if objective.batch_candidates_weight else 0,
+        places=max(objective.place_candidates, _PLACES_OF_IMAGES if geometry.num_frames == 1 else 0),
+        tokens=objective.batch_candidates,
+        for_every_edge=objective.batch_candidates_weight > 0,
     )
     return Questions(asked, candidates, change)

@@ -166,11 +166,18 @@ def test_nothing_predicts_up_to_a_single_token_unless_the_batch_competes():
     assert "clip->sequence/up" in [str(edge) for edge in batch.edges]
     causal = small.define(**fields, **{"model.sequence.causal": True})
     assert "clip->sequence/up" in [str(edge) for edge in causal.edges]
-    still = {"model.hierarchy": "patch-frame", "data.num_frames": 1, "objective.distance": "contrastive"}
-    with pytest.raises(
-        small.steps.SettingsError, match="level patch has nothing to predict.*batch_candidates_weight = 1"
-    ):
-        small.define(**still)
+
+
+def test_a_level_that_would_predict_nothing_chooses_among_the_batch():
+    """Single images: patches predict up to the one frame, which chooses patches among other places."""
+    fields = {"model.hierarchy": "patch-frame", "data.num_frames": 1, "objective.distance": "contrastive"}
+    definition = small.define(**fields, **{"objective.place_candidates": 0, "objective.patch_questions": "change"})
+    assert [str(edge) for edge in definition.edges] == ["patch->frame/up", "frame->patch/down"]
+    state, batch = small.new_state(definition), small.batch_of(definition)
+    run = small.loss_and_gradients(definition)
+    (_, found), gradients = run(state.params, state.stats, batch, jax.random.key(0))
+    assert all(float(loss) > 0.1 for edges in found[0].edges.values() for loss in edges.values())
+    assert all(np.abs(leaf).max() > 0 for name, leaf in small.named_leaves(gradients).items() if "kernel" in name)
 
 
 def test_no_more_than_64_mb_of_cosines_at_vit_s_size():
