@@ -103,6 +103,31 @@ def test_frames_are_listed_with_their_number_between(lists, form):
     assert _read(lists(_rows(form, paths), paths)) == {path: str(n % 2) for n, path in enumerate(paths)}
 
 
+@pytest.mark.parametrize("form", ["{path} 0 -1", "{path},0,-1"])
+def test_lists_without_labels_are_one_class(lists, form):
+    """As VideoMAE lists videos for pre-training."""
+    assert _read(lists(_rows(form))) == dict.fromkeys(_PATHS, "-1")
+
+
+@pytest.mark.parametrize(
+    ("before", "form"),
+    [
+        ("sep=;\n", "{path};{label}"),
+        ("sep=,\npath,label\n", "{path},{label}"),
+        ("# made by hand, checked twice\n", "{path},{label}"),
+        ("# two classes\n#, and six videos\n", "{path} {label}"),
+        ("path,label\n# from here on: good ones\n", "{path},{label}"),
+    ],
+)
+def test_comments_and_what_spreadsheets_write(lists, before, form):
+    assert _read(lists(before + _rows(form))) == {path: "ab"[n % 2] for n, path in enumerate(_PATHS)}
+
+
+def test_names_that_begin_like_a_comment(lists):
+    paths = [f"#{n} of 6.mp4" for n in range(6)]
+    assert _read(lists(_rows("{path},{number}", paths), paths)) == {path: str(n % 2) for n, path in enumerate(paths)}
+
+
 def test_absolute_paths_in_the_root_and_backslashes(lists, tmp_path):
     wanted = {path: str(n % 2) for n, path in enumerate(_PATHS)}
     assert _read(lists(_rows(str(tmp_path) + "/{path} {number}"))) == wanted

@@ -7,15 +7,18 @@
 Paths are relative to the root, or absolute in it. The first row may name the columns, in the words of many tools
 (`filename`, `video_path`, `class`, `tag`...), and then there may be further ones. Labels are numbers or words. An end
 of 0 is the end of the video, and one video may be there with several segments. Tabs, semicolons, bars or blanks may
-stand for the commas: what fits all rows, and finds the files.
+stand for the commas: what fits all rows, and finds the files. Rows that begin with # are comments, unless they name
+columns or a file that is there; a first row `sep=;` is what spreadsheets write.
 """
 
 import collections
 import csv
 import io
+import logging
 import math
 import os
 import pathlib
+import re
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -24,6 +27,7 @@ from hvt_jax.data.catalog.folder import split_by_hash
 from hvt_jax.data.sources import DataError, Dataset, SafeFolder, check_found, read_rows
 from hvt_jax.settings import DataSettings
 
+_LOG = logging.getLogger(__name__)
 _COLUMNS = ("path", "label", "start", "end")
 # What other tools call them, without blanks, - and _; of several in one header the first here is meant.
 _NAMES = {
@@ -118,17 +122,35 @@ class _Reader:
 
     def _split(self, path: pathlib.Path) -> tuple[str, _Table]:
         """Return what separates the columns, in words, and the cells of every row."""
-        lines = read_rows(path)
+        lines = self._without_comments(path, read_rows(path))
+        kept = {number for number, _ in lines}
         fitting = []
         for words, read in _SEPARATORS.items():
-            table = read(path, lines)
-            lengths = {len(cells) for _, cells in table or ()}
+            table = [row for row in read(path, lines) or () if row[0] in kept]
+            lengths = {len(cells) for _, cells in table}
             if len(lengths) == 1 and min(lengths) > 1:
                 fitting.append((words, table))
         if fitting:  # the first of those that find the most files
             return max(fitting, key=lambda found: self._count_files(found[1])) if len(fitting) > 1 else fitting[0]
         words, mark = next(((words, mark) for words, mark in _MARKS.items() if mark in lines[0][1]), ("commas", ","))
-        return words, annotations.read_table(path, mark)
+        return words, [row for row in annotations.read_table(path, mark) if row[0] in kept]
+
+    def _without_comments(self, path: pathlib.Path, lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
+        if _SEPARATOR_ROW.fullmatch(lines[0][1]):
+            lines = lines[1:]
+        comments = [number for number, text in lines if text.startswith("#") and self._is_comment(text)]
+        if comments:
+            _LOG.info("%s: %d rows are comments and left out, such as row %d", path, len(comments), comments[0])
+        if len(comments) == len(lines):
+            raise DataError(f"{path}: has comments and no rows; list some videos")
+        return [(number, text) for number, text in lines if number not in set(comments)]
+
+    def _is_comment(self, text: str) -> bool:
+        """Return whether a row that begins with # names neither columns nor a file that is there."""
+        for cells in (*(text.split(mark) for mark in _MARKS.values()), text.rsplit(None, 1)):
+            if {"path", "label"} <= _named_columns(_plain_names(cells)).keys() or self._exists(cells[0].strip("\"' ")):
+                return False
+        return True
 
     def _count_files(self, table: _Table) -> int:
         return sum(self._exists(cells[0]) for _, cells in table[:_SAMPLE])
@@ -151,7 +173,7 @@ class _Reader:
                     raise DataError(f"{path}, row 1: has two columns {table[0][1][place]!r}, the {column}; rename one")
             return order, table[1:]
         shown = ", ".join(table[0][1])
-        if len(names) == 3 and all(row[1].isdecimal() and row[2].isdecimal() for _, row in table if len(row) == 3):
+        if len(names) == 3 and all(_is_counted(row) for _, row in table if len(row) == 3):
             return {"path": 0, "label": 2}, table  # between them the number of frames
         if len(names) not in (2, 4):
             raise DataError(
@@ -185,6 +207,11 @@ def _first(names: list[str], known: Sequence[str]) -> int | None:
     return next((names.index(name) for name in known if name in names), None)
 
 
+def _is_counted(row: list[str]) -> bool:
+    """Return whether a row is a path, a number of frames and a numbered label, -1 where there is none (VideoMAE)."""
+    return row[1].isdecimal() and row[2].removeprefix("-").isdecimal()
+
+
 def _by_mark(mark: str) -> Callable[[pathlib.Path, list[tuple[int, str]]], _Table | None]:
     def read(path: pathlib.Path, lines: list[tuple[int, str]]) -> _Table | None:
         if mark not in lines[0][1]:
@@ -208,7 +235,7 @@ def _by_blanks(path: pathlib.Path, lines: list[tuple[int, str]]) -> _Table | Non
         return None
     table = [(number, [cell for cell in row if cell]) for (number, _), row in zip(lines, cells, strict=True)]
     has_header = {"path", "label"} <= _named_columns(_plain_names(table[0][1])).keys()
-    has_counts = all(len(row) == 3 and row[1].isdecimal() and row[2].isdecimal() for _, row in table)
+    has_counts = all(len(row) == 3 and _is_counted(row) for _, row in table)
     return table if has_header or has_counts or all(len(row) in (2, 4) for _, row in table) else None
 
 
@@ -217,6 +244,7 @@ def _by_last_blank(path: pathlib.Path, lines: list[tuple[int, str]]) -> _Table:
     return [(number, [cell.strip("\"'") for cell in text.rsplit(None, 1)]) for number, text in lines]
 
 
+_SEPARATOR_ROW = re.compile(r"sep=.", re.IGNORECASE)
 _MARKS = {"commas": ",", "tabs": "\t", "semicolons": ";", "bars": "|", "blanks": " "}
 _SEPARATORS = {words: _by_mark(mark) for words, mark in _MARKS.items() if mark != " "}
 _SEPARATORS |= {"blanks": _by_blanks, "the last blank": _by_last_blank}
