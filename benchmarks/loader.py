@@ -4,7 +4,7 @@
     python -m benchmarks.loader --root=FOLDER_OF_VIDEOS --soak=5000 [--write]
 
 16 frames of stride 4 at a random start, 128 x 128 pixels, batches of 16, warm file cache. The loader runs with two
-worker processes, or with two threads of one process; the bare loop of the same bytes (`hvt_jax.data.bare_decoding`) in
+worker processes, or with two threads of one process; the bare loop of the same bytes (`hvt_jax.tools.bare_decoding`) in
 two processes that do nothing else. Both take turns, --rounds times. JPEG files and .mp4 segments are in memory for the
 bare loop, a raw file it opens. A core-second is a second of a core as the system counts it for all processes of a
 side, so that other work on the machine matters little; the ratio is clips a core-second, of the medians. --soak takes
@@ -27,9 +27,10 @@ import numpy as np
 from benchmarks.storages import encode_all
 from configs import default
 from hvt_jax import settings as settings_lib
-from hvt_jax.data import bare_decoding, doctor, pipeline, storages, usage
+from hvt_jax.data import pipeline, storages, usage
 from hvt_jax.data.catalog import folder
-from hvt_jax.data.sources import Dataset
+from hvt_jax.data.dataset import Dataset
+from hvt_jax.tools import bare_decoding, doctor
 
 BATCH, WORKERS, LISTED = 16, 2, 2000  # every video stands in the list often, as in a set of so many videos
 CLIPS_DRAWN = 64  # of the bare loop, decoded over and over

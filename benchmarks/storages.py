@@ -19,9 +19,10 @@ import simplejpeg
 
 from configs import default
 from hvt_jax import settings as settings_lib
-from hvt_jax.data import decode, encode, sampling, storages, transforms
+from hvt_jax.data import decode, sampling, storages, transforms
 from hvt_jax.data.catalog import folder
-from hvt_jax.data.sources import Dataset
+from hvt_jax.data.dataset import Dataset
+from hvt_jax.tools import encode
 
 SHORTEST_SIDE, QUALITY, GROUP, CRF = 128, 90, 12, 20
 

@@ -114,8 +114,9 @@ class Ours:
         import jax.numpy as jnp
         import numpy as np
 
-        from hvt_jax.engine import compilation, describe, optim, steps
+        from hvt_jax.engine import compilation, optim, steps
         from hvt_jax.objectives import local
+        from hvt_jax.run import describe
 
         settings = our_settings(case, dtype, batch)
         definition = steps.define(settings)
@@ -127,7 +128,7 @@ class Ours:
         pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         self._batch = {"video": jnp.asarray(pixels), "valid": jnp.ones(batch, bool)}
         self._key = jax.random.key(1)
-        weights = local.initial_edge_weights(definition.edges, settings.objective)
+        weights = local.initial_edge_weights(definition.hierarchy.edges, settings.objective)
 
         def forward(params, stats, batch, key):
             video = steps.prepare_training(definition, key, batch["video"])

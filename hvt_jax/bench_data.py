@@ -34,9 +34,9 @@ def main(argv: list[str]) -> int:
 def _examine() -> int:
     from rich import console
 
-    from hvt_jax import loader_report, loader_trial
     from hvt_jax.data import catalog
     from hvt_jax.settings import read_settings
+    from hvt_jax.tools import loader_report, loader_trial
 
     settings = read_settings(CONFIG.value)
     dataset = catalog.load_dataset(settings.data, "train")

@@ -15,10 +15,10 @@ _FULL_HELP = {"-helpfull", "--helpfull"}
 # Where the errors live whose message is meant for the user. Only modules that were imported are asked: none of them is
 # worth importing here, because decoding processes import the main module again and must not pay for jax.
 _ERRORS = {
-    "hvt_jax.config_reader": "SettingsError",
-    "hvt_jax.engine.manifest": "CheckpointError",
-    "hvt_jax.engine.metrics": "MetricsError",
-    "hvt_jax.engine.run_folder": "RunFolderError",
+    "hvt_jax.settings.reader": "SettingsError",
+    "hvt_jax.run.seals": "CheckpointError",
+    "hvt_jax.run.metrics": "MetricsError",
+    "hvt_jax.run.run_folder": "RunFolderError",
 }
 
 

@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from absl import flags
 from ml_collections import ConfigDict
 
-from hvt_jax import config_reader, settings
+from hvt_jax import settings
+from hvt_jax.settings import reader
 
 _EXAMPLE = "start from configs/default.py as configs/digits.py does"
 _CONFIG_FLAG = "config object"  # what flags of `DEFINE_config_file` call themselves; import_original has another kind
@@ -106,7 +107,7 @@ def _describe(path: str, error: Exception) -> str:
     text = " ".join(str(inner.args[0] if isinstance(inner, KeyError) and inner.args else inner).split())
     if found := re.match(r'Key "(.+?)" does not exist and cannot be added', text):
         name, value = _assignment(path, rows, found[1])
-        return f"{where}: {_unknown(name, value, config_reader.field_names(settings.Settings))}"
+        return f"{where}: {_unknown(name, value, reader.field_names(settings.Settings))}"
     if found := re.match(r"Could not override field '(.+?)' .* cannot be casted to type <class '(\w+)'>", text):
         name, value = _assignment(path, rows, found[1])
         return f"{where}: config.{name} = {value}, but must be {found[2]}"
@@ -155,7 +156,7 @@ def _unknown(name: str, value: str, known: list[str]) -> str:
     """Return that there is no field `name`, and what was most likely meant."""
     shown = f"config.{name} = {value}" if value else f"config.{name}"
     group = name.rpartition(".")[0]
-    if meant := group if group in known else config_reader.closest_field(name, known):
+    if meant := group if group in known else reader.closest_field(name, known):
         return f"{shown} is unknown; did you mean config.{meant}?"
     beside = [field for field in known if field.startswith(f"{group}.")] if group else []
     names = dict.fromkeys(field.removeprefix(f"{group}." if beside else "").split(".")[0] for field in beside or known)

@@ -1,8 +1,9 @@
-"""What it means for the user when the system refuses a file: one line with the file, the reason and the remedy."""
+"""Files that are there whole or not at all; and what it means for the user when the system refuses one, in one line."""
 
 import contextlib
 import errno
 import os
+import pathlib
 from collections.abc import Iterator
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -47,3 +48,40 @@ def refusals_as(kind: type[Exception], path: str | os.PathLike, elsewhere: str) 
         yield
     except OSError as error:
         raise kind(explain(error, path, elsewhere)) from error
+
+
+@contextlib.contextmanager
+def replaced(path: str | os.PathLike, *, sync: bool = True) -> Iterator[pathlib.Path]:
+    """Give a path to write a file to, which takes the place of `path` at the end and is removed on an error.
+
+    A reader sees the old file or the new one, never a part; with `sync` a power cut leaves one of them, too.
+    """
+    path = pathlib.Path(path)
+    unfinished = path.with_name(path.name + ".tmp")
+    try:
+        yield unfinished
+        if sync:
+            sync_to_disk(unfinished)
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+    if sync:
+        sync_to_disk(path.parent)  # the rename itself
+
+
+def write_file(path: str | os.PathLike, content: bytes, *, sync: bool = True) -> None:
+    """Replace the file `path`, see `replaced`."""
+    with replaced(path, sync=sync) as unfinished:
+        unfinished.write_bytes(content)
+
+
+def sync_to_disk(path: pathlib.Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    if os.name == "nt" and path.is_dir():  # Windows cannot open folders
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,4 +1,4 @@
-"""Levels of the video hierarchy, the edges between them and their static geometry.
+"""The video hierarchy as one frozen value: levels, sizes, and the edges between them.
 
 Everything here is plain Python: it decides *what* exists before any array does.
 """
@@ -31,22 +31,26 @@ class Edge:
 
 
 @dataclasses.dataclass(frozen=True)
-class Geometry:
-    """Sizes of the video that every level follows from.
+class Hierarchy:
+    """All that is static about the tokens of a model: its levels, their sizes and what they predict. Made once.
 
     Tokens of a level are stored flat and in time order: [B, num_tokens(level), D].
 
     Attributes:
-      hierarchy: the trained levels, lowest first.
+      levels: the trained levels, lowest first.
       num_clips: C, clips per sequence; 1 unless the hierarchy reaches `sequence`.
       frames_per_clip: F.
       patches_per_frame: P.
+      causal: the levels with a causal mask.
+      edges: the predictions it is trained on, see `possible_edges`; () if there are none.
     """
 
-    hierarchy: tuple[str, ...]
+    levels: tuple[str, ...]
     num_clips: int
     frames_per_clip: int
     patches_per_frame: int
+    causal: tuple[str, ...] = ()
+    edges: tuple[Edge, ...] = ()
 
     @property
     def num_frames(self) -> int:
@@ -64,6 +68,50 @@ class Geometry:
     def num_members(self, level: str) -> int:
         """Return how many tokens of the level below one token of `level` groups: P, F or C."""
         return {"frame": self.patches_per_frame, "clip": self.frames_per_clip, "sequence": self.num_clips}[level]
+
+    def possible_edges(self, *, side: bool, up_to_one: bool = True) -> tuple[Edge, ...]:
+        """Return the predictions that the levels can be trained on, by source level, then up, down, side.
+
+        Every level but the last predicts up, every level but the first predicts down. With `side`, a
+        level with more than one position in time predicts itself at another time; a causal level draws
+        nothing and therefore has no side edge. Without `up_to_one` nothing predicts up to a level that
+        has a single token a video: there would be nothing to choose from (`objectives.contrastive`).
+        A causal level has a state for every member, so it can be predicted.
+        """
+        edges = []
+        for source in self.levels:
+            if source != self.levels[-1]:
+                target = self.levels[self.levels.index(source) + 1]
+                if up_to_one or self.num_tokens(target) > 1 or target in self.causal:
+                    edges.append(Edge(source, target, "up"))
+            if source != self.levels[0]:
+                edges.append(Edge(source, level_below(source), "down"))
+            if side and source not in self.causal and self.num_times(source) > 1:
+                edges.append(Edge(source, source, "side"))
+        return tuple(edges)
+
+    def with_edges(self, edges: tuple[Edge, ...]) -> "Hierarchy":
+        """Return the same levels and sizes, trained on the predictions `edges`."""
+        return dataclasses.replace(self, edges=edges)
+
+    def asks_any_group(self, level: str) -> bool:
+        """Whether a down edge asks for a member of any group: of several groups that no side edge makes tell time."""
+        return self.num_tokens(level) > 1 and not any(e.source == level and e.relation == "side" for e in self.edges)
+
+    def codes(self, edge: Edge) -> dict[str, int]:
+        """Return the code tables that an edge's predictor needs, as name -> number of codes.
+
+        Side: the relative distance, 2N-2 of them. Down of a level that is not causal: the member asked for,
+        and, where the level has several groups and no side edge, the group it is taken from.
+        """
+        if edge.relation == "side":
+            return {"distance": 2 * self.num_times(edge.source) - 2}
+        if edge.relation == "down" and edge.source not in self.causal:
+            codes = {"member": self.num_members(edge.source)}
+            if self.asks_any_group(edge.source):
+                codes["group"] = self.num_tokens(edge.source)
+            return codes
+        return {}
 
 
 def parse_hierarchy(name: str) -> tuple[str, ...]:
@@ -87,33 +135,3 @@ def level_below(level: str) -> str:
 def encoded_levels(hierarchy: tuple[str, ...]) -> tuple[str, ...]:
     """Return the levels of `hierarchy` that own a transformer: all but `patch`."""
     return tuple(level for level in hierarchy if level != "patch")
-
-
-def hierarchy_edges(
-    geometry: Geometry, causal: tuple[str, ...], side: bool, *, up_to_one: bool = True
-) -> tuple[Edge, ...]:
-    """Return the predictions that the hierarchy trains on, by source level, then up, down, side.
-
-    Every level but the last predicts up, every level but the first predicts down. With `side`, a
-    level with more than one position in time predicts itself at another time; a level named in
-    `causal` draws nothing and therefore has no side edge. Without `up_to_one` nothing predicts up to a
-    level that has a single token a video: there would be nothing to choose from (`objectives.contrastive`).
-    A causal level has a state for every member, so it can be predicted.
-    """
-    levels = geometry.hierarchy
-    edges = []
-    for source in levels:
-        if source != levels[-1]:
-            target = levels[levels.index(source) + 1]
-            if up_to_one or geometry.num_tokens(target) > 1 or target in causal:
-                edges.append(Edge(source, target, "up"))
-        if source != levels[0]:
-            edges.append(Edge(source, level_below(source), "down"))
-        if side and source not in causal and geometry.num_times(source) > 1:
-            edges.append(Edge(source, source, "side"))
-    return tuple(edges)
-
-
-def asks_any_group(level: str, geometry: Geometry, edges: tuple[Edge, ...]) -> bool:
-    """Whether a down edge asks for a member of any group: of several groups that no side edge makes tell time."""
-    return geometry.num_tokens(level) > 1 and not any(e.source == level and e.relation == "side" for e in edges)

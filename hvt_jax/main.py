@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
 def _train() -> int:
     import jax
 
-    from hvt_jax import train
+    from hvt_jax.run import loop
 
     if DISTRIBUTED.value:  # must precede every other call of jax
         try:
@@ -54,11 +54,12 @@ def _train() -> int:
         except (ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             return cli.fail(f"--distributed: {reason}; give --coordinator, --num_processes and --process_id")
-    return train.train(CONFIG.value, WORKDIR.value)
+    return loop.train(CONFIG.value, WORKDIR.value)
 
 
 def _describe() -> int:
-    from hvt_jax.engine import describe, steps
+    from hvt_jax.engine import steps
+    from hvt_jax.run import describe
     from hvt_jax.settings import read_settings
 
     print(describe.describe(steps.define(read_settings(CONFIG.value))))

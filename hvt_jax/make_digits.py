@@ -10,7 +10,7 @@ Exit codes: 0 done; 2 bad flags, or a folder that cannot be used.
 from absl import app, flags
 
 from hvt_jax import cli
-from hvt_jax.data import digits_files
+from hvt_jax.tools import digits_files
 
 _ROOT = flags.DEFINE_string("root", "data/digits", "Folder to write; left alone if it holds these videos already.")
 _NUM_VIDEOS = flags.DEFINE_integer("num_videos", 1000, "Number of videos, 28 % of them for testing.", lower_bound=1)

@@ -53,24 +53,25 @@ def main(argv: list[str]) -> int:
 def _prepare(arguments: list[str]) -> int:
     from rich import console, progress
 
-    from hvt_jax.data import parallel, prepare, prepare_engines, prepare_reports
-    from hvt_jax.data.conversion import Encoding
+    from hvt_jax.data import parallel
     from hvt_jax.settings import read_settings
+    from hvt_jax.tools import preparation, preparation_engines, preparation_reports
+    from hvt_jax.tools.conversion import Encoding
 
     settings, began, out = read_settings(CONFIG.value).data, time.monotonic(), pathlib.Path(OUT.value)
     crop = tuple(int(side) for side in CROP.value.split("x")) if CROP.value else None
     encoding = Encoding(CONTENT.value, SHORT_SIDE.value, crop, QUALITY.value, CRF.value, GROUP.value)
-    plan = prepare.make_plan(settings, STORAGE.value, out, encoding, SHARDS.value)
+    plan = preparation.make_plan(settings, STORAGE.value, out, encoding, SHARDS.value)
     screen = console.Console(soft_wrap=True, highlight=False)
     columns = (*progress.Progress.get_default_columns(), progress.MofNCompleteColumn())
-    with prepare.locked(out):
+    with preparation.locked(out):
         with progress.Progress(*columns, console=screen) as bar:
             task = bar.add_task("videos", total=sum(len(shard.videos) for shard in plan.shards))
-            run = prepare_engines.ENGINES[ENGINE.value]
+            run = preparation_engines.ENGINES[ENGINE.value]
             workers = WORKERS.value or parallel.available_cores()
             run(plan, workers, lambda videos: bar.advance(task, videos), arguments)
-        reports = prepare.finish(plan, settings)
-    found = prepare_reports.summarise(reports, settings.max_bad_fraction)
+        reports = preparation.finish(plan, settings)
+    found = preparation_reports.summarise(reports, settings.max_bad_fraction)
     _show(screen, found, len(plan.shards), time.monotonic() - began)
     screen.print(f"train with --config.data.storage={STORAGE.value} --config.data.storage_root={out}", markup=False)
     if found.too_many:

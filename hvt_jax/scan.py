@@ -33,8 +33,9 @@ def main(argv: list[str]) -> int:
 def _scan() -> int:
     from rich import console, progress, table
 
-    from hvt_jax.data import manifest, scan
+    from hvt_jax.data import manifest
     from hvt_jax.settings import read_settings
+    from hvt_jax.tools import scanning
 
     settings = read_settings(CONFIG.value).data
     path = pathlib.Path(MANIFEST.value) if MANIFEST.value else manifest.find_manifest(settings)
@@ -42,8 +43,8 @@ def _scan() -> int:
     columns = (*progress.Progress.get_default_columns(), progress.MofNCompleteColumn())
     with progress.Progress(*columns, console=screen) as bar:
         task = bar.add_task("videos", total=None)
-        entries = scan.scan(settings, path, lambda done, total: bar.update(task, completed=done, total=total))
-    found = scan.summarise(entries, settings.max_bad_fraction)
+        entries = scanning.scan(settings, path, lambda done, total: bar.update(task, completed=done, total=total))
+    found = scanning.summarise(entries, settings.max_bad_fraction)
     for entry in found.bad[:_LISTED]:
         screen.print(f"bad  {ascii(entry.path)[1:-1]}  {entry.problem}", markup=False)
     if len(found.bad) > _LISTED:

@@ -3,6 +3,7 @@
 Must run before anything touches a device.
 """
 
+import dataclasses
 import hashlib
 import os
 import pathlib
@@ -58,3 +59,25 @@ def x64():
     """Double precision for one test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="session")
+def digits_root(tmp_path_factory):
+    """48 videos of 64x64 pixels: 32 for training, 16 for testing."""
+    from hvt_jax.tools import digits_files
+
+    root = tmp_path_factory.mktemp("data") / "digits"
+    digits_files.make_digits(root, digits_files.DigitsSpec(num_videos=48, size=64, codec="mpeg4", seed=0))
+    return root
+
+
+@pytest.fixture
+def data_settings(digits_root):
+    """Settings to read it: 4 frames of stride 2, without worker processes."""
+    from configs import default
+    from hvt_jax import settings as settings_lib
+
+    data = settings_lib.read_settings(default.get_config()).data
+    return dataclasses.replace(
+        data, root=str(digits_root), num_frames=4, frame_stride=2, height=32, width=32, num_workers=0
+    )

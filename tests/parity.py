@@ -122,7 +122,7 @@ class Replay:
         result, self.by_level = jax.device_get(step(case.params, case.stats))
         self.passes, self.gradient = [result], _sum(self.by_level)
         length = {"steps_per_epoch": 9, "num_steps": 9}  # the rate is constant
-        groups = METHODS["local"].groups(case.geometry.hierarchy)
+        groups = METHODS["local"].groups(case.hierarchy.levels)
         optimizer = optim.build_optimizer(case.settings.optimizer, groups, **length)
         update = quick_jit(optimizer.update)
         params, state = self._move(update, self.gradient, optimizer.init(case.params), case.params)
@@ -208,7 +208,7 @@ class Comparison:
 
     def _forward(self, result: Pass) -> None:
         case = self.case
-        for level in case.geometry.hierarchy:
+        for level in case.hierarchy.levels:
             group, output = original_config.GROUPS[level], result.outputs[level]
             stored = case.arrays[f"target_agg/{group}"]
             self.check("tokens", f"target_agg/{group}", output.tokens, stored)
@@ -217,7 +217,7 @@ class Comparison:
             if f"token_variance/{group}" in case.arrays:
                 variance = token_variance(output.tokens.reshape(stored.shape)).mean()
                 self.check("tokens", f"token_variance/{group}", variance, case.arrays[f"token_variance/{group}"])
-        for edge in case.edges:
+        for edge in case.hierarchy.edges:
             key = f"prediction/{case.our_name(edge)}"
             self.check("predictions", key, result.predictions[str(edge)], case.arrays[key])
         self._losses("losses", "loss", result)
@@ -226,7 +226,7 @@ class Comparison:
             self._losses("losses", "f32/loss", result)
 
     def _losses(self, section: str, prefix: str, result: Pass) -> None:
-        for edge in self.case.edges:
+        for edge in self.case.hierarchy.edges:
             name = f"{original_config.GROUPS[edge.source]}/{edge.relation}"
             key, noise = f"{prefix}/{name}", None
             if prefix == "f32/loss":
@@ -281,7 +281,7 @@ class Comparison:
 
     def _evaluation(self, result: Pass) -> None:
         arrays, state = self.case.arrays, self.case.state
-        features = result.outputs[self.case.geometry.hierarchy[-1]].tokens[:, 0]
+        features = result.outputs[self.case.hierarchy.levels[-1]].tokens[:, 0]
         if "eval/features" in arrays:
             self.check("evaluation", "eval/features", features, arrays["eval/features"])
         if "eval/log_probs" in arrays:

@@ -14,12 +14,12 @@ import numpy as np
 
 from configs.default import get_config
 from hvt_jax.engine import state as state_lib
-from hvt_jax.hierarchy import hierarchy_edges
 from hvt_jax.interop import original, original_config
-from hvt_jax.model.pyramid import model_geometry
+from hvt_jax.model.pyramid import model_hierarchy
 from hvt_jax.objectives import local
 from hvt_jax.objectives.draws import Draw, distance_code
 from hvt_jax.settings import read_settings
+from tests.small import predicting
 
 MOMENTUM = 0.8
 HEAD = {"mlp_head.weight", "mlp_head.bias"}  # the original's classifier, which our model has not
@@ -79,13 +79,13 @@ class Case:
         fields |= {"model.compute_dtype": dtype, "objective.targets": "attached"} | self._optimizer_fields()
         config.update_from_flattened_dict(fields)
         self.settings = read_settings(config)
-        self.geometry = model_geometry(
+        hierarchy = model_hierarchy(
             self.settings.model, num_frames=video.shape[1], height=video.shape[2], width=video.shape[3]
         )
-        parts = self.settings.model, self.geometry
-        self.edges = hierarchy_edges(self.geometry, self.settings.model.causal_levels, self.settings.objective.side)
-        template = jax.eval_shape(lambda: state_lib.initial_variables(*parts, self.edges, key=0))
-        self.graphdef = state_lib.graph_definition(*parts, self.edges)
+        self.hierarchy = predicting(hierarchy, self.settings.objective.side)
+        parts = self.settings.model, self.hierarchy
+        template = jax.eval_shape(lambda: state_lib.initial_variables(*parts, key=0))
+        self.graphdef = state_lib.graph_definition(*parts)
         self.params, self.stats, self.unused = original.import_state_dict(*template, self.state)
         self.params, self.stats = jax.tree.map(lambda x: jnp.asarray(x, dtype), (self.params, self.stats))
         self.draws = self._draws()
@@ -108,26 +108,26 @@ class Case:
 
     def _draws(self) -> dict[str, Draw]:
         """The stored draws, which the original shares between the videos of a batch."""
-        batch, geometry, side = self.video.shape[0], self.geometry, self.settings.objective.side
+        batch, hierarchy, side = self.video.shape[0], self.hierarchy, self.settings.objective.side
         draws = {}
-        for edge in self.edges:
+        for edge in self.hierarchy.edges:
             causal = edge.source in self.settings.model.causal_levels
             if edge.relation == "up" or (edge.relation == "down" and causal):
                 continue
             token = np.atleast_1d(self.arrays[f"tokens/{self.our_name(edge)}"])
             if edge.relation == "down":
-                members, groups = geometry.num_members(edge.source), geometry.num_tokens(edge.source)
+                members, groups = hierarchy.num_members(edge.source), hierarchy.num_tokens(edge.source)
                 # With side prediction the original's target is always of the first group (kept fault).
                 codes = {"member": token % members}
                 if not side and groups > 1:
                     codes["group"] = token // members
                 target = token
             else:
-                times = geometry.num_times(edge.source)
+                times = hierarchy.num_times(edge.source)
                 code = np.asarray(distance_code(np.arange(times), token, times))
                 target = token
                 if edge.source == "patch":
-                    patches = geometry.patches_per_frame
+                    patches = hierarchy.patches_per_frame
                     target = (token[:, None] * patches + np.arange(patches)).reshape(-1)
                     code = np.repeat(code, patches)
                 codes = {"distance": code}
@@ -150,12 +150,13 @@ class Case:
         pyramid = state_lib.merge(self.graphdef, params, stats)
         outputs = self.reorder_states(pyramid(jnp.asarray(self.video), train=train))
         predictions = local.predict(pyramid, outputs, self.draws, train=train, attached=True)
-        weights = local.initial_edge_weights(self.edges, self.settings.objective)
-        parts = self.edges, self.geometry, self.settings.objective
+        weights = local.initial_edge_weights(self.hierarchy.edges, self.settings.objective)
+        parts = self.hierarchy, self.settings.objective
         losses = local.local_losses(predictions, outputs, *parts, edge_weights=weights)
         levels = {level: sum(weights[e] * loss for e, loss in edges.items()) for level, edges in losses.edges.items()}
         moved = state_lib.statistics(pyramid)  # before predictors are asked a second time
-        predictions = {str(edge): self._whole(pyramid, outputs, predictions, edge, train) for edge in self.edges}
+        edges = self.hierarchy.edges
+        predictions = {str(edge): self._whole(pyramid, outputs, predictions, edge, train) for edge in edges}
         return Pass(outputs, predictions, losses.edges, levels, losses.total, moved)
 
     def _whole(self, pyramid, outputs, predictions, edge, train: bool) -> jax.Array:

@@ -17,10 +17,9 @@ import time
 from unittest import mock
 
 from configs import digits
-from hvt_jax import cli, train
-from hvt_jax.data import digits_files
-from hvt_jax.engine import describe
-from hvt_jax.evaluation import figures
+from hvt_jax import cli
+from hvt_jax.run import describe, figures, loop
+from hvt_jax.tools import digits_files
 from tests import small
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -97,7 +96,7 @@ def train_here(workdir: pathlib.Path, fields: dict, *, quick: bool = True) -> En
         config.update_from_flattened_dict(
             {name: str(value) if isinstance(value, pathlib.Path) else value for name, value in fields.items()}
         )
-        code = cli.run(lambda: train.train(config.lock(), str(workdir)), output=str(workdir))
+        code = cli.run(lambda: loop.train(config.lock(), str(workdir)), output=str(workdir))
     return Ended(workdir, code, out.getvalue(), error.getvalue())
 
 

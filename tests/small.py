@@ -159,3 +159,8 @@ def largest_difference(one, other) -> float:
     sizes = {name: np.abs(leaf).max(initial=0) for name, leaf in one.items()}
     floor = 0.1 * max(sizes.values())
     return float(max(np.abs(one[name] - other[name]).max(initial=0) / max(sizes[name], floor) for name in one))
+
+
+def predicting(hierarchy, side=True):
+    """Return a hierarchy with all predictions that are possible."""
+    return hierarchy.with_edges(hierarchy.possible_edges(side=side))

@@ -14,10 +14,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import default
-from hvt_jax import limits
-from hvt_jax.engine import describe, steps
+from hvt_jax.engine import steps
 from hvt_jax.interop import original_config
-from hvt_jax.settings import SettingsError, read_settings
+from hvt_jax.run import describe
+from hvt_jax.settings import SettingsError, limits, read_settings
 from tests import small
 
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
@@ -38,7 +38,7 @@ def test_a_config_is_a_locked_document_that_can_be_read(name):
     config = module.get_config()
     assert isinstance(config, ConfigDict) and config.is_locked
     definition = steps.define(read_settings(config))
-    assert len(definition.edges) >= 2
+    assert len(definition.hierarchy.edges) >= 2
     with pytest.raises(AttributeError):
         config.train.bacth_size = 3
 
@@ -71,7 +71,7 @@ def _trace_step(model, augmentation, objective, optimizer) -> None:
     state, batch = jax.eval_shape(small.initialise(definition), jax.random.key(0)), small.batch_of(definition)
     after, metrics = jax.eval_shape(small.train_step(definition), state, batch, jax.random.key(0))
     assert jax.tree.structure(after) == jax.tree.structure(state)
-    for edge in definition.edges:
+    for edge in definition.hierarchy.edges:
         assert metrics[f"train/{edge}"].shape == ()
 
 
@@ -79,13 +79,13 @@ def _trace_step(model, augmentation, objective, optimizer) -> None:
 def test_a_config_can_be_trained_by(name, monkeypatch):
     """Configs that differ in data and length only are one trace."""
     definition = _small_definition(name)
-    monkeypatch.setattr(describe, "count_flops", lambda _: (0.0, 0.0))  # lowered in tests/engine/test_describe.py
-    assert all(str(edge) in describe.describe(definition) for edge in definition.edges)
+    monkeypatch.setattr(describe, "count_flops", lambda _: (0.0, 0.0))  # lowered in tests/run/test_describe.py
+    assert all(str(edge) in describe.describe(definition) for edge in definition.hierarchy.edges)
     settings = definition.settings
     _trace_step(settings.model, settings.augmentation, settings.objective, settings.optimizer)
 
 
-# hmdb, k400 and ssv2 differ from ucf in data and length only, default so from digits, which tests/test_train.py runs.
+# hmdb, k400 and ssv2 differ from ucf in data and length only, default so from digits (tests/run/test_train.py).
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["folder", "imagenet", "ucf"])
 def test_a_config_takes_a_step_in_small(name):

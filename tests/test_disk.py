@@ -8,14 +8,14 @@ import ml_collections
 import pytest
 
 from hvt_jax import disk
-from hvt_jax.data import digits_files, manifest, quarantine
+from hvt_jax.data import manifest, quarantine
+from hvt_jax.data.dataset import DataError
 from hvt_jax.data.problems import Problem
-from hvt_jax.data.sources import DataError
-from hvt_jax.engine import event_file, run_folder
-from hvt_jax.engine.metrics import MetricsError, MetricWriter
-from hvt_jax.engine.run_folder import RunFolder, RunFolderError
-from hvt_jax.evaluation import report
+from hvt_jax.run import event_file, report, run_folder
+from hvt_jax.run.metrics import MetricsError, MetricWriter
+from hvt_jax.run.run_folder import RunFolder, RunFolderError
 from hvt_jax.settings import LoggingSettings
+from hvt_jax.tools import digits_files
 
 PLAIN = LoggingSettings(interval_steps=10, tensorboard=False, wandb=False, wandb_project="test")
 TENSORBOARD = LoggingSettings(interval_steps=10, tensorboard=True, wandb=False, wandb_project="test")

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from hvt_jax.data.sources import DataError, Dataset, Video
+from hvt_jax.data.dataset import DataError, Dataset, Video
 from hvt_jax.engine.classes import fit_to_labels
 from hvt_jax.settings import SettingsError
 from tests import kill_and_resume, runs, small

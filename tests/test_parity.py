@@ -61,7 +61,7 @@ def test_a_prediction_without_a_target_is_compared_as_well():
 def test_the_original_reorders_the_states_of_clips_and_of_no_other_level():
     """Its frames were in order: `(b c) f -> b (f c)` stood in the module of the clip level alone."""
     case = parity.replay(CAUSAL, "float64").case
-    clips, frames = case.geometry.num_clips, case.geometry.frames_per_clip
+    clips, frames = case.hierarchy.num_clips, case.hierarchy.frames_per_clip
     assert clips > 1 and frames > 1
     numbers = jnp.arange(clips * frames, dtype=jnp.float32)[None, :, None]
     output = lambda groups: LevelOutput(jnp.zeros((1, groups, 1)), jnp.zeros((1, groups, 1)), numbers)  # noqa: E731

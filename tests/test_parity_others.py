@@ -17,11 +17,10 @@ import pytest
 from flax import nnx
 
 from hvt_jax.engine import state as state_lib
-from hvt_jax.hierarchy import hierarchy_edges
 from hvt_jax.interop import original, original_config
 from hvt_jax.interop.grow import grow_variables
 from hvt_jax.model.predictor import make_projector
-from hvt_jax.model.pyramid import model_geometry
+from hvt_jax.model.pyramid import model_hierarchy
 from hvt_jax.objectives import siamese, supervised
 from hvt_jax.objectives.distances import distance, vicreg
 from hvt_jax.objectives.draws import distance_code, side_log_probabilities
@@ -29,7 +28,7 @@ from hvt_jax.objectives.method import Inputs
 from hvt_jax.objectives.methods import METHODS
 from tests import golden_files, parity
 from tests.parity_case import close, load, quick_jit, under
-from tests.small import small_settings
+from tests.small import predicting, small_settings
 
 TOLERANCE = {"float64": 1e-6, "float32": 1e-5}  # of the largest value
 
@@ -113,11 +112,10 @@ class Model:
         self.settings = original_config.model_settings(overrides)
         self.objective = small_settings(**{k: v for k, v in overrides.items() if "objective" in k}).objective
         sizes = {name: overrides[f"data.{name}"] for name in ("num_frames", "height", "width")}
-        self.geometry = model_geometry(self.settings, **sizes)
-        edges = hierarchy_edges(self.geometry, self.settings.causal_levels, False)
-        template = jax.eval_shape(lambda: state_lib.initial_variables(self.settings, self.geometry, edges, key=0))
+        self.hierarchy = predicting(model_hierarchy(self.settings, **sizes), side=False)
+        template = jax.eval_shape(lambda: state_lib.initial_variables(self.settings, self.hierarchy, key=0))
         template = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, dtype), template)
-        self.graphdef = state_lib.graph_definition(self.settings, self.geometry, edges)
+        self.graphdef = state_lib.graph_definition(self.settings, self.hierarchy)
         self.missing: list[str] = []
         *trees, self.unused = original.import_state_dict(*template, state, self.missing)
         self.params, self.stats = jax.tree.map(jnp.asarray, trees)
@@ -138,7 +136,7 @@ def test_vicreg_between_two_views(path, dtype):
         model = Model(meta["config"], state, dtype)
         assert model.only_local_parts_are_missing()
         assert all(name.startswith("projector.") or name in parity.HEAD for name in model.unused)
-        top = getattr(model.settings, model.geometry.hierarchy[-1])
+        top = getattr(model.settings, model.hierarchy.levels[-1])
         options = {"dtype": jnp.dtype(dtype), "rngs": nnx.Rngs(0)}
         projector = make_projector(top, top.width, **options)
         head_graph, *head = nnx.split(projector, nnx.Param, nnx.BatchStat)
@@ -193,7 +191,7 @@ def test_supervised_through_the_whole_network(path, kind, dtype):
             pyramid.head = classify
             inputs = Inputs(video, None, None, jnp.asarray(arrays["labels"]), None, {})
             losses, outputs, _ = METHODS["supervised"].losses(pyramid, inputs, None, key=None)
-            return losses.total, supervised.log_probabilities(classify, outputs[model.geometry.hierarchy[-1]])
+            return losses.total, supervised.log_probabilities(classify, outputs[model.hierarchy.levels[-1]])
 
         step = quick_jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
         (value, log_probs), (gradients, head_gradient) = step(model.params, head)
@@ -242,9 +240,8 @@ def test_curriculum_grows_as_in_the_original(path):
     overrides = original_config.settings_overrides(meta["new_config"], state, num_groups={"clips": clips})
     settings = original_config.model_settings(overrides)
     sizes = {name: overrides[f"data.{name}"] for name in ("num_frames", "height", "width")}
-    geometry = model_geometry(settings, **sizes)
-    edges = hierarchy_edges(geometry, settings.causal_levels, False)
-    fresh = jax.jit(lambda: state_lib.initial_variables(settings, geometry, edges, key=1))()
+    hierarchy = predicting(model_hierarchy(settings, **sizes), side=False)
+    fresh = jax.jit(lambda: state_lib.initial_variables(settings, hierarchy, key=1))()
     before, after = under(arrays, "new_before/"), under(arrays, "new_after/")
     names = [*meta["copied_from_old"], *meta["kept_new"], *after]
 

@@ -144,7 +144,8 @@ def test_fields_named_in_tables_and_text_exist(path):
 
 def test_what_the_demo_is_said_to_train_is_what_its_config_says():
     from configs import digits
-    from hvt_jax.engine import describe, steps
+    from hvt_jax.engine import steps
+    from hvt_jax.run import describe
 
     shown = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     for line in describe.describe(steps.define(read_settings(digits.get_config()))).splitlines():

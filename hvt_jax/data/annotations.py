@@ -10,7 +10,7 @@ import pathlib
 import posixpath
 from collections.abc import Collection, Iterator, Mapping
 
-from hvt_jax.data.sources import DataError, SafeFolder, Video, read_text
+from hvt_jax.data.dataset import DataError, SafeFolder, Video, read_text
 from hvt_jax.settings import DataSettings
 
 _LOG = logging.getLogger(__name__)

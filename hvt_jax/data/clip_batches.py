@@ -8,8 +8,8 @@ import grain
 import numpy as np
 
 from hvt_jax.data import parallel, reading, sampling, stages
+from hvt_jax.data.dataset import DataError, Dataset
 from hvt_jax.data.problems import REASON_BYTES, Problem, VideoError, pack_reason
-from hvt_jax.data.sources import DataError, Dataset
 from hvt_jax.data.window_cache import cache_of
 from hvt_jax.settings import DataSettings
 

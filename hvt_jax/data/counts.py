@@ -7,8 +7,8 @@ import logging
 import numpy as np
 
 from hvt_jax.data import parallel, sampling, segments, storages
+from hvt_jax.data.dataset import DataError, Dataset, Video
 from hvt_jax.data.problems import VideoError
-from hvt_jax.data.sources import DataError, Dataset, Video
 from hvt_jax.settings import DataSettings
 
 _LOG = logging.getLogger(__name__)

@@ -12,10 +12,10 @@ import pathlib
 import re
 from typing import Literal
 
+from hvt_jax import disk
 from hvt_jax.data import manifest
 from hvt_jax.data.containers import MAX_FRAMES
-from hvt_jax.data.sources import DataError, Dataset, Video, read_text
-from hvt_jax.data.storages.files import replaced
+from hvt_jax.data.dataset import DataError, Dataset, Video, read_text
 from hvt_jax.data.storages.frames import frames_folder
 from hvt_jax.settings import DataSettings
 
@@ -104,7 +104,7 @@ def write_listing(
         dataset = dataset.with_primary(next(iter(names)))
         rows = [json.dumps(_row(video, stored[source_of(video)])) for video in dataset.videos]
         parts.append(f'"{split}": [\n' + ",\n".join(rows) + "\n]")  # a line a video, for people
-    with replaced(root / FILE_NAME, sync=True) as unfinished:
+    with disk.replaced(root / FILE_NAME) as unfinished:
         unfinished.write_text("{" + ",\n".join(parts) + "}\n", encoding="ascii")
 
 

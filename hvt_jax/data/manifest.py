@@ -12,10 +12,11 @@ import math
 import os
 import pathlib
 
+from hvt_jax import disk
 from hvt_jax.data import parallel, segments
 from hvt_jax.data.containers import VideoInfo
+from hvt_jax.data.dataset import DataError, Dataset, Video, read_rows
 from hvt_jax.data.problems import VideoError
-from hvt_jax.data.sources import DataError, Dataset, Video, read_rows
 from hvt_jax.data.storages.frames import find_folder
 from hvt_jax.settings import DataSettings
 
@@ -170,18 +171,14 @@ def are_current(settings: DataSettings, root: pathlib.Path, entries: list[Entry]
 
 
 def write_manifest(path: pathlib.Path, entries: list[Entry]) -> None:
-    """Replace the manifest, so that a reader sees the old or the new one, never a part.
+    """Replace the manifest.
 
     Raises:
       DataError: if it cannot be written.
     """
-    unfinished = path.with_name(path.name + ".tmp")
     try:
-        with open(unfinished, "w", encoding="ascii") as file:
+        with disk.replaced(path) as unfinished, open(unfinished, "w", encoding="ascii") as file:
             file.writelines(entry_line(entry) for entry in entries)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; name a file that can be written with --manifest") from error
 

@@ -24,7 +24,7 @@ from absl import flags  # for `_start` alone, which says why
 
 from hvt_jax.data import clip_batches, counts, parallel, storages, usage
 from hvt_jax.data.clip_batches import Batch
-from hvt_jax.data.sources import DataError, Dataset
+from hvt_jax.data.dataset import DataError, Dataset
 from hvt_jax.settings import DataSettings
 
 _SMALL_BYTES = 1 << 16

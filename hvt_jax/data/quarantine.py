@@ -7,8 +7,8 @@ import os
 import numpy as np
 
 from hvt_jax import disk
+from hvt_jax.data.dataset import DataError, Dataset
 from hvt_jax.data.problems import Problem, unpack_reason
-from hvt_jax.data.sources import DataError, Dataset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +86,7 @@ def read_quarantine(path: str, last_step: int) -> list[BadVideo]:
 
 
 def write_quarantine(path: str, videos: list[BadVideo]) -> None:
-    """Replace the file, one line a video, so that a reader sees the old or the new one, never a part.
+    """Replace the file, one line a video.
 
     Raises:
       DataError: if it cannot be written.
@@ -96,8 +96,4 @@ def write_quarantine(path: str, videos: list[BadVideo]) -> None:
         fields = {**dataclasses.asdict(video), "problem": str(video.problem)}
         rows.append(json.dumps({name: value for name, value in fields.items() if name != "reason" or value}) + "\n")
     with disk.refusals_as(DataError, path, "give another --workdir"):
-        with open(path + ".tmp", "w", encoding="ascii") as file:
-            file.writelines(rows)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(path + ".tmp", path)
+        disk.write_file(path, "".join(rows).encode("ascii"))

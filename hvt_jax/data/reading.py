@@ -4,9 +4,9 @@ import contextlib
 from collections.abc import Iterator
 
 from hvt_jax.data import segments, stages, storages
+from hvt_jax.data.dataset import Dataset, Video
 from hvt_jax.data.problems import Problem, VideoError
 from hvt_jax.data.quarantine import BadVideo
-from hvt_jax.data.sources import Dataset, Video
 from hvt_jax.settings import DataSettings
 
 

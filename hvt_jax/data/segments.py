@@ -6,8 +6,8 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from hvt_jax.data.containers import VideoInfo
+from hvt_jax.data.dataset import Video
 from hvt_jax.data.problems import Problem, VideoError
-from hvt_jax.data.sources import Video
 
 
 class Reader(Protocol):

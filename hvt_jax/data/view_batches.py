@@ -17,8 +17,8 @@ import grain
 import numpy as np
 
 from hvt_jax.data import counts, pipeline, reading, views
+from hvt_jax.data.dataset import Dataset
 from hvt_jax.data.problems import REASON_BYTES, Problem, VideoError, pack_reason
-from hvt_jax.data.sources import Dataset
 from hvt_jax.settings import DataSettings
 
 Batch = dict[str, Any]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hvt_jax.data.sources import Dataset
+from hvt_jax.data.dataset import Dataset
 from hvt_jax.engine import steps
 from hvt_jax.engine.steps import Definition
 from hvt_jax.settings import SettingsError

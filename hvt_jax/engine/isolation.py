@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hvt_jax.engine import dataflow, steps
-from hvt_jax.engine.labels import label_norms, parameter_labels
+from hvt_jax.engine.groups import label_norms, parameter_labels
 from hvt_jax.engine.state import Tree
 from hvt_jax.engine.steps import Definition
 
@@ -45,7 +45,7 @@ def examine(definition: Definition, num_videos: int) -> tuple[str, int]:
 
 
 def _is_meant(definition: Definition, owner: str, label: str) -> bool:
-    return label in definition.method.reach(owner, definition.hierarchy)
+    return label in definition.method.reach(owner, definition.hierarchy.levels)
 
 
 def audit(definition: Definition, num_videos: int) -> Table:
@@ -68,7 +68,7 @@ def open_paths(definition: Definition, num_videos: int) -> list[tuple[str, str]]
     """
     seed, batch = definition.settings.seed, _batch_shapes(definition, num_videos)
     variables = jax.eval_shape(lambda: steps.initial_variables(definition, seed))
-    owners = definition.method.owners(definition.hierarchy)
+    owners = definition.method.owners(definition.hierarchy.levels)
     shares = {owner: jax.ShapeDtypeStruct((), jnp.float32) for owner in owners}
 
     def gradients(shares, params, stats, batch):
@@ -99,7 +99,7 @@ def isolation_table(
         gradient to see.
       key: random key of augmentation, draws and dropout.
     """
-    labels, owners = parameter_labels(params, definition.groups), definition.method.owners(definition.hierarchy)
+    labels, owners = parameter_labels(params, definition.groups), definition.method.owners(definition.hierarchy.levels)
 
     @jax.jit
     def norms(shares, params):
@@ -142,7 +142,7 @@ def _weighted_losses(shares, params, definition: Definition, stats, batch, key) 
     keys = jax.random.split(key, 3)
     video = steps.prepare_training(definition, keys[0], batch["video"])
     questions = steps.draw_questions(definition, keys[1], video, batch.get("frame_valid"))
-    weights = {str(edge): 1.0 for edge in definition.edges}
+    weights = {str(edge): 1.0 for edge in definition.hierarchy.edges}
     loss = steps.build_loss(definition, {**batch, "video": video}, questions, weights)
     owned = definition.method.owned_losses(loss(params, stats, keys[2])[1][0])
     return sum((share * owned[owner] for owner, share in shares.items()), jnp.zeros(()))

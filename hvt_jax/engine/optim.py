@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hvt_jax.engine.labels import label_norms, parameter_labels
+from hvt_jax.engine.groups import label_norms, parameter_labels
 from hvt_jax.engine.optimizer_checks import check_optimizer
 from hvt_jax.engine.schedules import Number, learning_rates, moving_labels
 from hvt_jax.settings import OptimizerSettings

@@ -3,7 +3,7 @@
 A run that trains less than its config says would look like any other until someone reads its curves.
 """
 
-from hvt_jax.engine.labels import levels_of
+from hvt_jax.engine.groups import levels_of
 from hvt_jax.settings import OptimizerSettings
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hvt_jax.engine.labels import levels_of
+from hvt_jax.engine.groups import levels_of
 from hvt_jax.settings import OptimizerSettings
 
 Number = int | float | jax.Array

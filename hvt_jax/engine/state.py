@@ -9,9 +9,9 @@ import jax
 import optax
 from flax import nnx
 
-from hvt_jax.hierarchy import Edge, Geometry
+from hvt_jax.hierarchy import Hierarchy
 from hvt_jax.model.pyramid import Pyramid
-from hvt_jax.model_settings import ModelSettings
+from hvt_jax.settings.model_settings import ModelSettings
 
 Tree = dict[str, Any]
 GraphDef = nnx.GraphDef  # named here, so that flax stays in this file
@@ -63,13 +63,11 @@ def variables_of(build: Callable[..., Pyramid], key: jax.Array | int) -> tuple[T
     return split(build(rngs=nnx.Rngs(params=key)))[1:]
 
 
-def graph_definition(settings: ModelSettings, geometry: Geometry, edges: tuple[Edge, ...]) -> nnx.GraphDef:
+def graph_definition(settings: ModelSettings, hierarchy: Hierarchy) -> nnx.GraphDef:
     """Return the static part of a pyramid without allocating any array."""
-    return graph_of(functools.partial(Pyramid, settings, geometry, edges))
+    return graph_of(functools.partial(Pyramid, settings, hierarchy))
 
 
-def initial_variables(
-    settings: ModelSettings, geometry: Geometry, edges: tuple[Edge, ...], *, key: jax.Array | int
-) -> tuple[Tree, Tree]:
+def initial_variables(settings: ModelSettings, hierarchy: Hierarchy, *, key: jax.Array | int) -> tuple[Tree, Tree]:
     """Return fresh (parameters, statistics) of a pyramid; pure."""
-    return variables_of(functools.partial(Pyramid, settings, geometry, edges), key)
+    return variables_of(functools.partial(Pyramid, settings, hierarchy), key)

@@ -16,8 +16,8 @@ from hvt_jax.engine import augmentation, monitors, schedules
 from hvt_jax.engine import state as state_lib
 from hvt_jax.engine.optim import optimizer_statistics, update_norms
 from hvt_jax.engine.state import TrainState
-from hvt_jax.hierarchy import Edge, Geometry
-from hvt_jax.model.pyramid import model_geometry
+from hvt_jax.hierarchy import Hierarchy
+from hvt_jax.model.pyramid import model_hierarchy
 from hvt_jax.objectives import local, methods
 from hvt_jax.objectives import questions as questions_lib
 from hvt_jax.objectives.method import Inputs, Method
@@ -35,22 +35,15 @@ class Definition:
 
     Attributes:
       settings: the whole config.
-      geometry: sizes of the hierarchy.
-      edges: its predictions; () if the method has none.
+      hierarchy: levels, sizes and predictions; no predictions if the method has none.
       graphdef: the model without its arrays.
       num_classes: of the label set that a method which wants labels is trained on; 0 where nobody knows it yet.
     """
 
     settings: Settings
-    geometry: Geometry
-    edges: tuple[Edge, ...]
+    hierarchy: Hierarchy
     graphdef: state_lib.GraphDef
     num_classes: int
-
-    @property
-    def hierarchy(self) -> tuple[str, ...]:
-        """Trained levels, lowest first."""
-        return self.geometry.hierarchy
 
     @property
     def method(self) -> Method:
@@ -67,23 +60,23 @@ def define(settings: Settings, num_classes: int = 0) -> Definition:
     """Return the static parts of a run; `num_classes` as in `Definition`.
 
     Raises:
-      SettingsError: for a geometry that is impossible, or the weight of an edge that it does not have.
+      SettingsError: for sizes that are impossible, or the weight of an edge that it does not have.
     """
     data, model, method = settings.data, settings.model, methods.METHODS[settings.method]
     if model.compute_dtype == "float64" and not jax.config.jax_enable_x64:
         raise SettingsError("model.compute_dtype = float64 needs the environment variable JAX_ENABLE_X64=1")
     try:
-        geometry = model_geometry(model, num_frames=data.num_frames, height=data.height, width=data.width)
+        hierarchy = model_hierarchy(model, num_frames=data.num_frames, height=data.height, width=data.width)
     except ValueError as error:
         raise SettingsError(str(error)) from error
-    edges = method.edges(settings, geometry)
-    graphdef = state_lib.graph_of(functools.partial(method.build_model, settings, geometry, num_classes))
-    return Definition(settings, geometry, edges, graphdef, num_classes)
+    hierarchy = method.predictions(settings, hierarchy)
+    graphdef = state_lib.graph_of(functools.partial(method.build_model, settings, hierarchy, num_classes))
+    return Definition(settings, hierarchy, graphdef, num_classes)
 
 
 def initial_variables(definition: Definition, key: jax.Array | int) -> tuple[state_lib.Tree, state_lib.Tree]:
     """Return fresh (parameters, statistics) of a run's model; pure."""
-    sizes = definition.settings, definition.geometry, definition.num_classes
+    sizes = definition.settings, definition.hierarchy, definition.num_classes
     return state_lib.variables_of(functools.partial(definition.method.build_model, *sizes), key)
 
 
@@ -141,7 +134,7 @@ def build_train_step(
 
 def batch_fields(definition: Definition) -> tuple[str, ...]:
     """Return the fields of a batch that a step reads: frames can be padding only where short videos are padded."""
-    frames = ("frame_valid",) if definition.settings.data.short_videos == "pad" and definition.edges else ()
+    frames = ("frame_valid",) if definition.settings.data.short_videos == "pad" and definition.hierarchy.edges else ()
     return (*definition.method.batch_fields, *frames)
 
 
@@ -156,15 +149,13 @@ def draw_questions(
     definition: Definition, key: jax.Array, video: jax.Array, frame_valid: jax.Array | None = None
 ) -> Questions:
     """Return what every edge is asked about `video`, see `objectives.questions`."""
-    return questions_lib.draw_questions(
-        definition.settings, definition.edges, definition.geometry, key, video, frame_valid
-    )
+    return questions_lib.draw_questions(definition.settings, definition.hierarchy, key, video, frame_valid)
 
 
 def edge_weights(definition: Definition, step: jax.Array, num_steps: int) -> dict[str, jax.Array | float]:
     """Return the loss weight of every edge at `step`, keyed by edge name."""
     objective = definition.settings.objective
-    weights = local.initial_edge_weights(definition.edges, objective)
+    weights = local.initial_edge_weights(definition.hierarchy.edges, objective)
     if objective.weights_to_uniform:
         weights = {name: schedules.edge_weight_at(weight, step, num_steps) for name, weight in weights.items()}
     return weights
@@ -204,7 +195,7 @@ def build_encode(definition: Definition) -> Callable[[dict, dict, jax.Array], di
         video = augmentation.normalise(video, data.mean, data.std)
         model = state_lib.merge(definition.graphdef, params, stats)
         outputs = model(video, train=False, last_state=method.last_state)
-        features = {level: outputs[level].tokens.astype(jnp.float32).mean(1) for level in definition.hierarchy}
+        features = {level: outputs[level].tokens.astype(jnp.float32).mean(1) for level in definition.hierarchy.levels}
         classes = method.predicted_classes(model, outputs)
         return features if classes is None else features | {HEAD: classes}
 
@@ -232,9 +223,9 @@ def _monitors(definition, step, num_steps, asked) -> dict[str, jax.Array]:
     losses, outputs, predictions, candidates, valid = jax.lax.stop_gradient(asked)
 
     def measure():
-        raw = {level: outputs[level].raw for level in definition.hierarchy}
+        raw = {level: outputs[level].raw for level in definition.hierarchy.levels}
         found = monitors.monitor_levels(raw, valid, settings.evaluation.monitor_tokens)
-        for edge in definition.edges:
+        for edge in definition.hierarchy.edges:
             name = str(edge)
             for kind, answer in _uninformed(settings.objective, predictions[name]).items():
                 cost = _loss_of(definition, edge, predictions[name], candidates, answer)
@@ -262,4 +253,4 @@ def _loss_of(definition, edge, asked: local.Prediction, candidates, answer: jax.
     """Return the loss of an edge if `answer`, which is broadcast to [B, N, D], were its prediction."""
     answer = jnp.broadcast_to(answer, asked.prediction.shape).astype(asked.prediction.dtype)
     settings, asked = definition.settings.objective, asked._replace(prediction=answer)
-    return local.edge_loss(settings, edge, definition.edges, definition.geometry, asked, candidates)
+    return local.edge_loss(settings, edge, definition.hierarchy, asked, candidates)

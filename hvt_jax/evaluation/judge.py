@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from hvt_jax.data import pipeline
-from hvt_jax.data.sources import Dataset
+from hvt_jax.data.dataset import Dataset
 from hvt_jax.engine.steps import HEAD
 from hvt_jax.evaluation import accuracy, features, knn, pairs, probes, results
 from hvt_jax.evaluation.head import head_metrics

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hvt_jax.data.sources import Dataset
+from hvt_jax.data.dataset import Dataset
 from hvt_jax.engine.alarms import CHECKS, series
 from hvt_jax.hierarchy import LEVELS
 from hvt_jax.settings import SettingsError

@@ -10,11 +10,11 @@ import jax
 import numpy as np
 
 from hvt_jax.engine import state as state_lib
-from hvt_jax.engine.manifest import CheckpointError
-from hvt_jax.hierarchy import encoded_levels, hierarchy_edges, level_below
+from hvt_jax.hierarchy import encoded_levels, level_below
 from hvt_jax.interop import original, original_config, torch_file
 from hvt_jax.interop.safetensors_io import read_arrays, save_variables
-from hvt_jax.model.pyramid import model_geometry
+from hvt_jax.model.pyramid import model_hierarchy
+from hvt_jax.run.seals import CheckpointError
 
 VARIABLES_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 _LARGEST_CONFIG = 1_000_000  # bytes
@@ -51,9 +51,9 @@ def import_checkpoint(checkpoint: str, config: str, output: str) -> Imported:
         overrides = original_config.settings_overrides(fields, state)
         settings = original_config.model_settings(overrides)
         sizes = {name: overrides[f"data.{name}"] for name in ("num_frames", "height", "width")}
-        geometry = model_geometry(settings, **sizes)
-        edges = hierarchy_edges(geometry, settings.causal_levels, overrides["objective.side"])
-        fresh = jax.jit(lambda: state_lib.initial_variables(settings, geometry, edges, key=0))()
+        hierarchy = model_hierarchy(settings, **sizes)
+        hierarchy = hierarchy.with_edges(hierarchy.possible_edges(side=overrides["objective.side"]))
+        fresh = jax.jit(lambda: state_lib.initial_variables(settings, hierarchy, key=0))()
         missing: list[str] = []
         params, stats, unused = original.import_state_dict(*jax.tree.map(np.asarray, fresh), state, missing)
     except KeyError as error:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from hvt_jax import config_reader
-from hvt_jax.model_settings import ModelSettings
+from hvt_jax.settings import reader
+from hvt_jax.settings.model_settings import ModelSettings
 
 GROUPS = {"patch": "backbone", "frame": "space", "clip": "time", "sequence": "clip"}
 LEVEL_OF_GROUP = {group: level for level, group in GROUPS.items()}
@@ -155,4 +155,4 @@ def model_settings(overrides: dict[str, Any]) -> ModelSettings:
             for parent in parents:
                 group = group.setdefault(parent, {})
             group[last] = value
-    return config_reader.read(ModelSettings, nested, "model")
+    return reader.read(ModelSettings, nested, "model")

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from hvt_jax.engine import leaves
-from hvt_jax.engine.manifest import CheckpointError
+from hvt_jax import disk
+from hvt_jax.run import leaves
+from hvt_jax.run.seals import CheckpointError
 
 Tree = dict[str, Any]
 _ROOMS = ("params", "stats")
@@ -20,12 +21,7 @@ def save_variables(path: str | os.PathLike, params: Tree, stats: Tree) -> None:
     flat = leaves.flatten(dict(zip(_ROOMS, (params, stats), strict=True)))
     # safetensors writes the memory as it lies, so a transposed view must be laid out first.
     content = safetensors_numpy.save({k: np.asarray(v, order="C") for k, v in flat.items()}, metadata=_FORMAT)
-    partial = f"{os.fspath(path)}.partial"
-    with open(partial, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    disk.write_file(path, content)
 
 
 def load_variables(path: str | os.PathLike) -> tuple[Tree, Tree]:

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from hvt_jax.hierarchy import Geometry
+from hvt_jax.hierarchy import Hierarchy
 from hvt_jax.model.pyramid import Pyramid
-from hvt_jax.model_settings import ModelSettings
 from hvt_jax.nn.linear import Linear
+from hvt_jax.settings.model_settings import ModelSettings
 
 
 class Classifier(Pyramid):
@@ -17,9 +17,9 @@ class Classifier(Pyramid):
     would let no gradient through to the levels in the first step. It computes in float32 at least.
     """
 
-    def __init__(self, settings: ModelSettings, geometry: Geometry, num_classes: int, *, rngs: nnx.Rngs):
-        super().__init__(settings, geometry, (), rngs=rngs)
-        width = getattr(settings, geometry.hierarchy[-1]).width
+    def __init__(self, settings: ModelSettings, hierarchy: Hierarchy, num_classes: int, *, rngs: nnx.Rngs):
+        super().__init__(settings, hierarchy, rngs=rngs)
+        width = getattr(settings, hierarchy.levels[-1]).width
         dtype = jnp.promote_types(settings.compute_dtype, jnp.float32)
         self.head = Linear(width, num_classes, dtype=dtype, rngs=rngs)
         for part in (self.head.kernel, self.head.bias):

@@ -4,13 +4,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 
-from hvt_jax.model_settings import LevelSettings
 from hvt_jax.nn import normalization
 from hvt_jax.nn.linear import Linear
 from hvt_jax.nn.positions import LearnedTable
 from hvt_jax.nn.transformer import Transformer
+from hvt_jax.settings.model_settings import LevelSettings
 
 
 class LevelOutput(NamedTuple):
@@ -78,15 +79,13 @@ class Level(nnx.Module):
           last_state: causal levels: which state of the last group is its token; -2 while training
             locally, -1 when supervised (then for all groups).
         """
-        batch, members_total = members.shape[:2]
-        groups = members_total // self.num_members
-        encoded = self._encode(members.reshape(batch * groups, self.num_members, -1), key)
-        encoded = encoded.reshape(batch, groups, -1, encoded.shape[-1])
+        encoded = self._encode(rearrange(members, "b (g m) d -> (b g) m d", m=self.num_members), key)
+        encoded = rearrange(encoded, "(b g) m d -> b g m d", b=len(members))
         if self.causal:
             raw_BGD = encoded[:, :, -1]
             if last_state != -1:
                 raw_BGD = jnp.concatenate([raw_BGD[:, :-1], encoded[:, -1:, last_state]], axis=1)
-            states = encoded.reshape(batch, members_total, -1)
+            states = rearrange(encoded, "b g m d -> b (g m) d")
         else:
             raw_BGD, states = encoded[:, :, 0], None
         if states is not None:

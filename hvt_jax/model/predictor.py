@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from hvt_jax.model_settings import PatchSettings
 from hvt_jax.nn import normalization
 from hvt_jax.nn.activation import gelu
 from hvt_jax.nn.linear import Linear
 from hvt_jax.nn.positions import LearnedTable
+from hvt_jax.settings.model_settings import PatchSettings
 
 
 class Predictor(nnx.Module):

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from hvt_jax import shapes
-from hvt_jax.hierarchy import LEVELS, Edge, Geometry, asks_any_group, encoded_levels, level_below
+from hvt_jax.hierarchy import LEVELS, Hierarchy, encoded_levels, level_below
 from hvt_jax.model.level import Level, LevelOutput
 from hvt_jax.model.predictor import Predictor
 from hvt_jax.model.stem import Stem
-from hvt_jax.model_settings import ModelSettings
+from hvt_jax.settings.model_settings import ModelSettings
 
 
 class PatchLevel(nnx.Module):
@@ -24,26 +24,25 @@ class Pyramid(nnx.Module):
     Without edges it has no predictors.
     """
 
-    def __init__(self, settings: ModelSettings, geometry: Geometry, edges: tuple[Edge, ...], *, rngs: nnx.Rngs):
+    def __init__(self, settings: ModelSettings, hierarchy: Hierarchy, *, rngs: nnx.Rngs):
         dtype = jnp.dtype(settings.compute_dtype)
-        self.geometry = geometry
-        self.edges = edges
+        self.hierarchy = hierarchy
         self.stem = Stem(settings, rngs=rngs)
         self.levels = nnx.Dict()
         width_in = settings.patch.width
-        for name in geometry.hierarchy:
+        for name in hierarchy.levels:
             if name == "patch":
                 self.levels[name] = PatchLevel()
             else:
                 level = getattr(settings, name)
-                self.levels[name] = Level(level, width_in, geometry.num_members(name), dtype=dtype, rngs=rngs)
+                self.levels[name] = Level(level, width_in, hierarchy.num_members(name), dtype=dtype, rngs=rngs)
                 width_in = level.width
             self.levels[name].predictors = nnx.Dict()
-        for edge in edges:
+        for edge in hierarchy.edges:
             self.levels[edge.source].predictors[edge.relation] = Predictor(
                 getattr(settings, edge.source),
                 getattr(settings, edge.target).width,
-                edge_codes(edge, geometry, settings.causal_levels, edges),
+                hierarchy.codes(edge),
                 dtype=dtype,
                 rngs=rngs,
             )
@@ -71,13 +70,13 @@ class Pyramid(nnx.Module):
         Returns:
           An output per trained level, keyed by level; iterate over `hierarchy`, dicts lose order in jit.
         """
-        shapes.check_video(video.shape, self.geometry.num_frames)
+        shapes.check_video(video.shape, self.hierarchy.num_frames)
         tokens, raw = self.stem(video, train=train, valid=valid)
-        shapes.check_patches(tokens.shape[1], self.geometry.num_tokens("patch"))
+        shapes.check_patches(tokens.shape[1], self.hierarchy.num_tokens("patch"))
         outputs = {}
-        if "patch" in self.geometry.hierarchy:
+        if "patch" in self.hierarchy.levels:
             outputs["patch"] = LevelOutput(tokens, raw, None)
-        for name in encoded_levels(self.geometry.hierarchy):
+        for name in encoded_levels(self.hierarchy.levels):
             if isolated and level_below(name) in outputs:
                 tokens = jax.lax.stop_gradient(tokens)
             level_key = None if key is None else jax.random.fold_in(key, LEVELS.index(name))
@@ -86,29 +85,13 @@ class Pyramid(nnx.Module):
         return outputs
 
 
-def edge_codes(edge: Edge, geometry: Geometry, causal: tuple[str, ...], edges: tuple[Edge, ...]) -> dict[str, int]:
-    """Return the code tables an edge's predictor needs, as name -> number of codes.
-
-    Side: the relative distance, 2N-2 of them. Down of a level that is not causal: the member asked for,
-    and, where the level has several groups and no side edge among `edges`, the group it is taken from.
-    """
-    if edge.relation == "side":
-        return {"distance": 2 * geometry.num_times(edge.source) - 2}
-    if edge.relation == "down" and edge.source not in causal:
-        codes = {"member": geometry.num_members(edge.source)}
-        if asks_any_group(edge.source, geometry, edges):
-            codes["group"] = geometry.num_tokens(edge.source)
-        return codes
-    return {}
-
-
 def patch_pixels(settings: ModelSettings) -> int:
     """Return how many pixels of the video a patch is wide and high."""
     return settings.stem.patch_size * (4 if settings.stem.kind == "conv" else 1)
 
 
-def model_geometry(settings: ModelSettings, *, num_frames: int, height: int, width: int) -> Geometry:
-    """Return the geometry of the model on videos [B, num_frames, height, width, 3].
+def model_hierarchy(settings: ModelSettings, *, num_frames: int, height: int, width: int) -> Hierarchy:
+    """Return the hierarchy of the model on videos [B, num_frames, height, width, 3], still without edges.
 
     Raises:
       ValueError: naming the sizes that do not divide and the nearest that do.
@@ -127,11 +110,12 @@ def model_geometry(settings: ModelSettings, *, num_frames: int, height: int, wid
         raise ValueError(f"model.num_clips = {clips}, but the level `sequence` needs at least 2 clips")
     if num_frames % clips or num_frames < clips:
         raise ValueError(f"data.num_frames = {num_frames} cannot be cut into model.num_clips = {clips} equal clips")
-    geometry = Geometry(settings.levels, clips, num_frames // clips, (height // scale) * (width // scale))
-    for level in settings.causal_levels:
-        if geometry.num_members(level) < 2:
+    causal, patches = settings.causal_levels, (height // scale) * (width // scale)
+    hierarchy = Hierarchy(settings.levels, clips, num_frames // clips, patches, causal)
+    for level in causal:
+        if hierarchy.num_members(level) < 2:
             raise ValueError(
                 f"model.{level}.causal = True, but a {level} has only 1 {level_below(level)} here, so nothing follows "
                 f"it that could be predicted; use more of them or causal = False"
             )
-    return geometry
+    return hierarchy

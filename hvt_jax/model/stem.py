@@ -2,12 +2,13 @@
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 
-from hvt_jax.model_settings import ModelSettings
 from hvt_jax.nn import normalization
 from hvt_jax.nn.convolution import ConvNormRelu, SeparableConv, halve_space
 from hvt_jax.nn.linear import Linear
+from hvt_jax.settings.model_settings import ModelSettings
 
 RGB = 3
 
@@ -29,10 +30,7 @@ class ConvStem(nnx.Module):
 
 def cut_patches(x: jax.Array, size: int) -> jax.Array:
     """Cut [B, T, Y, X, C] into squares: [B, T, P, size·size·C], row by row, values in (y, x, c) order."""
-    batch, frames, height, width, channels = x.shape
-    rows, columns = height // size, width // size
-    x_BTYyXxC = x.reshape(batch, frames, rows, size, columns, size, channels)
-    return x_BTYyXxC.transpose(0, 1, 2, 4, 3, 5, 6).reshape(batch, frames, rows * columns, -1)
+    return rearrange(x, "b t (row y) (column x) c -> b t (row column) (y x c)", y=size, x=size)
 
 
 class Stem(nnx.Module):
@@ -65,5 +63,5 @@ class Stem(nnx.Module):
         if self.convolutions is not None:
             x = self.convolutions(x, train=train, valid=valid)
         raw_BTPD = self.embedding(cut_patches(x, self.patch_size))
-        raw_BND = raw_BTPD.reshape(raw_BTPD.shape[0], -1, raw_BTPD.shape[-1])
+        raw_BND = rearrange(raw_BTPD, "b t p d -> b (t p) d")
         return normalization.apply_norm(self.output_norm, raw_BND, train=train, valid=valid), raw_BND

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 
 from hvt_jax.nn.linear import Linear
@@ -33,13 +34,13 @@ class SelfAttention(nnx.Module):
             inner = self.num_heads * self.head_width
             (query,) = self._heads(self.qkv(tokens[:, :num_outputs], norm, slice(inner)))
             key, value = self._heads(self.qkv(tokens, norm, slice(inner, None)))
-        mixed = attend(query, key, value, causal=causal).transpose(0, 2, 1, 3)
-        return self.out(mixed.reshape(*mixed.shape[:2], -1))
+        mixed = attend(query, key, value, causal=causal)
+        return self.out(rearrange(mixed, "rows h n k -> rows n (h k)"))
 
     def _heads(self, projected: jax.Array) -> jax.Array:
         """Part [rows, length, parts·H·K] into [parts, rows, H, length, K]."""
-        parts = projected.reshape(*projected.shape[:2], -1, self.num_heads, self.head_width)
-        return parts.transpose(2, 0, 3, 1, 4)
+        sizes = {"h": self.num_heads, "k": self.head_width}
+        return rearrange(projected, "rows n (parts h k) -> parts rows h n k", **sizes)
 
 
 def attend(query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool) -> jax.Array:

@@ -7,6 +7,7 @@ frame keeps what moves.
 
 import jax
 import jax.numpy as jnp
+from einops import reduce
 
 _FLOOR = 1e-6  # squared, in normalised pixels: a video that never changes is asked evenly
 
@@ -20,11 +21,9 @@ def patch_change(video: jax.Array, size: int, frame_valid: jax.Array | None = No
       frame_valid: bool [B, T], frames that count in the mean and can have changed; None for all.
     """
     video = video.astype(jnp.float32)
-    batch, times, height, width, channels = video.shape
-    weight_BT = jnp.ones((batch, times)) if frame_valid is None else frame_valid.astype(jnp.float32)
+    weight_BT = jnp.ones(video.shape[:2]) if frame_valid is None else frame_valid.astype(jnp.float32)
     weight_BT111 = weight_BT[..., None, None, None]
     total = jnp.where(weight_BT111 > 0, video, 0).sum(axis=1, keepdims=True)
     mean = total / jnp.maximum(weight_BT111.sum(axis=1, keepdims=True), 1)
     squares = jnp.where(weight_BT111 > 0, jnp.square(video - mean), 0)
-    cut = squares.reshape(batch, times, height // size, size, width // size, size, channels)
-    return cut.mean(axis=(3, 5, 6)).reshape(batch, times, -1) + _FLOOR
+    return reduce(squares, "b t (row y) (column x) c -> b t (row column)", "mean", y=size, x=size) + _FLOOR

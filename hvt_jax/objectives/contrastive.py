@@ -19,8 +19,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
-from hvt_jax.hierarchy import Edge, Geometry
+from hvt_jax.hierarchy import Edge, Hierarchy
 from hvt_jax.objectives.draws import Candidates
 from hvt_jax.settings import ObjectiveSettings
 
@@ -48,7 +49,7 @@ def choice_losses(
     prediction: jax.Array,
     choice: Choice,
     edge: Edge,
-    geometry: Geometry,
+    hierarchy: Hierarchy,
     settings: ObjectiveSettings,
     candidates: Candidates,
 ) -> jax.Array:
@@ -58,7 +59,7 @@ def choice_losses(
       prediction: [B, N, D].
       choice: what is asked about.
       edge: whose questions they are.
-      geometry: sizes of the hierarchy.
+      hierarchy: its sizes.
       settings: temperature, weights of the two kinds of candidates, least distance.
       candidates: those that are drawn, see `objectives.draws`.
     """
@@ -69,20 +70,20 @@ def choice_losses(
     total = jnp.zeros(choice.index.shape, own_BN1.dtype)
     if settings.video_candidates_weight:
         of_video = _of_patches if edge.target == "patch" else _of_video
-        logits = of_video(asked_BND, choice, geometry, settings.least_distance, candidates.places)
+        logits = of_video(asked_BND, choice, hierarchy, settings.least_distance, candidates.places)
         total = total + settings.video_candidates_weight * _cross_entropy(own_BN1, logits, settings)
     if str(edge) in candidates.tokens:
-        times_M = token_times(edge.target, geometry, tokens_BMD.shape[1])
+        times_M = token_times(edge.target, hierarchy, tokens_BMD.shape[1])
         logits = [_of_batch(asked_BND, choice, times_M, settings.least_distance, candidates.tokens[str(edge)])]
         weight = settings.batch_candidates_weight or 1.0  # without one only where the video has no candidates
         total = total + weight * _cross_entropy(own_BN1, logits, settings)
     return total
 
 
-def token_times(level: str, geometry: Geometry, num_tokens: int) -> jax.Array:
+def token_times(level: str, hierarchy: Hierarchy, num_tokens: int) -> jax.Array:
     """Return the position in time, int32 [num_tokens], of the tokens of `level`, or of its states if it has more."""
     if level == "patch":
-        return jnp.arange(num_tokens) // geometry.patches_per_frame
+        return jnp.arange(num_tokens) // hierarchy.patches_per_frame
     return jnp.arange(num_tokens)
 
 
@@ -96,9 +97,9 @@ def _cross_entropy(own_BN1: jax.Array, others: list[jax.Array], settings: Object
     return jax.nn.logsumexp(logits_BNK, axis=-1) - logits_BNK[..., 0]
 
 
-def _of_video(asked_BND, choice: Choice, geometry: Geometry, least: int, places) -> list[jax.Array]:
+def _of_video(asked_BND, choice: Choice, hierarchy: Hierarchy, least: int, places) -> list[jax.Array]:
     """Cosines with all tokens of the same video, [B, N, M]."""
-    del geometry, places
+    del hierarchy, places
     cosines_BNM = jnp.einsum("bnd,bmd->bnm", asked_BND, choice.tokens)
     number_M = jnp.arange(choice.tokens.shape[1])
     allowed = jnp.abs(number_M - choice.index[..., None]) >= least
@@ -109,11 +110,11 @@ def _of_video(asked_BND, choice: Choice, geometry: Geometry, least: int, places)
     return [jnp.where(allowed, cosines_BNM, _NEVER)]
 
 
-def _of_patches(asked_BND, choice: Choice, geometry: Geometry, least: int, places) -> list[jax.Array]:
+def _of_patches(asked_BND, choice: Choice, hierarchy: Hierarchy, least: int, places) -> list[jax.Array]:
     """Cosines with other times of the same place, [B, N, T], and other places of the same frame, [B, N, places]."""
-    times, patches = geometry.num_frames, geometry.patches_per_frame
-    batch, questions, _ = asked_BND.shape
-    tokens_BTPD = choice.tokens.reshape(batch, times, patches, -1)
+    times, patches = hierarchy.num_frames, hierarchy.patches_per_frame
+    questions = asked_BND.shape[1]
+    tokens_BTPD = rearrange(choice.tokens, "b (t p) d -> b t p d", t=times)
     place_BN, time_BN = choice.index % patches, choice.index // patches
     if questions == times:
         # One question a frame: its column of patches, and its frame.
@@ -124,12 +125,13 @@ def _of_patches(asked_BND, choice: Choice, geometry: Geometry, least: int, place
     else:
         # A question for every place, in the order of the places: no token is copied for each of them.
         missing = times * patches - questions  # a causal level is not asked for the first patch
-        grid_BTPD = jnp.pad(asked_BND, ((0, 0), (missing, 0), (0, 0))).reshape(tokens_BTPD.shape)
-        at_times = jnp.einsum("btpd,bspd->btps", grid_BTPD, tokens_BTPD).reshape(batch, -1, times)[:, missing:]
-        time_BT = jnp.pad(time_BN, ((0, 0), (missing, 0))).reshape(batch, times, patches)[..., -1]
+        grid_BTPD = rearrange(jnp.pad(asked_BND, ((0, 0), (missing, 0), (0, 0))), "b (t p) d -> b t p d", t=times)
+        at_times = rearrange(jnp.einsum("btpd,bspd->btps", grid_BTPD, tokens_BTPD), "b t p s -> b (t p) s")
+        at_times = at_times[:, missing:]
+        time_BT = rearrange(jnp.pad(time_BN, ((0, 0), (missing, 0))), "b (t p) -> b t p", t=times)[..., -1]
         frames_BTPD = jnp.take_along_axis(tokens_BTPD[:, :, places], time_BT[..., None, None], axis=1)
         at_places = jnp.einsum("btpd,btqd->btpq", grid_BTPD, frames_BTPD)
-        at_places = at_places.reshape(batch, times * patches, len(places))[:, missing:]
+        at_places = rearrange(at_places, "b t p q -> b (t p) q")[:, missing:]
     near_in_time = jnp.abs(jnp.arange(times) - time_BN[..., None]) < least
     allowed_times, allowed_places = ~near_in_time, places != place_BN[..., None]
     if choice.source is not None:

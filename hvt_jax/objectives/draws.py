@@ -6,8 +6,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 
-from hvt_jax.hierarchy import Edge, Geometry, asks_any_group
+from hvt_jax.hierarchy import Hierarchy
 
 _MAX_COSINES = 2**23  # of the questions of one edge with tokens of the batch: 32 MiB of float32
 
@@ -38,11 +39,9 @@ class Draw(NamedTuple):
 
 def draw_step(
     key: jax.Array,
-    edges: tuple[Edge, ...],
-    geometry: Geometry,
+    hierarchy: Hierarchy,
     *,
     batch: int,
-    causal: tuple[str, ...],
     std_divisor: float,
     change: jax.Array | None = None,
 ) -> dict[str, Draw]:
@@ -54,10 +53,8 @@ def draw_step(
 
     Args:
       key: random key of the step.
-      edges: the edges of the hierarchy.
-      geometry: sizes.
+      hierarchy: its sizes and edges.
       batch: B.
-      causal: levels with a causal mask.
       std_divisor: side: the distance in time has std max(p, N-p) / std_divisor at position p of N.
       change: [B, T, P], in proportion to which the patches of a frame are drawn; None for evenly.
 
@@ -65,22 +62,22 @@ def draw_step(
       A Draw per edge that draws, keyed by `str(edge)`.
     """
     draws = {}
-    for index, edge in enumerate(edges):
+    for index, edge in enumerate(hierarchy.edges):
         edge_key = jax.random.fold_in(key, index)
         if edge.relation == "side":
-            draws[str(edge)] = _draw_side(edge_key, edge.source, geometry, batch, std_divisor)
-        elif edge.relation == "down" and edge.source not in causal:
+            draws[str(edge)] = _draw_side(edge_key, edge.source, hierarchy, batch, std_divisor)
+        elif edge.relation == "down" and edge.source not in hierarchy.causal:
             logits = jnp.log(change) if edge.target == "patch" and change is not None else None
-            any_group = asks_any_group(edge.source, geometry, edges)
-            draws[str(edge)] = _draw_down(edge_key, edge.source, geometry, batch, any_group=any_group, logits=logits)
+            any_group = hierarchy.asks_any_group(edge.source)
+            draws[str(edge)] = _draw_down(edge_key, edge.source, hierarchy, batch, any_group=any_group, logits=logits)
     return draws
 
 
 def _draw_down(
-    key: jax.Array, level: str, geometry: Geometry, batch: int, *, any_group: bool, logits: jax.Array | None
+    key: jax.Array, level: str, hierarchy: Hierarchy, batch: int, *, any_group: bool, logits: jax.Array | None
 ) -> Draw:
     """Draw a member of every group, or of any; `logits` [B, groups, members], None for evenly."""
-    groups, members = geometry.num_tokens(level), geometry.num_members(level)
+    groups, members = hierarchy.num_tokens(level), hierarchy.num_members(level)
     group_key, member_key = jax.random.split(key)
     group_BG = jax.random.randint(group_key, (batch, groups), 0, groups) if any_group else None
     if logits is None:
@@ -93,15 +90,15 @@ def _draw_down(
     return Draw(group_BG * members + member_BG, {"member": member_BG, "group": group_BG})
 
 
-def _draw_side(key: jax.Array, level: str, geometry: Geometry, batch: int, std_divisor: float) -> Draw:
-    times = geometry.num_times(level)
+def _draw_side(key: jax.Array, level: str, hierarchy: Hierarchy, batch: int, std_divisor: float) -> Draw:
+    times = hierarchy.num_times(level)
     logits = jnp.asarray(side_log_probabilities(times, std_divisor), jnp.float32)
     time_BN = jax.random.categorical(key, logits, shape=(batch, times))
     distance_BN = distance_code(jnp.arange(times), time_BN, times)
     if level == "patch":  # the same patch position in another frame
-        patches = geometry.patches_per_frame
+        patches = hierarchy.patches_per_frame
         target_BTP = time_BN[..., None] * patches + jnp.arange(patches)
-        return Draw(target_BTP.reshape(batch, -1), {"distance": jnp.repeat(distance_BN, patches, axis=1)})
+        return Draw(rearrange(target_BTP, "b t p -> b (t p)"), {"distance": jnp.repeat(distance_BN, patches, axis=1)})
     return Draw(time_BN, {"distance": distance_BN})
 
 
@@ -130,11 +127,9 @@ def side_log_probabilities(times: int, std_divisor: float) -> np.ndarray:
 
 def draw_candidates(
     key: jax.Array,
-    edges: tuple[Edge, ...],
-    geometry: Geometry,
+    hierarchy: Hierarchy,
     *,
     batch: int,
-    causal: tuple[str, ...],
     places: int,
     tokens: int,
     for_every_edge: bool = True,
@@ -143,23 +138,21 @@ def draw_candidates(
 
     Args:
       key: random key of the step.
-      edges: the edges of the hierarchy.
-      geometry: sizes.
+      hierarchy: its sizes and edges.
       batch: B, over all devices.
-      causal: levels with a causal mask, whose states are asked for by what predicts up.
       places: how many places of a frame at most.
       for_every_edge: also draw tokens where the target level has several a video, which compete themselves.
       tokens: K, tokens of the batch for each edge; 0 for none. Fewer where the questions are many: what is held at once
         is linear in the tokens of a batch, whatever K.
     """
     place_key, token_key = jax.random.split(key)
-    order = jax.random.permutation(place_key, geometry.patches_per_frame)
+    order = jax.random.permutation(place_key, hierarchy.patches_per_frame)
     drawn = {}
-    for index, edge in enumerate(edges) if tokens else ():
-        states = edge.relation == "up" and edge.target in causal
-        if not for_every_edge and (states or geometry.num_tokens(edge.target) > 1):
+    for index, edge in enumerate(hierarchy.edges) if tokens else ():
+        states = edge.relation == "up" and edge.target in hierarchy.causal
+        if not for_every_edge and (states or hierarchy.num_tokens(edge.target) > 1):
             continue
-        limits = jnp.array([batch, geometry.num_tokens(edge.source if states else edge.target)])
-        count = max(1, min(tokens, _MAX_COSINES // (batch * geometry.num_tokens(edge.source))))
+        limits = jnp.array([batch, hierarchy.num_tokens(edge.source if states else edge.target)])
+        count = max(1, min(tokens, _MAX_COSINES // (batch * hierarchy.num_tokens(edge.source))))
         drawn[str(edge)] = jax.random.randint(jax.random.fold_in(token_key, index), (count, 2), 0, limits)
     return Candidates(order[:places], drawn)

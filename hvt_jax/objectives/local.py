@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
-from hvt_jax.hierarchy import LEVELS, Edge, Geometry
+from hvt_jax.hierarchy import LEVELS, Edge, Hierarchy
 from hvt_jax.objectives import contrastive, regularizers
 from hvt_jax.objectives.distances import distance, masked_mean
 from hvt_jax.objectives.draws import Candidates, Draw
@@ -83,7 +84,7 @@ def predict(
       attached_side: let gradients through targets of side edges, which are of the source level itself.
     """
     predictions = {}
-    for edge in pyramid.edges:
+    for edge in pyramid.hierarchy.edges:
         draw = draws.get(str(edge))
         predictor = pyramid.levels[edge.source].predictors[edge.relation]
         source = _source_tokens(outputs, edge)
@@ -106,7 +107,7 @@ def predict(
 
 def _emphasis(edge: Edge, change: jax.Array, index: jax.Array, first: int, *, is_drawn: bool) -> jax.Array | None:
     """Return the change [B, N] at the patch that is asked for, or that asks, unless it was drawn by it already."""
-    change_BM = change.reshape(len(change), -1)
+    change_BM = rearrange(change, "b t p -> b (t p)")
     if edge.source == "patch" and edge.relation == "up":
         return change_BM[:, first : first + index.shape[1]]
     if edge.source == "patch" or edge.target == "patch" and not is_drawn:
@@ -130,7 +131,7 @@ def tokens_valid(num_tokens: int, valid: jax.Array | None, frame_valid: jax.Arra
     if num_tokens >= frames:
         found = jnp.repeat(frame_valid, num_tokens // frames, axis=1)
     else:
-        found = frame_valid.reshape(-1, num_tokens, frames // num_tokens).any(-1)
+        found = rearrange(frame_valid, "b (n f) -> b n f", n=num_tokens).any(-1)
     return found if valid is None else found & valid[:, None]
 
 
@@ -161,8 +162,7 @@ def _every(batch: int, index_N: jax.Array) -> jax.Array:
 def local_losses(
     predictions: dict[str, Prediction],
     outputs: dict,
-    edges: tuple[Edge, ...],
-    geometry: Geometry,
+    hierarchy: Hierarchy,
     settings: ObjectiveSettings,
     *,
     edge_weights: dict[str, jax.Array | float],
@@ -175,8 +175,7 @@ def local_losses(
     Args:
       predictions: from `predict`.
       outputs: `LevelOutput` per level, whose raw tokens are regularised.
-      edges: the edges of the hierarchy.
-      geometry: sizes of the hierarchy.
+      hierarchy: its sizes and edges.
       settings: distance, regulariser and their constants.
       edge_weights: weight of every edge now, keyed by `str(edge)`.
       candidates: what competes with the targets; only `contrastive` needs it.
@@ -185,9 +184,9 @@ def local_losses(
     """
     losses: dict[str, dict[str, jax.Array]] = {}
     total = jnp.zeros(())
-    for edge in edges:
+    for edge in hierarchy.edges:
         name = str(edge)
-        loss = edge_loss(settings, edge, edges, geometry, predictions[name], candidates)
+        loss = edge_loss(settings, edge, hierarchy, predictions[name], candidates)
         losses.setdefault(edge.source, {})[name] = loss
         total = total + edge_weights[name] * loss
     own = {}
@@ -203,17 +202,16 @@ def local_losses(
 def edge_loss(
     settings: ObjectiveSettings,
     edge: Edge,
-    edges: tuple[Edge, ...],
-    geometry: Geometry,
+    hierarchy: Hierarchy,
     asked: Prediction,
     candidates: Candidates | None,
 ) -> jax.Array:
     """Return the loss of one edge, a scalar over the questions that count; arguments as in `local_losses`."""
     if settings.distance == "contrastive":
-        rows_BN = contrastive.choice_losses(asked.prediction, asked.choice, edge, geometry, settings, candidates)
+        rows_BN = contrastive.choice_losses(asked.prediction, asked.choice, edge, hierarchy, settings, candidates)
         return masked_mean(rows_BN, counts(asked))
     # In the original a down target above the lowest level counts as regularised where it is source.
-    regularize_target = edge.relation != "down" or edge.target == edges[0].source
+    regularize_target = edge.relation != "down" or edge.target == hierarchy.edges[0].source
     return distance(settings, asked.prediction, asked.target, asked.weight, regularize_target=regularize_target)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from hvt_jax.hierarchy import LEVELS, RELATIONS, Edge, Geometry, hierarchy_edges
+from hvt_jax.hierarchy import LEVELS, RELATIONS, Edge, Hierarchy
 from hvt_jax.model.pyramid import Pyramid
 from hvt_jax.objectives import local
 from hvt_jax.objectives.method import Inputs, Method, Outcome
@@ -17,9 +17,9 @@ class Local(Method):
     last_state = -2
     isolated = True
 
-    def summary(self, settings: Settings, geometry: Geometry) -> str:
+    def summary(self, settings: Settings, hierarchy: Hierarchy) -> str:
         """Return one line that says what is trained, and by what."""
-        del settings, geometry
+        del settings, hierarchy
         return "every level by its own predictions, gradients stopped between levels"
 
     def groups(self, hierarchy: tuple[str, ...]) -> tuple[str, ...]:
@@ -35,26 +35,26 @@ class Local(Method):
         del hierarchy
         return owner, f"{owner}/predictors"
 
-    def edges(self, settings: Settings, geometry: Geometry) -> tuple[Edge, ...]:
-        """Return the predictions of the hierarchy.
+    def predictions(self, settings: Settings, hierarchy: Hierarchy) -> Hierarchy:
+        """Return the hierarchy with its predictions.
 
         Raises:
           SettingsError: for the weight of one that it does not have.
         """
         objective = settings.objective
         up_to_one = not local.leaves_up_to_one(objective)
-        every = hierarchy_edges(geometry, settings.model.causal_levels, objective.side)
-        edges = hierarchy_edges(geometry, settings.model.causal_levels, objective.side, up_to_one=up_to_one)
+        every = hierarchy.possible_edges(side=objective.side)
+        edges = hierarchy.possible_edges(side=objective.side, up_to_one=up_to_one)
         # A level that would predict nothing, as patches of single images, chooses among the tokens of the batch.
         mute = {edge.source for edge in every} - {edge.source for edge in edges}
         edges = tuple(edge for edge in every if edge in edges or edge.source in mute)
         _check_edge_weights(objective, edges)
-        return edges
+        return hierarchy.with_edges(edges)
 
-    def build_model(self, settings: Settings, geometry: Geometry, num_classes: int, *, rngs: Any) -> Pyramid:
+    def build_model(self, settings: Settings, hierarchy: Hierarchy, num_classes: int, *, rngs: Any) -> Pyramid:
         """Return the pyramid with a predictor for each edge."""
         del num_classes
-        return Pyramid(settings.model, geometry, self.edges(settings, geometry), rngs=rngs)
+        return Pyramid(settings.model, hierarchy, rngs=rngs)
 
     def losses(self, model: Any, inputs: Inputs, settings: ObjectiveSettings, *, key: jax.Array | None) -> Outcome:
         """Return the losses of every edge and level; targets are stopped here, borders in the model."""
@@ -63,7 +63,7 @@ class Local(Method):
         outputs = model(inputs.video, train=True, valid=inputs.valid, key=key, isolated=self.isolated)
         asked = inputs.questions
         predictions = local.predict(model, outputs, asked.draws, train=True, change=asked.change, **masks, **attached)
-        parts = (predictions, outputs, model.edges, model.geometry, settings)
+        parts = (predictions, outputs, model.hierarchy, settings)
         weights = {"edge_weights": inputs.edge_weights, "candidates": asked.candidates}
         losses = local.local_losses(*parts, **weights, **masks)
         return Outcome(losses, outputs, predictions)
@@ -94,9 +94,9 @@ class Joint(Local):
     isolated = False
     borders = "method joint takes the stops between levels away, so losses move the levels below their own"
 
-    def summary(self, settings: Settings, geometry: Geometry) -> str:
+    def summary(self, settings: Settings, hierarchy: Hierarchy) -> str:
         """Return one line that says what is trained, and by what."""
-        del settings, geometry
+        del settings, hierarchy
         return "every level by its own predictions and by those of the levels above, nothing stopped between levels"
 
     def reach(self, owner: str, hierarchy: tuple[str, ...]) -> tuple[str, ...]:

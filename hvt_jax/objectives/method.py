@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from hvt_jax.hierarchy import Edge, Geometry
+from hvt_jax.hierarchy import Hierarchy
 from hvt_jax.model.level import LevelOutput
 from hvt_jax.model.pyramid import Pyramid
 from hvt_jax.objectives.local import Prediction
@@ -51,7 +51,7 @@ class Outcome(NamedTuple):
 class Method(abc.ABC):
     """A method of training. As it stands here one that trains end to end and predicts nothing.
 
-    Stateless: what is static about a run is in its settings, its geometry and the number of classes. A new method is
+    Stateless: what is static about a run is in its settings, its hierarchy and the number of classes. A new method is
     one file with a subclass, a line in `methods.METHODS` and a word in `settings.Method`.
 
     Attributes:
@@ -65,12 +65,12 @@ class Method(abc.ABC):
     borders: str = ""
 
     @abc.abstractmethod
-    def summary(self, settings: Settings, geometry: Geometry) -> str:
+    def summary(self, settings: Settings, hierarchy: Hierarchy) -> str:
         """Return one line that says what is trained, and by what."""
 
     @abc.abstractmethod
     def groups(self, hierarchy: tuple[str, ...]) -> tuple[str, ...]:
-        """Return the parameter groups, its levels lowest first; what each holds: `labels.parameter_labels`."""
+        """Return the parameter groups, its levels lowest first; what each holds: `groups.parameter_labels`."""
 
     @abc.abstractmethod
     def owners(self, hierarchy: tuple[str, ...]) -> tuple[str, ...]:
@@ -82,7 +82,7 @@ class Method(abc.ABC):
         return self.groups(hierarchy)
 
     @abc.abstractmethod
-    def build_model(self, settings: Settings, geometry: Geometry, num_classes: int, *, rngs: Any) -> Pyramid:
+    def build_model(self, settings: Settings, hierarchy: Hierarchy, num_classes: int, *, rngs: Any) -> Pyramid:
         """Return a fresh model; `num_classes` is 0 where nobody knows it yet."""
 
     @abc.abstractmethod
@@ -97,10 +97,10 @@ class Method(abc.ABC):
     def owned_losses(self, losses: Any) -> dict[str, jax.Array]:
         """Return the unweighted losses of every owner; the audit asks where their gradients go."""
 
-    def edges(self, settings: Settings, geometry: Geometry) -> tuple[Edge, ...]:
-        """Return the predictions that are trained on."""
-        del settings, geometry
-        return ()
+    def predictions(self, settings: Settings, hierarchy: Hierarchy) -> Hierarchy:
+        """Return the hierarchy with the edges that are trained on; it comes without any."""
+        del settings
+        return hierarchy
 
     def predicted_classes(self, model: Any, outputs: dict[str, LevelOutput]) -> jax.Array | None:
         """Return the class that the model itself names for each video, int32 [B]; None if it names none."""

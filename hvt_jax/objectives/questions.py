@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 
-from hvt_jax.hierarchy import Edge, Geometry
+from hvt_jax.hierarchy import Hierarchy
 from hvt_jax.model.pyramid import patch_pixels
 from hvt_jax.objectives import draws
 from hvt_jax.objectives.change import patch_change
@@ -29,8 +29,7 @@ class Questions(NamedTuple):
 
 def draw_questions(
     settings: Settings,
-    edges: tuple[Edge, ...],
-    geometry: Geometry,
+    hierarchy: Hierarchy,
     key: jax.Array,
     video: jax.Array,
     frame_valid: jax.Array | None = None,
@@ -39,26 +38,24 @@ def draw_questions(
 
     Args:
       settings: of the run.
-      edges: the edges of the hierarchy.
-      geometry: its sizes.
+      hierarchy: its sizes and edges.
       key: random key of the step.
       video: float [B, T, Y, X, 3], normalised.
       frame_valid: bool [B, T], or None for all.
     """
     objective = settings.objective
-    sizes = {"batch": video.shape[0], "causal": settings.model.causal_levels}
+    batch = video.shape[0]
     change = None
-    if objective.patch_questions == "change" and "patch" in geometry.hierarchy:
+    if objective.patch_questions == "change" and "patch" in hierarchy.levels:
         change = patch_change(video, patch_pixels(settings.model), frame_valid)
-    asked = draws.draw_step(key, edges, geometry, **sizes, std_divisor=objective.std_divisor, change=change)
+    asked = draws.draw_step(key, hierarchy, batch=batch, std_divisor=objective.std_divisor, change=change)
     if objective.distance != "contrastive":
         return Questions(asked, None, change)
     candidates = draws.draw_candidates(
-        jax.random.fold_in(key, len(edges)),
-        edges,
-        geometry,
-        **sizes,
-        places=max(objective.place_candidates, _PLACES_OF_IMAGES if geometry.num_frames == 1 else 0),
+        jax.random.fold_in(key, len(hierarchy.edges)),
+        hierarchy,
+        batch=batch,
+        places=max(objective.place_candidates, _PLACES_OF_IMAGES if hierarchy.num_frames == 1 else 0),
         tokens=objective.batch_candidates,
         for_every_edge=objective.batch_candidates_weight > 0,
     )

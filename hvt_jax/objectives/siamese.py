@@ -35,7 +35,7 @@ def embed(
       key: for dropout; None switches it off.
     """
     outputs = pyramid(video, train=train, valid=valid, key=key, isolated=False, last_state=-1)
-    return projector(outputs[pyramid.geometry.hierarchy[-1]].tokens, {}, train=train, valid=valid)
+    return projector(outputs[pyramid.hierarchy.levels[-1]].tokens, {}, train=train, valid=valid)
 
 
 def siamese_loss(

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hvt_jax.hierarchy import Geometry
+from hvt_jax.hierarchy import Hierarchy
 from hvt_jax.model.classifier import Classifier
 from hvt_jax.model.level import LevelOutput
 from hvt_jax.model.pyramid import Pyramid
@@ -79,11 +79,11 @@ class Supervised(Method):
     last_state = _LAST_STATE
     borders = "method supervised trains end to end, so the loss of the head moves every level"
 
-    def summary(self, settings: Settings, geometry: Geometry) -> str:
+    def summary(self, settings: Settings, hierarchy: Hierarchy) -> str:
         """Return one line that says what is trained, and by what."""
         labels = f"the labels {settings.data.label!r}" if settings.data.label else "the first label set"
-        top = geometry.hierarchy[-1]
-        token = f"{top} token" if geometry.num_tokens(top) == 1 else f"mean {top} token"
+        top = hierarchy.levels[-1]
+        token = f"{top} token" if hierarchy.num_tokens(top) == 1 else f"mean {top} token"
         return f"all levels end to end by {labels}, cross-entropy of a linear head on the {token}; no predictions"
 
     def groups(self, hierarchy: tuple[str, ...]) -> tuple[str, ...]:
@@ -95,9 +95,9 @@ class Supervised(Method):
         del hierarchy
         return ("head",)
 
-    def build_model(self, settings: Settings, geometry: Geometry, num_classes: int, *, rngs: Any) -> Pyramid:
+    def build_model(self, settings: Settings, hierarchy: Hierarchy, num_classes: int, *, rngs: Any) -> Pyramid:
         """Return the pyramid with a head instead of predictors."""
-        return Classifier(settings.model, geometry, num_classes or _SOME_CLASSES, rngs=rngs)
+        return Classifier(settings.model, hierarchy, num_classes or _SOME_CLASSES, rngs=rngs)
 
     def losses(self, model: Any, inputs: Inputs, settings: ObjectiveSettings, *, key: jax.Array | None) -> Outcome:
         """Return the loss of the head; none of the objective's settings is read."""
@@ -125,4 +125,4 @@ class Supervised(Method):
 
 
 def _top(pyramid: Pyramid, outputs: dict[str, LevelOutput]) -> LevelOutput:
-    return outputs[pyramid.geometry.hierarchy[-1]]
+    return outputs[pyramid.hierarchy.levels[-1]]

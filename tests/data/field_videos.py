@@ -9,7 +9,8 @@ from fractions import Fraction
 
 import av
 import numpy as np
-import painted_videos
+
+from tests.data import painted_videos
 
 _RAW_MACROBLOCK = 25  # I_PCM
 _BLOCKS = 4  # in a row, and rows of them in a frame

@@ -7,12 +7,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hvt_jax.data import digits_files, pipeline, prepare, prepare_engines, prepare_reports, scan
-from hvt_jax.data.conversion import Encoding
+from hvt_jax.data import pipeline
+from hvt_jax.data.dataset import Dataset, Video
 from hvt_jax.data.manifest import Entry
 from hvt_jax.data.problems import Problem
-from hvt_jax.data.sources import Dataset, Video
 from hvt_jax.settings import DataSettings
+from hvt_jax.tools import digits_files, preparation, preparation_engines, preparation_reports, scanning
+from hvt_jax.tools.conversion import Encoding
 
 CLIPS = pathlib.Path(__file__).parents[1] / "clips"
 SECONDS_PER_BATCH = 120.0  # far beyond the limit of a video: what takes longer hangs
@@ -100,7 +101,7 @@ def make_cases(root: pathlib.Path, cases: int, seed: int) -> list[str]:
 def scan_cases(root: pathlib.Path, settings: DataSettings) -> dict[str, Entry]:
     """Return what a scan of the folder says, by path."""
     settings = dataclasses.replace(settings, name="folder", root=str(root), label="")
-    return {entry.path: entry for entry in scan.scan(settings, root / "manifest.jsonl", lambda done, total: None)}
+    return {entry.path: entry for entry in scanning.scan(settings, root / "manifest.jsonl", lambda done, total: None)}
 
 
 def load_cases(root: pathlib.Path, paths: list[str], settings: DataSettings) -> dict[str, tuple[Problem, bool]]:
@@ -126,13 +127,15 @@ def load_cases(root: pathlib.Path, paths: list[str], settings: DataSettings) -> 
 def convert_cases(root: pathlib.Path, out: pathlib.Path, settings: DataSettings) -> dict[str, str]:
     """Return for each path why it could not be converted to .mp4 segments, an empty string if it was."""
     settings = dataclasses.replace(settings, name="folder", root=str(root), label="", manifest="none")
-    plan = prepare.make_plan(settings, "array_record", out, Encoding("mp4", 32, None, 90, 30, 12), 4)
-    with prepare.locked(out):
-        prepare_engines.run_local(plan, 2, lambda videos: None)
-        reports = prepare.finish(plan, settings)
+    plan = preparation.make_plan(settings, "array_record", out, Encoding("mp4", 32, None, 90, 30, 12), 4)
+    with preparation.locked(out):
+        preparation_engines.run_local(plan, 2, lambda videos: None)
+        reports = preparation.finish(plan, settings)
     stored = {name for report in reports for name, _ in report["videos"]}
     named = {video.path: name for shard in plan.shards for video, name in shard.videos}
-    failures = {path: f"{problem}: {why}" for path, problem, why in prepare_reports.summarise(reports, 1.0).failures}
+    failures = {
+        path: f"{problem}: {why}" for path, problem, why in preparation_reports.summarise(reports, 1.0).failures
+    }
     return {path: "" for path, name in named.items() if name in stored} | failures
 
 

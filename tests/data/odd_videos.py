@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import av
 import numpy as np
-import painted_videos
+
+from tests.data import painted_videos
 
 RATE = 25
 _OPEN_H264 = {"g": "27", "bf": "3", "flags": "-cgop", "x264-params": "open-gop=1:scenecut=0:b-adapt=0:repeat-headers=1"}

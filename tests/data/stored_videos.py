@@ -7,10 +7,11 @@ from fractions import Fraction
 import av
 import h5py
 import numpy as np
-import painted_videos
 
-from hvt_jax.data import decode, encode, storages
-from hvt_jax.data.sources import Dataset, Video
+from hvt_jax.data import decode, storages
+from hvt_jax.data.dataset import Dataset, Video
+from hvt_jax.tools import encode
+from tests.data import painted_videos
 
 SIZE = (48, 64)  # pixels of what is stored
 OPTIONS = storages.WriteOptions(sync=False)

@@ -10,7 +10,7 @@ import pytest
 
 from hvt_jax.data import catalog
 from hvt_jax.data.catalog import folder, ucf101
-from hvt_jax.data.sources import DataError, SafeFolder
+from hvt_jax.data.dataset import DataError, SafeFolder
 
 _CLASSES = ("ApplyEyeMakeup", "Archery")
 

@@ -6,12 +6,12 @@ import logging
 import os
 
 import numpy as np
-import painted_videos
 import pytest
 
 from hvt_jax.data import catalog, decode
+from hvt_jax.data.dataset import DataError
 from hvt_jax.data.problems import Problem
-from hvt_jax.data.sources import DataError
+from tests.data import painted_videos
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from hvt_jax.data import catalog, clip_batches, decode, parallel, pipeline
+from hvt_jax.data.dataset import Video
 from hvt_jax.data.problems import Problem
-from hvt_jax.data.sources import Video
 
 
 @pytest.fixture

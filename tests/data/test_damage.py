@@ -7,11 +7,11 @@ import time
 
 import av
 import numpy as np
-import painted_videos
 import pytest
 
 from hvt_jax.data import containers, decode
 from hvt_jax.data.problems import Problem, VideoError
+from tests.data import painted_videos
 
 _CLIPS = pathlib.Path(__file__).parents[1] / "clips"
 _KINDS = [("avi", "mpeg4"), ("matroska", "libx264"), ("mp4", "libx264"), ("webm", "libvpx-vp9")]

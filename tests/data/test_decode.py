@@ -5,11 +5,11 @@ import pathlib
 
 import av
 import numpy as np
-import painted_videos
 import pytest
 
 from hvt_jax.data import decode
 from hvt_jax.data.problems import VideoError
+from tests.data import painted_videos
 
 _CLIPS = pathlib.Path(__file__).parents[1] / "clips"
 _LENGTH = 100

@@ -6,13 +6,12 @@ A small part of `python -m tests.fuzz_videos`.
 import dataclasses
 
 import av
-import fuzz
 import numpy as np
-import painted_videos
 import pytest
 
 from hvt_jax.data import decode
 from hvt_jax.data.problems import Problem, VideoError
+from tests.data import fuzz, painted_videos
 
 
 # Three of every kind, and for `make test-long` what `python -m tests.fuzz_videos` runs.

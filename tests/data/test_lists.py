@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from hvt_jax.data import catalog
-from hvt_jax.data.sources import DataError
+from hvt_jax.data.dataset import DataError
 
 _PATHS = [f"v/c{number % 2}/clip{number}.mp4" for number in range(6)]
 

@@ -8,8 +8,8 @@ import os
 import pytest
 
 from hvt_jax.data import catalog, counts, decode, manifest
+from hvt_jax.data.dataset import DataError
 from hvt_jax.data.manifest import Entry
-from hvt_jax.data.sources import DataError
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ import types
 from multiprocessing import shared_memory
 
 import numpy as np
-import painted_videos
 import pytest
 
 from hvt_jax.data import catalog, clip_batches, decode, pipeline, quarantine, sampling
+from hvt_jax.data.dataset import DataError, Dataset, Video
 from hvt_jax.data.problems import Problem
-from hvt_jax.data.sources import DataError, Dataset, Video
+from tests.data import painted_videos
 
 
 @pytest.fixture
@@ -189,8 +189,8 @@ def test_a_batch_that_hosts_cannot_share(train, data_settings):
 
 
 def test_nothing_but_grain_brings_jax():
-    modules = "catalog decode digits_files counts parallel".split()
-    code = "; ".join(f"import hvt_jax.data.{name}" for name in modules)
+    modules = "data.catalog data.decode tools.digits_files data.counts data.parallel".split()
+    code = "; ".join(f"import hvt_jax.{name}" for name in modules)
     code += "; import sys; sys.exit('jax' in sys.modules or 'grain' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 

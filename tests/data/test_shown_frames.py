@@ -7,20 +7,20 @@ from fractions import Fraction
 
 import av
 import numpy as np
-import odd_videos
-import painted_videos
 import pytest
 
-from hvt_jax.data import decode, images, indexing, scan, segments
+from hvt_jax.data import decode, images, indexing, segments
+from hvt_jax.data.dataset import Video
 from hvt_jax.data.problems import Problem, VideoError
-from hvt_jax.data.sources import Video
+from hvt_jax.tools import scanning
+from tests.data import odd_videos, painted_videos
 
 _CONTAINERS = {"mkv": "matroska", "ts": "mpegts", "mpg": "vob", "m2v": "mpeg2video"}
 
 
 def _numbers(path):
     """Return the numbers that the frames of a good video show; read alone, in any order, they show the same."""
-    found = scan.check_video((str(path), 30.0), lambda: None)
+    found = scanning.check_video((str(path), 30.0), lambda: None)
     assert "problem" not in found, found
     with decode.VideoReader(path, 30.0) as reader:
         assert reader.info.num_frames == found["frames"]
@@ -210,7 +210,7 @@ def test_the_stream_that_players_show_is_read(tmp_path, flagged):
             output.mux(small.encode(shrunk.reformat(format="yuvj420p")))
         output.mux(film.encode())
         output.mux(small.encode())
-    found = scan.check_video((str(tmp_path / "film.mkv"), 30.0), lambda: None)
+    found = scanning.check_video((str(tmp_path / "film.mkv"), 30.0), lambda: None)
     assert (found["codec"], found["height"], found["video_streams"]) == ("h264", 64, 2)
     assert _numbers(tmp_path / "film.mkv") == list(range(20))
 
@@ -236,7 +236,7 @@ def test_display_matrices_turn_and_mirror(tmp_path):
     for number, matrix in _MATRICES.items():
         path = odd_videos.with_matrix(source, tmp_path / f"{number}.mp4", *matrix)
         assert odd_videos.corners(decode.decode_frames(path, [1], 64, 64)[0]) == _UPRIGHT[number], number
-        found = scan.check_video((str(path), 30.0), lambda: None)
+        found = scanning.check_video((str(path), 30.0), lambda: None)
         seen.add((found["rotation"], found["mirrored"]))
     assert seen == set(itertools.product((0, 90, 180, 270), (0, 1)))
 

@@ -4,18 +4,17 @@ import io
 from fractions import Fraction
 
 import av
-import field_videos
 import numpy as np
-import odd_videos
-import painted_videos
 import pytest
 
-from hvt_jax.data import decode, scan
+from hvt_jax.data import decode
+from hvt_jax.tools import scanning
+from tests.data import field_videos, odd_videos, painted_videos
 
 
 def _read_each(path):
     """Return the numbers that the frames of a good video show, read one by one out of order."""
-    assert "problem" not in scan.check_video((str(path), 30.0), lambda: None)
+    assert "problem" not in scanning.check_video((str(path), 30.0), lambda: None)
     with decode.VideoReader(path, 30.0) as reader:
         numbers = [-1] * reader.info.num_frames
         for index in np.random.default_rng(0).permutation(len(numbers)).tolist():
@@ -131,4 +130,4 @@ def test_empty_chunks_at_the_end_of_an_avi_file_without_index(tmp_path):
     path.write_bytes(content)
     assert _read_each(path) == list(range(60))
     path.write_bytes(content[: (movi + len(content)) // 2])
-    assert scan.check_video((str(path), 30.0), lambda: None)["problem"].startswith("too few frames: truncated")
+    assert scanning.check_video((str(path), 30.0), lambda: None)["problem"].startswith("too few frames: truncated")

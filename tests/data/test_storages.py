@@ -8,15 +8,15 @@ import sys
 import time
 
 import numpy as np
-import odd_videos
 import pytest
-import stored_videos
-from stored_videos import SIZE, encoded, psnr
 
-from hvt_jax.data import decode, encode, images, pipeline, storages
+from hvt_jax.data import decode, images, pipeline, storages
+from hvt_jax.data.dataset import DataError, Dataset, Video
 from hvt_jax.data.problems import VideoError
-from hvt_jax.data.sources import DataError, Dataset, Video
 from hvt_jax.data.storages import files
+from hvt_jax.tools import encode
+from tests.data import odd_videos, stored_videos
+from tests.data.stored_videos import SIZE, encoded, psnr
 
 _KINDS = [
     "frames",

@@ -8,12 +8,12 @@ import pathlib
 import h5py
 import numpy as np
 import pytest
-import stored_videos
-from stored_videos import OPTIONS, SIZE
 
 from hvt_jax.data import images, pipeline, storages
+from hvt_jax.data.dataset import DataError, Dataset, Video
 from hvt_jax.data.problems import Problem, VideoError
-from hvt_jax.data.sources import DataError, Dataset, Video
+from tests.data import stored_videos
+from tests.data.stored_videos import OPTIONS, SIZE
 
 _WRITTEN = ["frames", "hdf5", "array_record", "mp4"]
 

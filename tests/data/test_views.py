@@ -5,12 +5,12 @@ import dataclasses
 import pathlib
 
 import numpy as np
-import painted_videos
 import pytest
 
 from hvt_jax.data import decode, pipeline, quarantine, sampling, segments, view_batches, views
+from hvt_jax.data.dataset import DataError, Dataset, Video
 from hvt_jax.data.problems import Problem
-from hvt_jax.data.sources import DataError, Dataset, Video
+from tests.data import painted_videos
 
 _CLIPS = pathlib.Path(__file__).parents[1] / "clips"
 _SMALL = views.ViewShape(length=4, stride=2, height=64, width=64)

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from hvt_jax.engine import describe, isolation, schedules, steps
+from hvt_jax.engine import isolation, schedules, steps
 from hvt_jax.engine import state as state_lib
-from hvt_jax.engine.labels import parameter_labels
+from hvt_jax.engine.groups import parameter_labels
 from hvt_jax.hierarchy import HIERARCHIES
 from hvt_jax.model.level import LevelOutput
 from hvt_jax.objectives import supervised
 from hvt_jax.objectives.methods import METHODS
+from hvt_jax.run import describe
 from hvt_jax.settings import Settings, SettingsError
 from tests import small
 
@@ -41,7 +42,7 @@ def test_groups_cover_every_parameter_of_every_hierarchy(name, levels):
     assert labels == set(definition.groups)
     assert set(definition.method.owners(levels)) <= labels
     if name == "supervised":
-        assert labels == {*levels, "head"} and definition.edges == ()
+        assert labels == {*levels, "head"} and definition.hierarchy.edges == ()
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +134,8 @@ def test_without_borders_losses_reach_the_levels_below_and_only_those():
     joint = small.define(**hierarchy, method="joint")
     below = [("frame", "patch"), ("clip", "patch"), ("clip", "frame")]
     assert isolation.open_paths(joint, small.BATCH) == below
-    assert joint.groups == small.define(**hierarchy).groups and joint.edges == small.define(**hierarchy).edges
+    local = small.define(**hierarchy)
+    assert joint.groups == local.groups and joint.hierarchy == local.hierarchy
 
 
 def test_joint_has_the_losses_of_local_and_the_top_level_its_gradients():
@@ -143,7 +145,7 @@ def test_joint_has_the_losses_of_local_and_the_top_level_its_gradients():
     (two, aux_of_two), together = small.loss_and_gradients(joint)(state.params, state.stats, batch, KEY)
     assert float(one) == pytest.approx(float(two), rel=1e-6)
     losses = [definition.method.metrics(aux[0]) for definition, aux in ((local, aux_of_one), (joint, aux_of_two))]
-    assert losses[0].keys() == losses[1].keys() >= {f"train/{edge}" for edge in local.edges}
+    assert losses[0].keys() == losses[1].keys() >= {f"train/{edge}" for edge in local.hierarchy.edges}
     for name, loss in losses[0].items():
         assert float(loss) == pytest.approx(float(losses[1][name]), rel=1e-6) and float(loss) > 0
     for part in (lambda g: g["levels"]["clip"], lambda g: g["levels"]["frame"]["predictors"]):

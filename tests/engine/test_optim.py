@@ -15,9 +15,10 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from configs import default
 from hvt_jax import settings as settings_lib
 from hvt_jax.engine import optim, schedules
-from hvt_jax.hierarchy import HIERARCHIES, Geometry, hierarchy_edges
+from hvt_jax.hierarchy import HIERARCHIES, Hierarchy
 from hvt_jax.model.pyramid import Pyramid
 from hvt_jax.objectives.methods import METHODS
+from tests import small
 
 HIERARCHY = ("frame", "clip")
 LABELS = ("frame", "frame/predictors", "clip", "clip/predictors")
@@ -116,14 +117,11 @@ def test_labels_are_the_levels_of_the_paths(hierarchy):
     config = default.get_config()
     config.model.hierarchy = "-".join(hierarchy)
     model = settings_lib.read_settings(config).model
-    geometry = Geometry(
-        hierarchy, num_clips=2 if "sequence" in hierarchy else 1, frames_per_clip=4, patches_per_frame=4
-    )
+    sizes = {"num_clips": 2 if "sequence" in hierarchy else 1, "frames_per_clip": 4, "patches_per_frame": 4}
+    predicting = small.predicting(Hierarchy(hierarchy, **sizes))
 
     def params():
-        return nnx.to_pure_dict(
-            nnx.state(Pyramid(model, geometry, hierarchy_edges(geometry, (), True), rngs=nnx.Rngs(0)), nnx.Param)
-        )
+        return nnx.to_pure_dict(nnx.state(Pyramid(model, predicting, rngs=nnx.Rngs(0)), nnx.Param))
 
     groups = METHODS["local"].groups(hierarchy)
     labels = optim.parameter_labels(jax.eval_shape(params), groups)

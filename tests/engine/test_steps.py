@@ -89,7 +89,7 @@ def test_derivatives_equal_finite_differences(x64):
     params, stats = jax.tree.map(lambda x: x.astype(jnp.float64), (state.params, state.stats))
     video = steps.prepare_training(definition, KEY, batch["video"]).astype(jnp.float64)
     questions = steps.draw_questions(definition, KEY, video)
-    weights = {str(edge): 0.5 + index for index, edge in enumerate(definition.edges)}
+    weights = {str(edge): 0.5 + index for index, edge in enumerate(definition.hierarchy.edges)}
     loss = jax.jit(jax.value_and_grad(steps.build_loss(definition, {"video": video}, questions, weights), has_aux=True))
     (total, (_, outputs, predictions, _)), gradients = loss(params, stats, None)
 
@@ -101,7 +101,7 @@ def test_derivatives_equal_finite_differences(x64):
         found["clip"] = pyramid.levels["clip"](outputs["frame"].tokens, train=True)
         moving = local.predict(pyramid, found, questions.draws, train=True)
         pairs = {name: predictions[name]._replace(prediction=moving[name].prediction) for name in moving}
-        parts = definition.edges, definition.geometry, definition.settings.objective
+        parts = definition.hierarchy, definition.settings.objective
         return local.local_losses(pairs, found, *parts, edge_weights=weights).total
 
     np.testing.assert_allclose(frozen_total(params), total, rtol=1e-12)
@@ -258,12 +258,12 @@ def test_encode_gives_a_feature_per_level_and_video_by_running_statistics():
 
 @pytest.mark.parametrize("levels", HIERARCHIES, ids="-".join)
 def test_describe_names_levels_edges_and_counts(levels, monkeypatch):
-    from hvt_jax.engine import describe
+    from hvt_jax.run import describe
 
-    monkeypatch.setattr(describe, "count_flops", lambda _: (2e6, 5e6))  # lowered in tests/engine/test_describe.py
+    monkeypatch.setattr(describe, "count_flops", lambda _: (2e6, 5e6))  # lowered in tests/run/test_describe.py
     definition = small.define(**{"model.hierarchy": "-".join(levels)})
     text = describe.describe(definition)
-    assert all(f"{edge} (weight 1)" in text for edge in definition.edges)
+    assert all(f"{edge} (weight 1)" in text for edge in definition.hierarchy.edges)
     rows = [line.split()[0] for line in text.splitlines() if line]
     assert [row for row in rows if row in LEVELS] == list(levels)
     total = sum(leaf.size for leaf in jax.tree.leaves(small.new_state(definition).params))
@@ -340,7 +340,7 @@ def test_the_total_of_a_step_is_weighed_with_the_weights_of_that_step(unusual):
     definition, state, step = unusual
     _, metrics = step(state.replace(step=state.step + 2), small.batch_of(definition), KEY)
     expected = 0.0
-    for edge in map(str, definition.edges):
+    for edge in map(str, definition.hierarchy.edges):
         weight = WEIGHTS.get(edge, 1.0)
         expected += (weight + (1 - weight) * 2 / small.STEPS["num_steps"]) * float(metrics[f"train/{edge}"])
     assert float(metrics["train/total"]) == pytest.approx(expected, rel=1e-5)

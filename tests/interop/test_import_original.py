@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from configs.default import get_config
-from hvt_jax.engine.manifest import CheckpointError
 from hvt_jax.interop import convert, original, original_config, torch_file
 from hvt_jax.interop.safetensors_io import load_variables, save_variables
+from hvt_jax.run.seals import CheckpointError
 from hvt_jax.settings import read_settings
 from tests import golden_files, parity
 

@@ -8,10 +8,10 @@ from flax import nnx
 
 from hvt_jax.engine import state as state_lib
 from hvt_jax.engine import steps
-from hvt_jax.hierarchy import HIERARCHIES, LEVELS, Edge, Geometry, hierarchy_edges
+from hvt_jax.hierarchy import HIERARCHIES, LEVELS, Edge, Hierarchy
 from hvt_jax.model.level import Level
 from hvt_jax.model.predictor import Predictor, code_split
-from hvt_jax.model.pyramid import Pyramid, edge_codes, model_geometry
+from hvt_jax.model.pyramid import Pyramid, model_hierarchy
 from hvt_jax.model.stem import cut_patches
 from hvt_jax.objectives import local
 from hvt_jax.settings import read_settings
@@ -29,7 +29,7 @@ def _video(definition, seed=0, batch=2):
 
 
 def _pyramid(definition):
-    return Pyramid(definition.settings.model, definition.geometry, definition.edges, rngs=nnx.Rngs(params=0))
+    return Pyramid(definition.settings.model, definition.hierarchy, rngs=nnx.Rngs(params=0))
 
 
 def test_levels_keep_their_order_through_jit():
@@ -154,7 +154,7 @@ def test_conv_stem_keeps_time_and_quarters_space():
     definition = small.define(
         **{"model.hierarchy": "patch-frame", "model.stem.kind": "conv", "model.stem.patch_size": 2}
     )
-    assert definition.geometry.patches_per_frame == (16 // 8) * (24 // 8)
+    assert definition.hierarchy.patches_per_frame == (16 // 8) * (24 // 8)
     tokens, raw = _pyramid(definition).stem(_video(definition), train=False)
     assert tokens.shape == raw.shape == (2, 4 * 6, 6)
 
@@ -173,30 +173,31 @@ EDGES = {
 
 @pytest.mark.parametrize("levels", HIERARCHIES, ids="-".join)
 def test_edges(levels):
-    geometry = Geometry(levels, 2 if "sequence" in levels else 1, 2, 6)
-    edges = " ".join(map(str, hierarchy_edges(geometry, (), side=True)))
+    sizes = levels, 2 if "sequence" in levels else 1, 2, 6
+    edges = " ".join(map(str, Hierarchy(*sizes).possible_edges(side=True)))
     assert edges == EDGES["-".join(levels)]
-    without = " ".join(map(str, hierarchy_edges(geometry, (), side=False)))
+    without = " ".join(map(str, Hierarchy(*sizes).possible_edges(side=False)))
     assert without.split() == [edge for edge in edges.split() if not edge.endswith("/side")]
-    causal = hierarchy_edges(geometry, ("frame", "clip", "sequence"), side=True)
+    causal = Hierarchy(*sizes, causal=("frame", "clip", "sequence")).possible_edges(side=True)
     side = [str(edge) for edge in causal if edge.relation == "side"]
     assert side == ["patch->patch/side"] * ("patch" in levels)
 
 
 def test_a_still_picture_has_no_neighbour_in_time():
-    edges = hierarchy_edges(Geometry(("patch", "frame"), 1, 1, 6), (), side=True)
+    edges = Hierarchy(("patch", "frame"), 1, 1, 6).possible_edges(side=True)
     assert [str(edge) for edge in edges] == ["patch->frame/up", "frame->patch/down"]
 
 
 def test_codes_by_hand():
-    geometry = Geometry(LEVELS, 2, 3, 6)
+    sizes = LEVELS, 2, 3, 6
+    causal = Hierarchy(*sizes, causal=("clip",))
     down, side = Edge("clip", "frame", "down"), Edge("frame", "frame", "side")
-    with_side, without = (hierarchy_edges(geometry, (), side) for side in (True, False))
-    assert edge_codes(down, geometry, (), with_side) == {"member": 3}
-    assert edge_codes(down, geometry, (), without) == {"member": 3, "group": 2}
-    assert edge_codes(down, geometry, ("clip",), hierarchy_edges(geometry, ("clip",), False)) == {}
-    assert edge_codes(side, geometry, (), with_side) == {"distance": 2 * 6 - 2}
-    assert edge_codes(Edge("sequence", "clip", "down"), geometry, (), without) == {"member": 2}
+    with_side, without = (small.predicting(Hierarchy(*sizes), side) for side in (True, False))
+    assert with_side.codes(down) == {"member": 3}
+    assert without.codes(down) == {"member": 3, "group": 2}
+    assert small.predicting(causal, False).codes(down) == {}
+    assert with_side.codes(side) == {"distance": 2 * 6 - 2}
+    assert without.codes(Edge("sequence", "clip", "down")) == {"member": 2}
     assert (code_split(12, 2), code_split(10, 2), code_split(10, 1), code_split(10, 0)) == ((8, 4), (6, 4), (10,), ())
 
 
@@ -237,7 +238,7 @@ def test_codes_are_heard_although_the_level_has_one_token_a_video(hidden):
         ({"model.hierarchy": "frame-patch"}, "is no hierarchy; choose one of patch-frame, frame-clip"),
     ],
 )
-def test_impossible_geometry_is_named_with_its_numbers(change, words):
+def test_impossible_sizes_are_named_with_its_numbers(change, words):
     with pytest.raises(steps.SettingsError, match=words):
         small.define(**{"model.hierarchy": FULL} | change)
 
@@ -252,13 +253,13 @@ def test_a_causal_level_needs_two_members(hierarchy, frames, size, level):
         small.define(**{"model.hierarchy": hierarchy}, **fields)
 
 
-def test_geometry_of_the_default():
+def test_sizes_of_the_default():
     settings = small.small_settings(**{"model.hierarchy": FULL})
-    geometry = model_geometry(settings.model, num_frames=4, height=16, width=24)
-    assert [geometry.num_tokens(level) for level in LEVELS] == [24, 4, 2, 1]
-    assert [geometry.num_members(level) for level in LEVELS[1:]] == [6, 2, 2]
+    hierarchy = model_hierarchy(settings.model, num_frames=4, height=16, width=24)
+    assert [hierarchy.num_tokens(level) for level in LEVELS] == [24, 4, 2, 1]
+    assert [hierarchy.num_members(level) for level in LEVELS[1:]] == [6, 2, 2]
 
 
 def test_the_number_of_clips_counts_only_in_a_sequence():
     one, other = (small.define(**{"model.hierarchy": "frame-clip", "model.num_clips": clips}) for clips in (1, 3))
-    assert one.geometry == other.geometry and one.geometry.num_clips == 1
+    assert one.hierarchy == other.hierarchy and one.hierarchy.num_clips == 1

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hvt_jax.engine import steps
-from hvt_jax.hierarchy import LEVELS, Geometry, hierarchy_edges
+from hvt_jax.hierarchy import LEVELS, Hierarchy
 from hvt_jax.objectives import draws, local
 from hvt_jax.objectives.change import patch_change
 from tests import small
@@ -37,13 +37,13 @@ def test_frames_that_are_padding_do_not_count_and_have_not_changed():
 
 
 def test_a_frame_is_asked_for_its_patches_in_proportion_to_their_change():
-    geometry = Geometry(LEVELS, num_clips=2, frames_per_clip=2, patches_per_frame=PATCHES)
+    sizes = Hierarchy(LEVELS, num_clips=2, frames_per_clip=2, patches_per_frame=PATCHES)
     change = jnp.ones((4000, TIMES, PATCHES)).at[:, 1].set(jnp.array([1.0, 2.0, 0.0, 5.0]))
     for side in (True, False):  # without side any frame of the video is asked for, so the code names it
-        edges = hierarchy_edges(geometry, (), side)
-        asked = draws.draw_step(
-            jax.random.key(0), edges, geometry, batch=4000, causal=(), std_divisor=3.0, change=change
-        )["frame->patch/down"]
+        drawn = draws.draw_step(
+            jax.random.key(0), small.predicting(sizes, side), batch=4000, std_divisor=3.0, change=change
+        )
+        asked = drawn["frame->patch/down"]
         frame, member = asked.target // PATCHES, asked.target % PATCHES
         np.testing.assert_array_equal(member, asked.codes["member"])
         shares = np.bincount(np.asarray(member[frame == 1]), minlength=PATCHES) / np.sum(frame == 1)
@@ -58,7 +58,7 @@ def test_questions_of_patches_count_by_the_change_there_and_no_others():
     state, batch = small.new_state(definition), small.batch_of(definition)
     video = steps.prepare_training(definition, jax.random.key(1), batch["video"])
     questions = steps.draw_questions(definition, jax.random.key(2), video)
-    weights = {str(edge): 1.0 for edge in definition.edges}
+    weights = {str(edge): 1.0 for edge in definition.hierarchy.edges}
 
     @jax.jit
     def run(valid):

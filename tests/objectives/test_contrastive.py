@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hvt_jax.hierarchy import LEVELS, Edge, Geometry, hierarchy_edges
+from hvt_jax.hierarchy import LEVELS, Edge, Hierarchy
 from hvt_jax.objectives import contrastive, draws
 from tests import small
 
-GEOMETRY = Geometry(LEVELS, num_clips=2, frames_per_clip=3, patches_per_frame=4)
+SIZES = Hierarchy(LEVELS, num_clips=2, frames_per_clip=3, patches_per_frame=4)
 TIMES, PATCHES, WIDTH, BATCH = 6, 4, 5, 3
 SETTINGS = dataclasses.replace(small.small_settings().objective, distance="contrastive", contrastive_temperature=0.5)
 ALL_PLACES = draws.Candidates(jnp.arange(PATCHES), {})
@@ -30,7 +30,7 @@ def _arrays(questions, tokens, seed=0, batch=BATCH):
 
 def _losses(prediction, choice, edge, candidates=ALL_PLACES, **changes):
     settings = dataclasses.replace(SETTINGS, **changes)
-    run = jax.jit(lambda p, c, k: contrastive.choice_losses(p, c, edge, GEOMETRY, settings, k))
+    run = jax.jit(lambda p, c, k: contrastive.choice_losses(p, c, edge, SIZES, settings, k))
     return np.asarray(run(prediction, choice, candidates))
 
 
@@ -134,18 +134,18 @@ def test_alone_a_target_costs_nothing_and_gradients_are_finite_at_zero():
 
     def total(prediction, bank):
         choice = contrastive.Choice(bank, index, None, None)
-        return contrastive.choice_losses(prediction, choice, SIDE, GEOMETRY, SETTINGS, ALL_PLACES).sum()
+        return contrastive.choice_losses(prediction, choice, SIDE, SIZES, SETTINGS, ALL_PLACES).sum()
 
     for gradient in jax.grad(total, (0, 1))(zero, zero):
         assert np.isfinite(gradient).all()
 
 
 def test_the_draw_of_candidates():
-    edges = hierarchy_edges(GEOMETRY, ("clip",), True)
-    sizes = {"batch": 7, "causal": ("clip",), "places": 3, "tokens": 50}
-    one, again = (draws.draw_candidates(jax.random.key(1), edges, GEOMETRY, **sizes) for _ in range(2))
+    hierarchy = small.predicting(dataclasses.replace(SIZES, causal=("clip",)))
+    sizes = {"batch": 7, "places": 3, "tokens": 50}
+    one, again = (draws.draw_candidates(jax.random.key(1), hierarchy, **sizes) for _ in range(2))
     assert jax.tree.all(jax.tree.map(lambda x, y: (x == y).all(), one, again))
-    assert len(set(np.asarray(one.places).tolist())) == 3 and set(one.tokens) == set(map(str, edges))
+    assert len(set(np.asarray(one.places).tolist())) == 3 and set(one.tokens) == set(map(str, hierarchy.edges))
     # What predicts up to a causal level asks for its states, of which there is one a member.
     for name, limit in {
         "patch->frame/up": 6,
@@ -155,24 +155,24 @@ def test_the_draw_of_candidates():
     }.items():
         tokens = np.asarray(one.tokens[name])
         assert tokens.min() == 0 and (tokens.max(0) == [6, limit - 1]).all(), name
-    assert draws.draw_candidates(jax.random.key(1), edges, GEOMETRY, **sizes | {"tokens": 0}).tokens == {}
+    assert draws.draw_candidates(jax.random.key(1), hierarchy, **sizes | {"tokens": 0}).tokens == {}
 
 
 def test_nothing_predicts_up_to_a_single_token_unless_the_batch_competes():
     fields = {"model.hierarchy": "frame-clip-sequence", "objective.distance": "contrastive"}
-    names = [str(edge) for edge in small.define(**fields).edges]
+    names = [str(edge) for edge in small.define(**fields).hierarchy.edges]
     assert "frame->clip/up" in names and "clip->sequence/up" not in names
     batch = small.define(**fields, **{"objective.batch_candidates_weight": 0.1})
-    assert "clip->sequence/up" in [str(edge) for edge in batch.edges]
+    assert "clip->sequence/up" in [str(edge) for edge in batch.hierarchy.edges]
     causal = small.define(**fields, **{"model.sequence.causal": True})
-    assert "clip->sequence/up" in [str(edge) for edge in causal.edges]
+    assert "clip->sequence/up" in [str(edge) for edge in causal.hierarchy.edges]
 
 
 def test_a_level_that_would_predict_nothing_chooses_among_the_batch():
     """Single images: patches predict up to the one frame, which chooses patches among other places."""
     fields = {"model.hierarchy": "patch-frame", "data.num_frames": 1, "objective.distance": "contrastive"}
     definition = small.define(**fields, **{"objective.place_candidates": 0, "objective.patch_questions": "change"})
-    assert [str(edge) for edge in definition.edges] == ["patch->frame/up", "frame->patch/down"]
+    assert [str(edge) for edge in definition.hierarchy.edges] == ["patch->frame/up", "frame->patch/down"]
     state, batch = small.new_state(definition), small.batch_of(definition)
     run = small.loss_and_gradients(definition)
     (_, found), gradients = run(state.params, state.stats, batch, jax.random.key(0))
@@ -182,19 +182,18 @@ def test_a_level_that_would_predict_nothing_chooses_among_the_batch():
 
 def test_no_more_than_64_mb_of_cosines_at_vit_s_size():
     """16 frames of 224 pixels, batch 64: traced, nothing is computed."""
-    geometry, batch, width = Geometry(LEVELS, 4, 4, 196), 64, 384
+    hierarchy, batch, width = small.predicting(Hierarchy(LEVELS, 4, 4, 196)), 64, 384
     settings = dataclasses.replace(SETTINGS, batch_candidates_weight=1.0)
-    edges = hierarchy_edges(geometry, (), True)
-    sizes = {"batch": batch, "causal": (), "places": settings.place_candidates, "tokens": 512}
-    drawn = jax.eval_shape(lambda: draws.draw_candidates(jax.random.key(0), edges, geometry, **sizes))
-    for edge in edges:
-        questions, tokens = geometry.num_tokens(edge.source), geometry.num_tokens(edge.target)
+    sizes = {"batch": batch, "places": settings.place_candidates, "tokens": 512}
+    drawn = jax.eval_shape(lambda: draws.draw_candidates(jax.random.key(0), hierarchy, **sizes))
+    for edge in hierarchy.edges:
+        questions, tokens = hierarchy.num_tokens(edge.source), hierarchy.num_tokens(edge.target)
         prediction, bank = (jax.ShapeDtypeStruct((batch, n, width), jnp.float32) for n in (questions, tokens))
         index = jax.ShapeDtypeStruct((batch, questions), jnp.int32)
         source = jnp.arange(questions) if edge.relation == "side" else None
 
         def losses(p, b, i, k, edge=edge, source=source):
-            return contrastive.choice_losses(p, contrastive.Choice(b, i, source, None), edge, geometry, settings, k)
+            return contrastive.choice_losses(p, contrastive.Choice(b, i, source, None), edge, hierarchy, settings, k)
 
         program = jax.make_jaxpr(losses)(prediction, bank, index, drawn)
         found = [out.aval for equation in program.eqns for out in equation.outvars]

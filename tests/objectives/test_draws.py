@@ -1,23 +1,25 @@
 """The questions of a step as index tables: who is asked for, by which code, how often."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hvt_jax.hierarchy import LEVELS, Edge, Geometry, hierarchy_edges
-from hvt_jax.model.pyramid import edge_codes
+from hvt_jax.hierarchy import LEVELS, Edge, Hierarchy
 from hvt_jax.objectives import draws
+from tests import small
 
 CLIPS, FRAMES, PATCHES = 2, 3, 4
-GEOMETRY = Geometry(LEVELS, CLIPS, FRAMES, PATCHES)
+SIZES = Hierarchy(LEVELS, CLIPS, FRAMES, PATCHES)
 DIVISOR = 3.0
 MANY = 4000
 
 
-def _draw(side, *, causal=(), batch=5, seed=0, geometry=GEOMETRY):
-    edges = hierarchy_edges(geometry, causal, side)
-    return draws.draw_step(jax.random.key(seed), edges, geometry, batch=batch, causal=causal, std_divisor=DIVISOR)
+def _draw(side, *, causal=(), batch=5, seed=0, sizes=SIZES):
+    hierarchy = small.predicting(dataclasses.replace(sizes, causal=causal), side)
+    return draws.draw_step(jax.random.key(seed), hierarchy, batch=batch, std_divisor=DIVISOR)
 
 
 def _labels(level: str) -> list[str]:
@@ -48,7 +50,7 @@ def test_with_side_a_group_is_asked_for_its_own_members(edge, source):
     draw = _draw(side=True, batch=50)[edge]
     assert list(draw.codes) == ["member"]
     names, groups = _labels(edge[len(source) + 2 :].split("/")[0]), _labels(source)
-    members = GEOMETRY.num_members(source)
+    members = SIZES.num_members(source)
     for targets, codes in zip(draw.target.tolist(), draw.codes["member"].tolist(), strict=True):
         for group, (target, member) in enumerate(zip(targets, codes, strict=True)):
             assert names[target].startswith(groups[group])
@@ -60,7 +62,7 @@ def test_with_side_a_group_is_asked_for_its_own_members(edge, source):
 def test_without_side_a_group_is_asked_for_members_of_any_group(edge, source):
     draw = _draw(side=False, batch=50)[edge]
     assert sorted(draw.codes) == ["group", "member"]
-    members, groups = GEOMETRY.num_members(source), GEOMETRY.num_tokens(source)
+    members, groups = SIZES.num_members(source), SIZES.num_tokens(source)
     np.testing.assert_array_equal(draw.target, draw.codes["group"] * members + draw.codes["member"])
     # Every group is asked for every other one, itself among them.
     asked = {(own, int(group)) for row in np.asarray(draw.codes["group"]) for own, group in enumerate(row)}
@@ -77,7 +79,7 @@ def test_a_single_group_needs_no_code_of_the_group():
 @pytest.mark.parametrize("level", ["patch", "frame", "clip"])
 def test_side_is_another_time_at_the_same_patch_position(level):
     draw = _draw(side=True, batch=60)[f"{level}->{level}/side"]
-    names, times = _labels(level), GEOMETRY.num_times(level)
+    names, times = _labels(level), SIZES.num_times(level)
     assert draw.target.shape == (60, len(names)) == draw.codes["distance"].shape
     pairs = {}
     for targets, codes in zip(draw.target.tolist(), draw.codes["distance"].tolist(), strict=True):
@@ -176,7 +178,7 @@ def test_codes_fit_their_tables():
         for name, draw in _draw(side, batch=200).items():
             source, rest = name.split("->")
             edge = Edge(source, *rest.split("/"))
-            tables = edge_codes(edge, GEOMETRY, (), hierarchy_edges(GEOMETRY, (), side))
+            tables = small.predicting(SIZES, side).codes(edge)
             assert tables.keys() == draw.codes.keys()
             for code, length in tables.items():
                 values = np.asarray(draw.codes[code])

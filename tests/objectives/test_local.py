@@ -8,19 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hvt_jax.hierarchy import LEVELS, Geometry, hierarchy_edges
+from hvt_jax.hierarchy import LEVELS, Hierarchy
 from hvt_jax.model.level import LevelOutput
 from hvt_jax.objectives import distances, draws, local, regularizers
 from tests import small
 
-GEOMETRY = Geometry(LEVELS, 2, 3, 2)
+SIZES = Hierarchy(LEVELS, 2, 3, 2)
 OBJECTIVE = small.small_settings().objective
 BATCH = 2
 
 
 def _labels(level: str, shift: float | jax.Array) -> jax.Array:
     """Token n of video b is the number 1000 b + n + offset of its level + shift, in two features."""
-    numbers = 1000 * jnp.arange(BATCH)[:, None] + jnp.arange(GEOMETRY.num_tokens(level)) + OFFSET[level] + shift
+    numbers = 1000 * jnp.arange(BATCH)[:, None] + jnp.arange(SIZES.num_tokens(level)) + OFFSET[level] + shift
     return jnp.stack([numbers, numbers], -1).astype(jnp.float32)
 
 
@@ -29,12 +29,12 @@ STATES = 500.0
 
 
 def _predict(causal=(), side=True, attached=False, shifts=None):
-    edges = hierarchy_edges(GEOMETRY, causal, side)
+    hierarchy = small.predicting(dataclasses.replace(SIZES, causal=causal), side)
     outputs = {}
     for level in LEVELS:
         states = None
         if level in causal:
-            members = GEOMETRY.num_tokens(level) * GEOMETRY.num_members(level)
+            members = SIZES.num_tokens(level) * SIZES.num_members(level)
             numbers = 1000 * jnp.arange(BATCH)[:, None] + OFFSET[level] + STATES + jnp.arange(members)
             states = jnp.stack([numbers, numbers], -1).astype(jnp.float32)
         tokens = _labels(level, shifts[level] if shifts else 0.0)
@@ -46,10 +46,10 @@ def _predict(causal=(), side=True, attached=False, shifts=None):
     levels = {
         level: types.SimpleNamespace(predictors=dict.fromkeys(("up", "down", "side"), repeat)) for level in LEVELS
     }
-    pyramid = types.SimpleNamespace(edges=edges, levels=levels, geometry=GEOMETRY)
-    asked = draws.draw_step(jax.random.key(0), edges, GEOMETRY, batch=BATCH, causal=causal, std_divisor=3.0)
+    pyramid = types.SimpleNamespace(levels=levels, hierarchy=hierarchy)
+    asked = draws.draw_step(jax.random.key(0), hierarchy, batch=BATCH, std_divisor=3.0)
     found = local.predict(pyramid, outputs, asked, train=True, attached=attached)
-    return found, asked, outputs, edges
+    return found, asked, outputs, hierarchy
 
 
 def _numbers(prediction: local.Prediction, video: int = 1):
@@ -105,10 +105,11 @@ def test_targets_are_stopped_unless_attached_and_patches_always(attached):
 
 
 def test_losses_by_edge_regularisers_of_raw_tokens_and_their_weighted_sum():
-    found, _, outputs, edges = _predict()
+    found, _, outputs, hierarchy = _predict()
+    edges = hierarchy.edges
     settings = dataclasses.replace(OBJECTIVE, distance="mse", regularizer_weight=0.25, variance_epsilon=0.01)
     weights = {str(edge): 1.0 + index for index, edge in enumerate(edges)}
-    losses = local.local_losses(found, outputs, edges, GEOMETRY, settings, edge_weights=weights)
+    losses = local.local_losses(found, outputs, hierarchy, settings, edge_weights=weights)
     assert {level: list(by_edge) for level, by_edge in losses.edges.items()} == {
         level: [str(edge) for edge in edges if edge.source == level] for level in LEVELS
     }
@@ -127,11 +128,10 @@ def test_losses_by_edge_regularisers_of_raw_tokens_and_their_weighted_sum():
 
 
 def test_vicreg_counts_a_down_target_only_on_the_lowest_level():
-    found, _, outputs, edges = _predict()
+    found, _, outputs, hierarchy = _predict()
+    edges = hierarchy.edges
     settings = dataclasses.replace(OBJECTIVE, distance="vicreg")
-    losses = local.local_losses(
-        found, outputs, edges, GEOMETRY, settings, edge_weights={str(edge): 1.0 for edge in edges}
-    )
+    losses = local.local_losses(found, outputs, hierarchy, settings, edge_weights={str(edge): 1.0 for edge in edges})
     for edge in edges:
         both = edge.relation != "down" or edge.target == "patch"
         pair = found[str(edge)].prediction, found[str(edge)].target

@@ -5,7 +5,7 @@ from typing import Literal
 
 from hvt_jax.data import listing, manifest
 from hvt_jax.data.catalog import csv_lists, digits, folder, hmdb51, imagenet, kinetics400, ssv2, ucf101
-from hvt_jax.data.sources import DataError, Dataset
+from hvt_jax.data.dataset import DataError, Dataset
 from hvt_jax.settings import DataSettings
 
 Loader = Callable[[DataSettings, Literal["train", "test"]], Dataset]

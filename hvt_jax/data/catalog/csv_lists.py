@@ -24,7 +24,7 @@ from typing import Literal
 
 from hvt_jax.data import annotations
 from hvt_jax.data.catalog.folder import split_by_hash
-from hvt_jax.data.sources import DataError, Dataset, SafeFolder, check_found, read_rows
+from hvt_jax.data.dataset import DataError, Dataset, SafeFolder, check_found, read_rows
 from hvt_jax.settings import DataSettings
 
 _LOG = logging.getLogger(__name__)

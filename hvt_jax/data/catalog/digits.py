@@ -6,7 +6,7 @@ from typing import Literal
 
 from hvt_jax.data import annotations
 from hvt_jax.data.catalog import ucf101
-from hvt_jax.data.sources import DataError, Dataset
+from hvt_jax.data.dataset import DataError, Dataset
 from hvt_jax.settings import DataSettings
 
 _HOW_TO_GET = "make it with: python -m hvt_jax.make_digits --root={root}"

@@ -18,7 +18,7 @@ import re
 from typing import Literal
 
 from hvt_jax.data import annotations
-from hvt_jax.data.sources import DataError, Dataset, Video
+from hvt_jax.data.dataset import DataError, Dataset, Video
 from hvt_jax.settings import DataSettings
 
 SUFFIXES = frozenset(

@@ -7,7 +7,7 @@ import pathlib
 from typing import Literal
 
 from hvt_jax.data import annotations
-from hvt_jax.data.sources import DataError, Dataset, check_found, read_rows
+from hvt_jax.data.dataset import DataError, Dataset, check_found, read_rows
 from hvt_jax.settings import DataSettings
 
 _VIDEO_FOLDERS = ("videos", "hmdb51_org")

@@ -14,7 +14,7 @@ from typing import Literal
 
 from hvt_jax.data import annotations
 from hvt_jax.data.catalog.folder import SUFFIXES
-from hvt_jax.data.sources import DataError, Dataset
+from hvt_jax.data.dataset import DataError, Dataset
 from hvt_jax.settings import DataSettings
 
 _COLUMNS = ("label", "youtube_id", "time_start", "time_end")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from hvt_jax.data import annotations
 from hvt_jax.data.catalog.folder import SUFFIXES
-from hvt_jax.data.sources import DataError, Dataset, read_text
+from hvt_jax.data.dataset import DataError, Dataset, read_text
 from hvt_jax.settings import DataSettings
 
 _VIDEO_FOLDERS = ("20bn-something-something-v2", "videos")

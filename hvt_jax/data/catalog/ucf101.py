@@ -9,7 +9,7 @@ import posixpath
 from typing import Literal
 
 from hvt_jax.data import annotations as annotation_files
-from hvt_jax.data.sources import DataError, Dataset, SafeFolder, Video, check_found, read_rows
+from hvt_jax.data.dataset import DataError, Dataset, SafeFolder, Video, check_found, read_rows
 from hvt_jax.settings import DataSettings
 
 _VIDEO_FOLDERS = ("videos", "UCF-101")

@@ -10,7 +10,7 @@ import pathlib
 import types
 from collections.abc import Iterable
 
-from hvt_jax.data.sources import DataError, Dataset
+from hvt_jax.data.dataset import DataError, Dataset
 from hvt_jax.data.storages.base import EncodedVideo, ShardSummary, Storage, WriteOptions
 from hvt_jax.data.storages.files import file_sha256
 from hvt_jax.settings import DataSettings
@@ -53,7 +53,9 @@ def write_shard(
     """
     if storage not in WRITABLE:
         raise DataError(f"storage {storage!r} cannot be written; use one of {', '.join(WRITABLE)}")
-    return _module(storage).write_shard(pathlib.Path(path), videos, options)
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return _module(storage).write_shard(path, videos, options)
 
 
 def hash_shard(storage: str, path: pathlib.Path) -> str:

@@ -12,10 +12,11 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
+from hvt_jax import disk
+from hvt_jax.data.dataset import Dataset, Video
 from hvt_jax.data.decode import VideoReader
 from hvt_jax.data.problems import Problem, VideoError
 from hvt_jax.data.segments import Reader
-from hvt_jax.data.sources import Dataset, Video
 from hvt_jax.data.storages.base import (
     EncodedVideo,
     ShardSummary,
@@ -23,7 +24,7 @@ from hvt_jax.data.storages.base import (
     WriteOptions,
     faults_named,
 )
-from hvt_jax.data.storages.files import OpenFiles, replaced
+from hvt_jax.data.storages.files import OpenFiles
 from hvt_jax.data.storages.index import Index, Place, checked_video, write_index
 from hvt_jax.settings import DataSettings
 
@@ -79,7 +80,7 @@ def _open_shard(root: pathlib.Path, name: str) -> ArrayRecordReader:
 def write_shard(path: pathlib.Path, videos: Iterable[EncodedVideo], options: WriteOptions) -> ShardSummary:
     """Write one shard and its index; see `storages.write_shard`."""
     rows, seen = [], set()
-    with replaced(path, options.sync) as unfinished:
+    with disk.replaced(path, sync=options.sync) as unfinished:
         writer = ArrayRecordWriter(str(unfinished), _WRITER)
         try:
             for video in videos:

@@ -9,10 +9,10 @@ from typing import Protocol
 import numpy as np
 
 from hvt_jax.data import containers, frame_index, images, stages
+from hvt_jax.data.dataset import Video
 from hvt_jax.data.decode import VideoInfo
 from hvt_jax.data.problems import Problem, VideoError
 from hvt_jax.data.segments import Reader
-from hvt_jax.data.sources import Video
 
 
 class Storage(Protocol):

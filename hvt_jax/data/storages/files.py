@@ -1,12 +1,10 @@
 """Files that come to be whole or not at all, and a bounded cache of open ones."""
 
 import collections
-import contextlib
 import hashlib
-import os
 import pathlib
 import threading
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 
 
 class OpenFiles:
@@ -37,35 +35,6 @@ class OpenFiles:
 
     def __reduce__(self):
         return type(self), (self._open_file, self._most)  # open files stay behind
-
-
-@contextlib.contextmanager
-def replaced(path: pathlib.Path, sync: bool) -> Iterator[pathlib.Path]:
-    """Give a temporary path to write a file to; at the end it is synced and renamed, on an error removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.unlink(missing_ok=True)
-    try:
-        yield unfinished
-        if sync:
-            sync_to_disk(unfinished)
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
-    if sync:
-        sync_to_disk(path.parent)
-
-
-def sync_to_disk(path: pathlib.Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    if os.name == "nt" and path.is_dir():  # Windows cannot open folders
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def file_sha256(path: pathlib.Path) -> str:

@@ -19,9 +19,9 @@ import numpy as np
 
 from hvt_jax.data import images, picture_files
 from hvt_jax.data.containers import MAX_FRAMES
+from hvt_jax.data.dataset import DataError, Dataset, SafeFolder, Video
 from hvt_jax.data.problems import Problem, VideoError
 from hvt_jax.data.segments import Reader
-from hvt_jax.data.sources import DataError, Dataset, SafeFolder, Video
 from hvt_jax.data.storages.base import EncodedVideo, ShardSummary, StoredFrames, WriteOptions
 from hvt_jax.data.storages.index import SUFFIX, Index, checked_video, index_path, read_index, video_info, write_index
 from hvt_jax.settings import DataSettings

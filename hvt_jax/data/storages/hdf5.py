@@ -22,14 +22,15 @@ from collections.abc import Iterable, Iterator
 import h5py
 import numpy as np
 
+from hvt_jax import disk
 from hvt_jax.data import images
 from hvt_jax.data.containers import MAX_FRAMES, MAX_PIXELS
+from hvt_jax.data.dataset import DataError, Dataset, SafeFolder, Video
 from hvt_jax.data.decode import VideoInfo
 from hvt_jax.data.problems import Problem, VideoError
 from hvt_jax.data.segments import Reader
-from hvt_jax.data.sources import DataError, Dataset, SafeFolder, Video
 from hvt_jax.data.storages.base import EncodedVideo, ShardSummary, StoredFrames, WriteOptions, faults_named
-from hvt_jax.data.storages.files import OpenFiles, replaced
+from hvt_jax.data.storages.files import OpenFiles
 from hvt_jax.data.storages.frames import frames_folder
 from hvt_jax.data.storages.index import SUFFIX, Index, checked_video, video_info, write_index
 from hvt_jax.settings import DataSettings
@@ -235,7 +236,10 @@ def write_shard(path: pathlib.Path, videos: Iterable[EncodedVideo], options: Wri
     """Write one shard and its index; see `storages.write_shard`."""
     rows, seen = [], set()
     # Bounds of the format and no times: equal videos give equal bytes with every version of the library.
-    with replaced(path, options.sync) as unfinished, h5py.File(unfinished, "w", libver=("earliest", "v110")) as file:
+    with (
+        disk.replaced(path, sync=options.sync) as unfinished,
+        h5py.File(unfinished, "w", libver=("earliest", "v110")) as file,
+    ):
         for video in videos:
             rows.append(checked_video(path, video, seen))
             if video.mp4:

@@ -14,12 +14,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hvt_jax import disk
 from hvt_jax.data.containers import MAX_FRAMES
+from hvt_jax.data.dataset import DataError, SafeFolder
 from hvt_jax.data.decode import VideoInfo
 from hvt_jax.data.problems import Problem, VideoError
-from hvt_jax.data.sources import DataError, SafeFolder
 from hvt_jax.data.storages.base import EncodedVideo, ShardSummary
-from hvt_jax.data.storages.files import file_sha256, replaced
+from hvt_jax.data.storages.files import file_sha256
 
 _FORMAT = 1  # raise it with every change of what shards hold
 SUFFIX = ".index.json"
@@ -180,7 +181,7 @@ def write_index(storage: str, shard: pathlib.Path, rows: list[Row], sha256: str,
         sha256 = file_sha256(shard)
     content = {"format": _FORMAT, "storage": storage, "shard": shard.name, "sha256": sha256, "videos": rows}
     text = json.dumps(content, separators=(",", ":")).replace('],["', '],\n["')  # a line a video, for people
-    with replaced(index_path(shard), sync) as unfinished:
+    with disk.replaced(index_path(shard), sync=sync) as unfinished:
         unfinished.write_text(text + "\n", encoding="utf-8")
     return ShardSummary(tuple(row.path for row in rows), sum(row.num_frames for row in rows), sha256)
 

@@ -3,9 +3,9 @@
 import dataclasses
 import pathlib
 
+from hvt_jax.data.dataset import Dataset, Video
 from hvt_jax.data.decode import VideoReader
 from hvt_jax.data.segments import Reader
-from hvt_jax.data.sources import Dataset, Video
 from hvt_jax.settings import DataSettings
 
 

@@ -20,9 +20,9 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from hvt_jax.data import images
 from hvt_jax.data.containers import MAX_FRAMES
+from hvt_jax.data.dataset import DataError, Dataset, Video
 from hvt_jax.data.problems import Problem, VideoError
 from hvt_jax.data.segments import Reader
-from hvt_jax.data.sources import DataError, Dataset, Video
 from hvt_jax.data.storages.base import StoredFrames, faults_named
 from hvt_jax.data.storages.files import OpenFiles
 from hvt_jax.data.storages.index import video_info

@@ -1,0 +1,109 @@
+"""What a config builds, as text: levels, tokens, edges, parameters and work."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from hvt_jax.engine import steps
+from hvt_jax.engine.groups import parameter_labels
+from hvt_jax.engine.steps import Definition
+from hvt_jax.hierarchy import encoded_levels
+from hvt_jax.objectives import local
+
+
+def describe(definition: Definition) -> str:
+    """Return a readable table of a run's model; nothing is allocated and nothing is compiled.
+
+    FLOPs are the compiler's count for one video, forward and with backward, before optimisation.
+    """
+    settings, hierarchy = definition.settings, definition.hierarchy
+    params, _ = _variables(definition)
+    counts = _parameter_counts(params, definition.groups)
+    forward, training = count_flops(definition)
+    data = settings.data
+    lines = [
+        f"video     [B, {data.num_frames}, {data.height}, {data.width}, 3], 1 frame in {data.frame_stride}",
+        f"stem      {settings.model.stem.kind}, patches of {settings.model.stem.patch_size}, "
+        f"{hierarchy.patches_per_frame} a frame, width {settings.model.patch.width}",
+        "",
+        f"{'level':10s}{'tokens':>8s}{'of':>8s}{'width':>7s}{'depth':>7s}{'causal':>8s}{'norm':>7s}"
+        f"{'parameters':>12s}{'predictors':>12s}",
+    ]
+    for level in hierarchy.levels:
+        sizes = getattr(settings.model, level)
+        members = "pixels" if level == "patch" else hierarchy.num_members(level)
+        depth, causal = (0, False) if level == "patch" else (sizes.depth, sizes.causal)
+        lines.append(
+            f"{level:10s}{hierarchy.num_tokens(level):8d}{members:>8}{sizes.width:7d}{depth:7d}"
+            f"{'yes' if causal else 'no':>8s}{sizes.output_norm:>7s}{counts[level]:12,d}"
+            f"{counts.get(f'{level}/predictors', 0):12,d}"
+        )
+    lines += ["", f"method    {settings.method}: {definition.method.summary(settings, hierarchy)}"]
+    if hierarchy.edges:
+        weights = local.initial_edge_weights(hierarchy.edges, settings.objective)
+        lines += ["edges     " + ", ".join(f"{edge} (weight {weights[str(edge)]:g})" for edge in hierarchy.edges)]
+        lines += _silent_edges(definition)
+    lines += [f"total     {_total(definition, counts)}"]
+    lines += [f"work      {forward / 1e9:.3f} GFLOP forward, {training / 1e9:.3f} GFLOP with backward, for one video"]
+    return "\n".join(lines)
+
+
+def _silent_edges(definition: Definition) -> list[str]:
+    every = definition.hierarchy.possible_edges(side=definition.settings.objective.side)
+    silent = ", ".join(str(edge) for edge in every if edge not in definition.hierarchy.edges)
+    return [f"silent    {silent}: one token a video leaves nothing to choose from"] if silent else []
+
+
+def _total(definition: Definition, counts: dict[str, int]) -> str:
+    """Return the number of parameters in words, those of a head apart: its classes may not be known yet."""
+    own = {group: count for group, count in counts.items() if group.split("/")[0] not in definition.hierarchy.levels}
+    of_levels = sum(counts.values()) - sum(own.values())
+    if not own:
+        return f"{of_levels:,d} parameters"
+    if not definition.num_classes:
+        return f"{of_levels:,d} parameters, and those of the {', '.join(own)}: the data say how many classes there are"
+    parts = [f"{count:,d} of them in the {group}" for group, count in own.items()]
+    return ", ".join([f"{of_levels + sum(own.values()):,d} parameters", *parts])
+
+
+def _variables(definition: Definition) -> tuple[dict, dict]:
+    return jax.eval_shape(lambda: steps.initial_variables(definition, 0))
+
+
+def _parameter_counts(params: dict, groups: tuple[str, ...]) -> dict[str, int]:
+    counts = dict.fromkeys(groups, 0)
+    labels = jax.tree.leaves(parameter_labels(params, groups))
+    for label, leaf in zip(labels, jax.tree.leaves(params), strict=True):
+        counts[label] += int(np.prod(leaf.shape))
+    return counts
+
+
+def _written_out(definition: Definition) -> Definition:
+    # The compiler counts the body of a loop once, and what is recomputed twice.
+    model = definition.settings.model
+    levels = {
+        level: dataclasses.replace(getattr(model, level), scan=False, remat=False)
+        for level in encoded_levels(definition.hierarchy.levels)
+    }
+    settings = dataclasses.replace(definition.settings, model=dataclasses.replace(model, **levels))
+    return steps.define(settings, definition.num_classes)
+
+
+def count_flops(definition: Definition) -> tuple[float, float]:
+    """Return the FLOPs of one video, forward and with backward, as the compiler counts them before it optimises."""
+    data = definition.settings.data
+    video = jax.ShapeDtypeStruct((1, data.num_frames, data.height, data.width, 3), "float32")
+    valid, label = jax.ShapeDtypeStruct((1,), "bool"), jax.ShapeDtypeStruct((1,), "int32")
+    weights = local.initial_edge_weights(definition.hierarchy.edges, definition.settings.objective)
+    definition = _written_out(definition)
+
+    def total(params, stats, video, valid, label):
+        questions = steps.draw_questions(definition, jax.random.key(0), video)
+        loss = steps.build_loss(definition, {"video": video, "valid": valid, "label": label}, questions, weights)
+        return loss(params, stats, jax.random.key(1))[0]
+
+    # As for a GPU on every machine: gradients written for CPU have loops, and work that only spares a copy.
+    arguments = (*_variables(definition), video, valid, label)
+    lowered = [jax.jit(f).trace(*arguments).lower(lowering_platforms=("cuda",)) for f in (total, jax.grad(total))]
+    return tuple(float((each.cost_analysis() or {}).get("flops", 0.0)) for each in lowered)

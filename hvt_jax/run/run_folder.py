@@ -1,0 +1,220 @@
+"""The folder of one run: its lock, its config, where it ran, and its numbers."""
+
+import datetime
+import errno
+import fcntl
+import json
+import math
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from hvt_jax import disk
+from hvt_jax.run import environment
+
+ELSEWHERE = "give another --workdir"  # what to do where a run folder cannot be written
+_ORPHAN_SECONDS = 10.0
+
+
+class RunFolderError(RuntimeError):
+    """A run folder that cannot be used now; the message names what is in the way and the remedy."""
+
+
+class RunFolder:
+    """`RUN/` of one run: `config.json`, `environment.json`, `results.json`, and the paths of the rest.
+
+    Construct it after `jax.distributed.initialize()`. Only process 0 writes and holds the lock. The lock is
+    a `flock`, so the kernel frees it however the process ends; the pid, host and start time in the file are
+    for the message. Where the file system has no `flock`, the pid in the file decides.
+
+    Attributes:
+      path: absolute path of the folder.
+      checkpoints: folder for `engine.checkpoint.Checkpoints`.
+      diverged: folder for the state of a run that ended with exit code 3.
+    """
+
+    def __init__(self, path: str | os.PathLike, *, warn: Callable[[str], None]):
+        """Create the folder and take its lock.
+
+        Args:
+          path: the folder, made if it is missing.
+          warn: called with one line when the lock of a dead run is taken over.
+
+        Raises:
+          RunFolderError: if another live run holds the folder, or it cannot be written.
+        """
+        self.path = os.path.abspath(path)
+        self.checkpoints = os.path.join(self.path, "checkpoints")
+        self.diverged = os.path.join(self.path, "diverged")
+        self._is_writer = jax.process_index() == 0
+        self._lock_file: int | None = None
+        error = None
+        if self._is_writer:
+            try:
+                with disk.refusals_as(RunFolderError, self.path, ELSEWHERE):
+                    self._lock_file = _take_lock(self.path, warn)
+            except RunFolderError as caught:
+                error = caught
+        # Everybody learns of the refusal, or the others would wait for process 0 until a heartbeat is missed.
+        if multihost_utils.broadcast_one_to_all(np.int32(error is not None)):
+            raise error or RunFolderError(f"process 0 could not take {self.path}; its own message says why")
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def close(self) -> None:
+        """Free the lock; may be called twice."""
+        if self._lock_file is not None:
+            os.ftruncate(self._lock_file, 0)
+            os.close(self._lock_file)
+            self._lock_file = None
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def write_config(self, config: Any) -> None:
+        """Write `config` (a ConfigDict) to `config.json`; call it after `changed_fields` was judged."""
+        if self._is_writer:
+            write_json(os.path.join(self.path, "config.json"), json.loads(config.to_json_best_effort()))
+
+    def changed_fields(self, config: Any) -> list[str]:
+        """Return one line per field in which `config` (a ConfigDict) differs from the folder's `config.json`.
+
+        A line reads `config differs: model.clip.width 96 -> 128`. Empty if nothing differs or the folder
+        has no config yet.
+
+        Raises:
+          RunFolderError: if `config.json` is not JSON.
+        """
+        path = os.path.join(self.path, "config.json")
+        if not os.path.exists(path):
+            return []
+        try:
+            with open(path, encoding="utf-8") as file:
+                before = dict(_fields(json.load(file)))
+        except ValueError as error:
+            raise RunFolderError(f"{path} is damaged ({error}); remove it to go on with the config given") from None
+        after = dict(_fields(json.loads(config.to_json_best_effort())))
+        return [
+            f"config differs: {name} {_shown(before, name)} -> {_shown(after, name)}"
+            for name in sorted(before.keys() | after.keys())
+            if before.get(name, "absent") != after.get(name, "absent")
+        ]
+
+    def write_environment(self, seed: int) -> None:
+        """Write versions, devices, git commit, `seed`, host and start time to `environment.json`.
+
+        On resume the file describes the latest start. Environment variables are not recorded: they hold secrets.
+        """
+        if self._is_writer:
+            write_json(os.path.join(self.path, "environment.json"), environment.describe() | {"seed": seed})
+
+    def write_results(self, results: Mapping[str, Any]) -> None:
+        """Write the numbers so far to `results.json`; non-finite ones become strings."""
+        if self._is_writer:
+            write_json(os.path.join(self.path, "results.json"), results)
+
+
+def write_json(path: str, value: Any) -> None:
+    """Replace the file `path` by `value` as JSON, see `write_file`."""
+    write_file(path, (json.dumps(json_safe(value), indent=1, allow_nan=False) + "\n").encode())
+
+
+def write_file(path: str | os.PathLike, content: bytes) -> None:
+    """Replace the file `path`, see `disk.replaced`.
+
+    Raises:
+      RunFolderError: if it cannot be written.
+    """
+    with disk.refusals_as(RunFolderError, path, ELSEWHERE):
+        disk.write_file(path, content)
+
+
+def json_safe(value: Any) -> Any:
+    """Return `value` in JSON's types: numpy and JAX scalars as Python's, non-finite floats as "nan", "inf", "-inf"."""
+    if isinstance(value, Mapping):
+        return {str(key): json_safe(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_safe(item) for item in value]
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def _take_lock(folder: str, warn: Callable[[str], None]) -> int:
+    """Return the open, locked file descriptor of `folder`'s lock file."""
+    os.makedirs(folder, exist_ok=True)
+    lock = os.open(os.path.join(folder, "lock"), os.O_RDWR | os.O_CREAT, 0o644)
+    deadline = time.monotonic() + _ORPHAN_SECONDS
+    while not _try_lock(lock):
+        owner = _read_owner(lock)
+        pid, host, started = (owner.get(key, "unknown") for key in ("pid", "host", "started"))
+        # A forked child outlives its killed parent for some seconds and holds the parent's lock as long.
+        if host == socket.gethostname() and not _is_alive(pid) and time.monotonic() < deadline:
+            time.sleep(0.2)
+            continue
+        os.close(lock)
+        raise RunFolderError(
+            f"{folder} is in use by the run with pid {pid} on host {host}, started {started}; "
+            f"stop it (kill {pid}) or give another --workdir"
+        )
+    if owner := _read_owner(lock):
+        dead = f"the run with pid {owner.get('pid')} on host {owner.get('host')}"
+        warn(f"{folder}: {dead} ended without freeing its lock; taking it over")
+    owner = {"pid": os.getpid(), "host": socket.gethostname(), "started": _now()}
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, json.dumps(owner).encode(), 0)
+    return lock
+
+
+def _try_lock(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL):
+            raise
+        owner = _read_owner(lock)  # no flock on this file system: only a pid of this host can be known to be dead
+        return not owner or (owner.get("host") == socket.gethostname() and not _is_alive(owner.get("pid")))
+    return True
+
+
+def _read_owner(lock: int) -> dict[str, Any]:
+    try:
+        owner = json.loads(os.pread(lock, 4096, 0))
+    except ValueError:
+        owner = None  # empty: freed in good order
+    return owner if isinstance(owner, dict) else {}
+
+
+def _is_alive(pid: Any) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except PermissionError:
+        return True  # somebody else's
+    except (OSError, TypeError, ValueError):
+        return False
+    return True
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _fields(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    if not isinstance(tree, dict):
+        return [(prefix, tree)]
+    return [pair for key in tree for pair in _fields(tree[key], f"{prefix}.{key}" if prefix else str(key))]
+
+
+def _shown(fields: dict[str, Any], name: str) -> str:
+    return repr(fields[name]) if name in fields else "absent"  # quotes, or an empty text would be seen as nothing

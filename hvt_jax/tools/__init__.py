@@ -1,0 +1,1 @@
+"""What people need around training: conversions, scans, the loader's doctor, the making of digits."""
