@@ -17,10 +17,11 @@ from configs import default
 from hvt_jax.engine import steps
 from hvt_jax.interop import original_config
 from hvt_jax.run import describe
-from hvt_jax.settings import SettingsError, limits, read_settings
+from hvt_jax.settings import Settings, SettingsError, read_settings, reader
 from tests import small
 
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
+RANGES = reader.ranges(Settings)
 CONFIGS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
 
 
@@ -149,9 +150,18 @@ def _outside(low, high, like):
     return [low - 1e-7, math.nan, math.inf] + ([high + 1e-6] if math.isfinite(high) else [])
 
 
-@pytest.mark.parametrize("field", limits.RANGES)
+def test_every_number_has_a_range():
+    def is_number(name):
+        value = functools.reduce(lambda group, part: group[part], name.split("."), default.get_config())
+        return type(value) in (int, float)
+
+    numbers = {name for name in reader.field_names(Settings) if is_number(name)}
+    assert len(numbers) > 90 and numbers <= RANGES.keys()
+
+
+@pytest.mark.parametrize("field", RANGES)
 def test_numbers_outside_their_range_are_refused(field):
-    low, high = limits.RANGES[field]
+    low, high, _ = RANGES[field]
     default_value = default.get_config()
     for name in field.split("."):
         default_value = default_value[name]

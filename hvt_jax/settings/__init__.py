@@ -1,18 +1,19 @@
 """Frozen settings, read once from a ConfigDict; the rest of the library never sees the config.
 
-The dataclasses have no defaults: those live in `configs/default.py` alone. Reading reports the first
-field that is unknown, missing, of a wrong type or geometrically impossible, in one line.
+The dataclasses have no defaults: those live in `configs/default.py` alone, with unit and meaning; ranges stand here.
+Reading reports the first field that is unknown, missing, of a wrong type or out of range, in one line.
 """
 
 import dataclasses
 import os
-from typing import Literal
+from typing import Annotated, Literal
 
 from ml_collections import ConfigDict
 
 from hvt_jax import hierarchy as hierarchy_lib
-from hvt_jax.settings import limits, reader
+from hvt_jax.settings import reader
 from hvt_jax.settings.model_settings import ModelSettings
+from hvt_jax.settings.reader import Count, NotNegative, Range, Share
 
 Method = Literal["local", "joint", "supervised"]
 Distance = Literal["contrastive", "mse", "smooth_l1", "cosine", "cross_entropy", "vicreg"]
@@ -29,53 +30,53 @@ class DataSettings:
     storage: Literal["raw", "frames", "hdf5", "array_record", "tfds"]
     storage_root: str
     follow_links: bool
-    split: int
+    split: Annotated[int, Range(1, 3)]
     label: str
-    num_frames: int
-    frame_stride: int
-    window_step: int
-    max_windows_per_video: int
+    num_frames: Annotated[int, Range(1, 4096)]
+    frame_stride: Count
+    window_step: Count
+    max_windows_per_video: Annotated[int, Range(0)]
     short_videos: Literal["loop", "drop", "pad"]
-    test_views_temporal: int
-    test_views_spatial: int
-    height: int
-    width: int
-    resize_margin: float
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    num_workers: int
-    read_threads: int
-    prefetch_batches: int
-    cache_gib: float
-    video_timeout_seconds: float
+    test_views_temporal: Annotated[int, Range(1, 1000)]
+    test_views_spatial: Annotated[int, Range(1, 100)]
+    height: Annotated[int, Range(1, 8192)]
+    width: Annotated[int, Range(1, 8192)]
+    resize_margin: Annotated[float, Range(1, 4)]
+    mean: Annotated[tuple[float, ...], Range(0, 1, items=3)]
+    std: Annotated[tuple[float, ...], Range(1e-06, items=3)]
+    num_workers: Annotated[int, Range(-1, 1024)]
+    read_threads: Annotated[int, Range(1, 1024)]
+    prefetch_batches: Count
+    cache_gib: Annotated[float, Range(0, 2**20)]
+    video_timeout_seconds: Annotated[float, Range(0.001)]
     manifest: str
-    max_bad_fraction: float
+    max_bad_fraction: Share
 
 
 @dataclasses.dataclass(frozen=True)
 class AugmentationSettings:
     """Random changes of a video on the device, the same for all its frames."""
 
-    resized_crop_scale: tuple[float, ...]
-    resized_crop_ratio: tuple[float, ...]
-    flip_probability: float
-    color_jitter_probability: float
-    brightness: float
-    contrast: float
-    saturation: float
-    hue: float
-    greyscale_probability: float
-    blur_probability: float
-    blur_sigma: tuple[float, ...]
+    resized_crop_scale: Annotated[tuple[float, ...], Range(0.001, 1, items=2)]
+    resized_crop_ratio: Annotated[tuple[float, ...], Range(0.001, 1000.0, items=2)]
+    flip_probability: Share
+    color_jitter_probability: Share
+    brightness: Share
+    contrast: Share
+    saturation: Share
+    hue: Annotated[float, Range(0, 0.5)]
+    greyscale_probability: Share
+    blur_probability: Share
+    blur_sigma: Annotated[tuple[float, ...], Range(0, items=2)]
 
 
 @dataclasses.dataclass(frozen=True)
 class EdgeWeights:
     """Loss weights of the edges of one source level."""
 
-    up: float
-    down: float
-    side: float
+    up: NotNegative
+    down: NotNegative
+    side: NotNegative
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,24 +96,25 @@ class ObjectiveSettings:
     distance: Distance
     targets: Literal["stopped", "attached"]
     side: bool
-    std_divisor: float
-    contrastive_temperature: float
-    video_candidates_weight: float
-    batch_candidates_weight: float
-    batch_candidates: int
-    place_candidates: int
+    std_divisor: Annotated[float, Range(0.001)]
+    contrastive_temperature: Annotated[float, Range(0.001)]
+    video_candidates_weight: NotNegative
+    batch_candidates_weight: NotNegative
+    batch_candidates: Annotated[int, Range(1, 2**20)]
+    place_candidates: Annotated[int, Range(0, 2**20)]
     patch_questions: Literal["change", "uniform"]
-    least_distance: int
-    prediction_temperature: float
-    target_temperature: float
-    cross_entropy_epsilon: float
-    cosine_scale: float
-    invariance_weight: float
-    variance_weight: float
-    covariance_weight: float
-    variance_epsilon: float
+    least_distance: Annotated[int, Range(1, 4096)]
+    prediction_temperature: Annotated[float, Range(1e-06)]
+    target_temperature: Annotated[float, Range(1e-06)]
+    # Zero would give infinite gradients of probabilities that underflow, and of tokens that do not vary.
+    cross_entropy_epsilon: Annotated[float, Range(1e-12, 1)]
+    cosine_scale: NotNegative
+    invariance_weight: NotNegative
+    variance_weight: NotNegative
+    covariance_weight: NotNegative
+    variance_epsilon: Annotated[float, Range(1e-12, 1)]
     regularizer: Literal["vicreg", "none"]
-    regularizer_weight: float
+    regularizer_weight: NotNegative
     edge_weights: LevelEdgeWeights
     weights_to_uniform: bool
 
@@ -121,10 +123,10 @@ class ObjectiveSettings:
 class LevelEpochs:
     """A number of epochs for every level."""
 
-    patch: float
-    frame: float
-    clip: float
-    sequence: float
+    patch: NotNegative
+    frame: NotNegative
+    clip: NotNegative
+    sequence: NotNegative
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,38 +134,38 @@ class OptimizerSettings:
     """How parameters move, per label: a level, or the predictors of a level."""
 
     name: OptimizerName
-    learning_rate: float
-    weight_decay: float
-    momentum: float
+    learning_rate: NotNegative
+    weight_decay: NotNegative
+    momentum: Share
     nesterov: bool
-    b1: float
-    b2: float
-    clip_norm: float
+    b1: Annotated[float, Range(0, 0.99999)]
+    b2: Annotated[float, Range(0, 0.99999999)]
+    clip_norm: NotNegative
     predictors: Literal["with", "rate", "own"]
-    predictor_rate_multiplier: float
+    predictor_rate_multiplier: NotNegative
     predictor_name: OptimizerName
     single: bool
     schedule: Literal["cosine", "step", "constant"]
-    warmup_epochs: float
-    final_rate: float
-    step_epochs: float
-    step_decay: float
-    accumulation_steps: int
-    alternating_percent: float
+    warmup_epochs: NotNegative
+    final_rate: NotNegative
+    step_epochs: Annotated[float, Range(1e-06)]
+    step_decay: Share
+    accumulation_steps: Count
+    alternating_percent: NotNegative
     frozen: tuple[str, ...]
     start_epochs: LevelEpochs
-    max_bad_updates: int
+    max_bad_updates: Count
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainSettings:
     """Length of the run and how it is spread over devices."""
 
-    batch_size: int
-    num_epochs: float
-    max_steps: int
+    batch_size: Count
+    num_epochs: Annotated[float, Range(1e-09)]
+    max_steps: Annotated[int, Range(0)]
     fsdp: bool
-    fsdp_min_size: int
+    fsdp_min_size: Count
     data_axis: str
 
 
@@ -172,14 +174,14 @@ class EvaluationSettings:
     """When and how the levels are judged."""
 
     schedule: Literal["linear", "exponential"]
-    interval: float
-    batch_size: int
-    neighbours: int
-    temperature: float
-    probe_steps: int
+    interval: NotNegative
+    batch_size: Count
+    neighbours: Count
+    temperature: Annotated[float, Range(1e-06)]
+    probe_steps: Annotated[int, Range(0, 1_000_000)]
     reversed_pairs: tuple[str, ...]
     supervised_ceiling: str
-    monitor_tokens: int
+    monitor_tokens: Annotated[int, Range(2)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,16 +189,16 @@ class AlarmSettings:
     """What follows when a level collapses."""
 
     action: Literal["warn", "stop", "rollback"]
-    max_rollbacks: int
+    max_rollbacks: Annotated[int, Range(1, 100)]
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointSettings:
     """What is kept of a run to resume from."""
 
-    interval_steps: int
-    keep_latest: int
-    keep_best: int
+    interval_steps: Count
+    keep_latest: Count
+    keep_best: Annotated[int, Range(0)]
     best_metric: str
 
 
@@ -204,7 +206,7 @@ class CheckpointSettings:
 class LoggingSettings:
     """Where numbers go while a run trains."""
 
-    interval_steps: int
+    interval_steps: Count
     tensorboard: bool
     wandb: bool
     wandb_project: str
@@ -214,7 +216,7 @@ class LoggingSettings:
 class Settings:
     """A whole config."""
 
-    seed: int
+    seed: Annotated[int, Range(0, 2**32 - 1)]
     method: Method
     data: DataSettings
     augmentation: AugmentationSettings
@@ -238,9 +240,22 @@ def read_settings(config: ConfigDict) -> Settings:
     data = settings.data
     paths = {name: os.path.expanduser(getattr(data, name)) for name in ("root", "storage_root", "manifest")}
     settings = dataclasses.replace(settings, data=dataclasses.replace(data, **paths))
-    limits.check_limits(settings)
+    _check_together(settings)
+    return settings
+
+
+def _check_together(settings: Settings) -> None:
+    """Raise SettingsError for what each field allows, but not together, or what would have no effect."""
+    data = settings.data
+    for field, value in {"views_temporal": data.test_views_temporal, "views_spatial": data.test_views_spatial}.items():
+        if value != 1:
+            raise SettingsError(f"config.data.test_{field} = {value}, but no command uses it yet; leave it at 1")
+    if data.storage == "raw" and data.storage_root:
+        raise SettingsError(
+            f"config.data.storage_root = {data.storage_root!r}, but with config.data.storage = 'raw' videos "
+            "are read from config.data.root; set the storage to what that folder holds, or leave the folder out"
+        )
     try:
         hierarchy_lib.parse_hierarchy(settings.model.hierarchy)
     except ValueError as error:
         raise SettingsError(f"config.model.hierarchy: {error}") from error
-    return settings

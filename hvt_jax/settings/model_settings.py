@@ -1,9 +1,10 @@
 """Frozen settings of the model, read as a part of `settings.Settings`."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 from hvt_jax import hierarchy as hierarchy_lib
+from hvt_jax.settings.reader import Count, Range, Share
 
 Norm = Literal["batch", "layer", "none"]
 
@@ -13,19 +14,19 @@ class StemSettings:
     """From pixels to patch tokens."""
 
     kind: Literal["linear", "conv"]
-    patch_size: int
-    width: int
-    channels: int
-    norm_momentum: float
+    patch_size: Annotated[int, Range(1, 1024)]
+    width: Count
+    channels: Count
+    norm_momentum: Share
 
 
 @dataclasses.dataclass(frozen=True)
 class PatchSettings:
     """The lowest level, whose tokens the stem makes."""
 
-    width: int
+    width: Count
     output_norm: Norm
-    predictor_hidden: tuple[int, ...]
+    predictor_hidden: Annotated[tuple[int, ...], Range(1)]
     predictor_hidden_norm: Norm
     predictor_norm: Norm
 
@@ -34,11 +35,11 @@ class PatchSettings:
 class LevelSettings(PatchSettings):
     """One level with a transformer of its own."""
 
-    depth: int
-    num_heads: int
-    head_width: int
-    mlp_width: int
-    dropout: float
+    depth: Annotated[int, Range(1, 1000)]
+    num_heads: Annotated[int, Range(1, 1024)]
+    head_width: Count
+    mlp_width: Count
+    dropout: Annotated[float, Range(0, 0.99)]
     causal: bool
     remat: bool
     scan: bool
@@ -49,7 +50,7 @@ class ModelSettings:
     """The hierarchy as a model."""
 
     hierarchy: str
-    num_clips: int
+    num_clips: Annotated[int, Range(1, 4096)]
     compute_dtype: Literal["float32", "bfloat16", "float64"]
     stem: StemSettings
     patch: PatchSettings

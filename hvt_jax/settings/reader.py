@@ -1,11 +1,12 @@
-"""Turn a nested mapping into nested frozen dataclasses, checking every name, type and choice."""
+"""Turn a nested mapping into nested frozen dataclasses, checking every name, type, choice and range."""
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -16,15 +17,36 @@ class SettingsError(ValueError):
     """A config that cannot be used; the message names the field, the value and the remedy."""
 
 
+class Range(NamedTuple):
+    """Smallest and largest value of a number, or of every item of a tuple; both allowed, NaN and infinity never.
+
+    `items` is how many a tuple has, if that is fixed; two are a lowest and a highest one.
+    """
+
+    low: float
+    high: float = math.inf
+    items: int | None = None
+
+
+Count = Annotated[int, Range(1)]
+NotNegative = Annotated[float, Range(0)]
+Share = Annotated[float, Range(0, 1)]
+
+
 def read(kind: Any, value: Any, field: str) -> Any:
     """Return `value` as an instance of `kind`; `field` is its dotted name in messages.
 
-    `kind` is a dataclass, a `Literal` of choices, `tuple[element, ...]` or a plain type. An int is
-    taken where a float is meant, nothing else is converted.
+    `kind` is a dataclass, a `Literal` of choices, `tuple[element, ...]`, a plain type, or one of the last two
+    `Annotated` with a `Range`. An int is taken where a float is meant, nothing else is converted.
 
     Raises:
       SettingsError: naming the first field that is unknown, missing, of a wrong type or value.
     """
+    if typing.get_origin(kind) is Annotated:
+        kind, limits = typing.get_args(kind)
+        value = read(kind, value, field)
+        _check_range(limits, value, field)
+        return value
     if dataclasses.is_dataclass(kind):
         return _read_group(kind, value, field)
     origin = typing.get_origin(kind)
@@ -40,6 +62,30 @@ def read(kind: Any, value: Any, field: str) -> Any:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise SettingsError(f"{field} = {value!r} is a {type(value).__name__}, but must be {_name(kind)}")
     return value
+
+
+def _check_range(limits: Range, value: Any, field: str) -> None:
+    numbers = value if isinstance(value, tuple) else (value,)
+    for number in numbers:
+        if not limits.low <= number <= limits.high or not math.isfinite(number):
+            words = f"from {limits.low:g} to {limits.high:g}" if limits.high < math.inf else f"at least {limits.low:g}"
+            words = words if math.isfinite(number) else f"{words} and finite"
+            raise SettingsError(f"{field} = {value}, but must be {words}")
+    if limits.items not in (None, len(numbers)):
+        raise SettingsError(f"{field} = {value} has {len(numbers)} values, but must have {limits.items}")
+    if limits.items == 2 and numbers[0] > numbers[1]:
+        raise SettingsError(f"{field} = {value}: the first value must not exceed the second")
+
+
+def ranges(kind: Any, prefix: str = "") -> dict[str, Range]:
+    """Return the range of every field that has one, by dotted name, of the dataclass `kind` and those in it."""
+    found = {}
+    for name, child in typing.get_type_hints(kind, include_extras=True).items():
+        if dataclasses.is_dataclass(child):
+            found |= ranges(child, f"{prefix}{name}.")
+        elif typing.get_origin(child) is Annotated:
+            found[f"{prefix}{name}"] = typing.get_args(child)[1]
+    return found
 
 
 def field_names(kind: Any, prefix: str = "") -> list[str]:
@@ -78,7 +124,7 @@ def _name(kind: Any) -> str:
 def _read_group(kind: Any, value: Any, field: str) -> Any:
     if not isinstance(value, (ConfigDict, Mapping)):
         raise SettingsError(f"{field} = {value!r}, but must be a group of fields")
-    names = typing.get_type_hints(kind)
+    names = typing.get_type_hints(kind, include_extras=True)
     for key in value:
         if key not in names:
             close = difflib.get_close_matches(key, names, 1)
