@@ -1,13 +1,13 @@
 """Handwritten digits in motion: the demo, a few minutes on two CPU cores, no download.
 
-Trains four levels, patch-frame-clip-sequence, on 2,000 generated videos of eight motions in time-reversed pairs
-(`python -m hvt_jax.make_digits --num_videos=2000`). The first label is the motion, which no single frame and no
+Trains four levels, patch-frame-clip-sequence, on 3,000 generated videos of eight motions in time-reversed pairs
+(`python -m hvt_jax.make_digits --num_videos=3000`). The first label is the motion, which no single frame and no
 unordered set of frames can tell (a frame-level average is at best right half of the time); the second is the digit.
 What to expect, with the command that measured it, is in README.md.
 
     python -m hvt_jax.main --config=configs/digits.py --workdir=runs/digits
 
-`:smoke` makes a minute's test of it. Next: `--config.train.num_epochs=96.0`, the rows of benchmarks/STUDY.md, or
+`:smoke` makes a minute's test of it. Next: `--config.train.num_epochs=63.0`, the rows of benchmarks/STUDY.md, or
 `ucf.py`. Choose settings with `--config.data.split=2`, whose test videos are training videos of split 1.
 """
 
@@ -27,8 +27,8 @@ def get_config(argument: str = "") -> ConfigDict:
     config.data.update(num_frames=8, frame_stride=4)
     config.model.stem.patch_size = 16
     config.optimizer.learning_rate = 2e-3
-    config.train.update(batch_size=64, num_epochs=32.0)
-    config.evaluation.update(schedule="linear", interval=8.0)
+    config.train.update(batch_size=64, num_epochs=21.0)
+    config.evaluation.update(schedule="linear", interval=7.0)
     config.evaluation.reversed_pairs = ("Right/Left", "Down/Up", "Clockwise/CounterClockwise", "Grow/Shrink")
     if default.is_smoke(argument, "configs/digits.py"):
         config.train.num_epochs = 2.0

@@ -44,8 +44,6 @@ def stored(source, data_settings, tmp_path):
     """Return a function that writes the videos in a storage and opens it."""
 
     def make(kind):
-        if kind.startswith("tfds"):
-            pytest.importorskip("tensorflow_datasets", reason="needs the extra tfds")
         dataset, frames = source
         root = tmp_path / kind
         root.mkdir()

@@ -189,8 +189,6 @@ def _data_files(root):
 @pytest.mark.parametrize("kind", [*_WRITTEN, "hdf5_vlen", "hdf5_pixels", "tfds"])
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.95])
 def test_truncated_shards_are_reported(source, tmp_path, open_at, kind, share):
-    if kind == "tfds":
-        pytest.importorskip("tensorflow_datasets", reason="needs the extra tfds")
     dataset, frames = source
     name = stored_videos.write(kind, tmp_path, frames)
     for path in _data_files(tmp_path):

@@ -102,12 +102,8 @@ def open_storage(settings: DataSettings, dataset: Dataset) -> TfdsStorage:
     """Return the storage of the data set prepared in `settings.storage_root`, by default the root of the data set.
 
     Raises:
-      DataError: if the package is missing, or no such data set, or not one of array_record, is there.
+      DataError: if no such data set, or not one of array_record, is there.
     """
-    try:
-        _features(b"")
-    except ImportError as error:
-        raise DataError("data.storage = 'tfds' needs a package: pip install 'tensorflow-datasets>=4.9.7'") from error
     root = _find_root(pathlib.Path(settings.storage_root or dataset.root))
     try:
         shards = _read_shards(root)
