@@ -143,9 +143,7 @@ def tables(workdir: pathlib.Path) -> list[str]:
             runs = [_read(path) for path in sorted(folder.glob("seed*")) if path.is_dir() and _is_done(path)]
             levels = [level for level in LEVELS[1:] if runs and level in runs[0]["knn"]]
             rows += [_row(name, level, runs) for level in levels]
-        columns = (
-            "row, seeds, level, motion kNN, linear, MLP, direction linear, MLP, digit kNN, linear, MLP, rank, alarms"
-        )
+        columns = "row, seeds, level, motion kNN, linear, MLP, direction linear, MLP, digit kNN, linear, MLP, rank, least, alarms"
         names = columns.split(", ")
         head = f"| {' | '.join(names)} |\n|---|---:|---|{'---:|' * (len(names) - 3)}"
         found.append(f"### {int(steps):,} steps, {videos}\n\n" + "\n".join([head, *rows]))
@@ -169,7 +167,8 @@ def _row(name: str, level: str, runs: list[dict]) -> str:
     numbers = [_interval([run[probe][level]["motion"]["top1"] for run in runs]) for probe in PROBES]
     numbers += [_interval([run[probe][level]["motion"]["within_pairs"] for run in runs]) for probe in PROBES[1:]]
     numbers += [_interval([run[probe][level]["digit"]["top1"] for run in runs]) for probe in PROBES]
-    numbers.append(_interval([run["ranks"].get(level, math.nan) for run in runs], digits=2))
+    ranks = [run["ranks"].get(level, math.nan) for run in runs]
+    numbers += [_interval(ranks, digits=2), f"{min(ranks):.2f}"]
     numbers.append(str(sum(any(level in place for place in run["alarms"]) for run in runs)))
     return f"| {name} | {len(runs)} | {level} | " + " | ".join(numbers) + " |"
 
