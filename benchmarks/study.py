@@ -143,8 +143,8 @@ def tables(workdir: pathlib.Path) -> list[str]:
             runs = [_read(path) for path in sorted(folder.glob("seed*")) if path.is_dir() and _is_done(path)]
             levels = [level for level in LEVELS[1:] if runs and level in runs[0]["knn"]]
             rows += [_row(name, level, runs) for level in levels]
-        columns = "row, seeds, level, motion kNN, linear, MLP, direction linear, MLP, digit kNN, linear, MLP, rank, least, alarms"
-        names = columns.split(", ")
+        judged = "motion kNN, linear, MLP, direction linear, MLP, digit kNN, linear, MLP"
+        names = f"row, seeds, level, {judged}, rank, least, alarms".split(", ")
         head = f"| {' | '.join(names)} |\n|---|---:|---|{'---:|' * (len(names) - 3)}"
         found.append(f"### {int(steps):,} steps, {videos}\n\n" + "\n".join([head, *rows]))
     return found
