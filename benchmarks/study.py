@@ -52,6 +52,15 @@ ROWS: dict[str, dict[str, object]] = {
         "augmentation.greyscale_probability": 0.0,
         "augmentation.blur_probability": 0.0,
     },
+    "strong colour changes": {
+        "augmentation.color_jitter_probability": 1.0,
+        "augmentation.greyscale_probability": 0.3,
+    },
+    "upper levels twice as wide": {
+        f"model.{level}.{name}": 2 * size
+        for level, width in (("clip", 96), ("sequence", 128))
+        for name, size in (("width", width), ("head_width", width // 4), ("mlp_width", 4 * width))
+    },
     "regression": REGRESSION,
     "regression three levels": REGRESSION | THREE,
     "joint": {"method": "joint"},

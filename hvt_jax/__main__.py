@@ -5,6 +5,7 @@ import importlib.util
 import runpy
 import sys
 
+_HELP = ("-h", "--help", "help")
 COMMANDS = ("main", "make_digits", "scan", "prepare", "bench_data", "audit", "import_original")
 
 
@@ -15,8 +16,8 @@ def main() -> int:
         sys.argv[:] = [f"hvt_jax {name}", *rest]
         runpy.run_module(f"hvt_jax.{name}", run_name="__main__", alter_sys=True)
         return 0
-    if not name.startswith("-"):
-        print(f"error: unknown command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+    if name not in _HELP:
+        print(f"error: {name!r} is no command; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     print("python -m hvt_jax COMMAND [--help]\n")
     for command in COMMANDS:

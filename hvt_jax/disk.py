@@ -67,7 +67,8 @@ def replaced(path: str | os.PathLike, *, sync: bool = True) -> Iterator[pathlib.
         unfinished.unlink(missing_ok=True)
         raise
     if sync:
-        sync_to_disk(path.parent)  # the rename itself
+        with contextlib.suppress(OSError):  # not every folder, nor every file system, lets one; the file is there
+            sync_to_disk(path.parent)
 
 
 def write_file(path: str | os.PathLike, content: bytes, *, sync: bool = True) -> None:

@@ -13,7 +13,7 @@ from hvt_jax import cli
 from hvt_jax.tools import digits_files
 
 _ROOT = flags.DEFINE_string("root", "data/digits", "Folder to write; left alone if it holds these videos already.")
-_NUM_VIDEOS = flags.DEFINE_integer("num_videos", 1000, "Number of videos, 28 % of them for testing.", lower_bound=1)
+_NUM_VIDEOS = flags.DEFINE_integer("num_videos", 3000, "Number of videos, 28 % of them for testing.", lower_bound=1)
 _SIZE = flags.DEFINE_integer("size", 64, "Height and width in pixels, an even number.")
 _CODEC = flags.DEFINE_enum("codec", "mpeg4", list(digits_files.CODECS), "mpeg4 makes .avi files, h264 .mp4 files.")
 _SEED = flags.DEFINE_integer("seed", 0, "Equal seeds give equal files.")

@@ -20,11 +20,13 @@ def test_without_a_command_they_are_listed_with_a_line_each(capsys, monkeypatch)
     assert all(len(line.split()) > 4 for line in lines)
 
 
-@pytest.mark.parametrize("words", [["scan", "--help"], ["scna"], ["scan"]], ids=" ".join)
+@pytest.mark.parametrize("words", [["scan", "--help"], ["scna"], ["--config=x"], ["scan"]], ids=" ".join)
 def test_a_command_by_its_name(words):
     done = _run(*words)
     if words == ["scna"]:
-        assert (done.returncode, done.stderr) == (2, "error: unknown command 'scna'; there are " + _all() + "\n")
+        assert (done.returncode, done.stderr) == (2, "error: 'scna' is no command; there are " + _all() + "\n")
+    elif words == ["--config=x"]:
+        assert done.returncode == 2 and "is no command" in done.stderr
     elif words == ["scan"]:
         assert (done.returncode, done.stderr) == (2, "error: --config is missing; e.g. --config=configs/folder.py\n")
     else:

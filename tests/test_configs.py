@@ -150,6 +150,14 @@ def _outside(low, high, like):
     return [low - 1e-7, math.nan, math.inf] + ([high + 1e-6] if math.isfinite(high) else [])
 
 
+def test_numbers_that_no_float_holds_are_refused():
+    for field in ("train.batch_size", "data.height"):
+        with pytest.raises(SettingsError, match=rf"config.{field} = 1000.*, but must be .* and finite"):
+            read_settings(_changed(field, 10**400))
+    with pytest.raises(SettingsError, match="must be from 0 to 4294967295$"):
+        read_settings(_changed("seed", 2**32))
+
+
 def test_every_number_has_a_range():
     def is_number(name):
         value = functools.reduce(lambda group, part: group[part], name.split("."), default.get_config())

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from ml_collections import ConfigDict
 
+_TOO_LARGE = 2.0**63  # no count is, and it is no float that JAX would take for one
 _ALIKE = 0.7  # of two names; 1 = equal
 
 
@@ -67,10 +68,11 @@ def read(kind: Any, value: Any, field: str) -> Any:
 def _check_range(limits: Range, value: Any, field: str) -> None:
     numbers = value if isinstance(value, tuple) else (value,)
     for number in numbers:
-        if not limits.low <= number <= limits.high or not math.isfinite(number):
-            words = f"from {limits.low:g} to {limits.high:g}" if limits.high < math.inf else f"at least {limits.low:g}"
-            words = words if math.isfinite(number) else f"{words} and finite"
-            raise SettingsError(f"{field} = {value}, but must be {words}")
+        is_finite = abs(number) < _TOO_LARGE
+        if not limits.low <= number <= limits.high or not is_finite:
+            low, high = (f"{limit:.10g}" for limit in limits[:2])
+            words = f"at least {low}" if limits.high == math.inf else f"from {low} to {high}"
+            raise SettingsError(f"{field} = {value}, but must be {words}" + ("" if is_finite else " and finite"))
     if limits.items not in (None, len(numbers)):
         raise SettingsError(f"{field} = {value} has {len(numbers)} values, but must have {limits.items}")
     if limits.items == 2 and numbers[0] > numbers[1]:

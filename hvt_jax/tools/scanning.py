@@ -45,6 +45,8 @@ def scan(settings: DataSettings, path: pathlib.Path, on_progress: Progress) -> l
       DataError: if the data set cannot be used, the manifest that is there is damaged, or it cannot be written.
     """
     _refuse_shards(settings)
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; name a file with --manifest")
     datasets = _load_splits(dataclasses.replace(settings, manifest="none"))
     root = datasets[0].root
     paths = list(dict.fromkeys(video.path for dataset in datasets for video in dataset.videos))

@@ -113,14 +113,37 @@ def test_lists_without_labels_are_one_class(lists, form):
     ("before", "form"),
     [
         ("sep=;\n", "{path};{label}"),
-        ("sep=,\npath,label\n", "{path},{label}"),
+        ("SEP=;;\n", "{path};{label}"),
+        ("sep=\t\n", "{path}\t{label}"),
+        ('"sep=,"\npath,label\n', "{path},{label}"),
         ("# made by hand, checked twice\n", "{path},{label}"),
-        ("# two classes\n#, and six videos\n", "{path} {label}"),
+        ("#\n# two classes\n# and six videos\n", "{path} {label}"),
         ("path,label\n# from here on: good ones\n", "{path},{label}"),
+        ("# Format: video path, class\npath,label\n# path,label\n# video,class\n", "{path},{label}"),
+        ("tag,video\n#old rows are below\n", "{label},{path}"),
+        ("id,path,label\n", "#{row},{path},{label}"),
     ],
 )
 def test_comments_and_what_spreadsheets_write(lists, before, form):
     assert _read(lists(before + _rows(form))) == {path: "ab"[n % 2] for n, path in enumerate(_PATHS)}
+
+
+def test_a_separator_that_is_named_is_obeyed(lists):
+    paths = [f"v/a,{n}.mp4" for n in range(6)]
+    settings = lists("sep=;\n" + _rows("{path};{label}", paths), paths=[], storage="frames")
+    assert _read(settings) == {path: "ab"[n % 2] for n, path in enumerate(paths)}
+
+
+def test_tags_and_names_with_a_hash_stay(lists):
+    """Even where no file is on the disk that could tell."""
+    assert set(_read(lists("tag,video\n" + _rows("#{label},{path}"))).values()) == {"#a", "#b"}
+    paths = [f"#{n}.mp4" for n in range(6)]
+    assert len(_read(lists(_rows("{path},{number}", paths), paths=[], storage="frames"))) == 6
+
+
+def test_numbers_below_zero_are_numbers(lists):
+    settings = lists("".join(f"{path},{label}\n" for path, label in zip(_PATHS, [10, 2, -1] * 2, strict=True)))
+    assert catalog.load_dataset(settings, "train").label_names["class"] == ("-1", "2", "10")
 
 
 def test_names_that_begin_like_a_comment(lists):
@@ -153,6 +176,8 @@ def test_absolute_paths_in_the_root_and_backslashes(lists, tmp_path):
         ),
         (_rows("{path},{label},x"), "row 1: has the columns v/c0/clip0.mp4, a, x (separated by commas)"),
         (_rows("{path},{label}") + "a.mp4\n", "row 7: has 1 columns, but needs 2, separated by commas"),
+        ("# one\n# two\npath,path,label\n" + _rows("{path},{path},{label}"), "row 3: has two columns 'path', the path"),
+        ("sep=;\n", "names its separator and has no rows; list some videos"),
         ("path,path,label\n" + _rows("{path},{path},{label}"), "row 1: has two columns 'path', the path; rename one"),
     ],
 )

@@ -287,6 +287,8 @@ def test_progress_is_a_sign_of_life(monkeypatch):
 
 
 def test_a_manifest_that_cannot_be_written_or_read(clips, tmp_path):
+    with pytest.raises(DataError, match=r"^/: is a folder; name a file with --manifest"):
+        scanning.scan(clips, pathlib.Path("/"), _quiet)
     with pytest.raises(DataError, match="name a file that can be written with --manifest"):
         scanning.scan(clips, tmp_path / "none" / "manifest.jsonl", _quiet)
     (tmp_path / "manifest.jsonl").write_text("{}\n")

@@ -7,8 +7,8 @@
 Paths are relative to the root, or absolute in it. The first row may name the columns, in the words of many tools
 (`filename`, `video_path`, `class`, `tag`...), and then there may be further ones. Labels are numbers or words. An end
 of 0 is the end of the video, and one video may be there with several segments. Tabs, semicolons, bars or blanks may
-stand for the commas: what fits all rows, and finds the files. Rows that begin with # are comments, unless they name
-columns or a file that is there; a first row `sep=;` is what spreadsheets write.
+stand for the commas: what fits all rows, and finds the files, or what a first row `sep=;` says. Rows that begin with #
+are comments if they have another number of columns, or a blank after the # and no file of their name.
 """
 
 import collections
@@ -88,7 +88,7 @@ def _find(folder: pathlib.Path, *stems: str) -> pathlib.Path | None:
 
 def _number_labels(labels: set[str]) -> dict[str, int]:
     """Return label → class number from 0: numbers in their order, words in theirs."""
-    if all(label.isascii() and label.isdecimal() for label in labels):
+    if all(label.isascii() and label.removeprefix("-").isdecimal() for label in labels):
         return {label: number for number, label in enumerate(sorted(labels, key=int))}
     return annotations.number_classes(labels)
 
@@ -121,36 +121,51 @@ class _Reader:
         return rows
 
     def _split(self, path: pathlib.Path) -> tuple[str, _Table]:
-        """Return what separates the columns, in words, and the cells of every row."""
-        lines = self._without_comments(path, read_rows(path))
-        kept = {number for number, _ in lines}
+        """Return what separates the columns, in words, and the cells of every row that is no comment."""
+        lines = read_rows(path)
+        separators = _SEPARATORS
+        if named := _SEPARATOR_ROW.fullmatch(lines[0][1]):
+            mark, lines = named[1] or "\t", lines[1:]  # of a tab nothing is left at the end of a row
+            separators = {next((words for words, known in _MARKS.items() if known == mark), repr(mark)): _by_mark(mark)}
+        if not lines:
+            raise DataError(f"{path}: names its separator and has no rows; list some videos")
         fitting = []
-        for words, read in _SEPARATORS.items():
-            table = [row for row in read(path, lines) or () if row[0] in kept]
+        for words, read in separators.items():
+            table = [row for row in read(path, lines) or () if row[0] >= lines[0][0]]
+            table = self._without_comments(table)
             lengths = {len(cells) for _, cells in table}
             if len(lengths) == 1 and min(lengths) > 1:
                 fitting.append((words, table))
         if fitting:  # the first of those that find the most files
-            return max(fitting, key=lambda found: self._count_files(found[1])) if len(fitting) > 1 else fitting[0]
+            words, table = (
+                max(fitting, key=lambda found: self._count_files(found[1])) if len(fitting) > 1 else fitting[0]
+            )
+            if left_out := sorted({number for number, _ in lines} - {number for number, _ in table}):
+                _LOG.info("%s: row %d is a comment and left out, and %d more", path, left_out[0], len(left_out) - 1)
+            return words, table
         words, mark = next(((words, mark) for words, mark in _MARKS.items() if mark in lines[0][1]), ("commas", ","))
-        return words, [row for row in annotations.read_table(path, mark) if row[0] in kept]
+        return words, [row for row in annotations.read_table(path, mark) if row[0] >= lines[0][0]]
 
-    def _without_comments(self, path: pathlib.Path, lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
-        if _SEPARATOR_ROW.fullmatch(lines[0][1]):
-            lines = lines[1:]
-        comments = [number for number, text in lines if text.startswith("#") and self._is_comment(text)]
-        if comments:
-            _LOG.info("%s: %d rows are comments and left out, such as row %d", path, len(comments), comments[0])
-        if len(comments) == len(lines):
-            raise DataError(f"{path}: has comments and no rows; list some videos")
-        return [(number, text) for number, text in lines if number not in set(comments)]
+    def _without_comments(self, table: _Table) -> _Table:
+        """Return the rows without those that begin with # and have another number of columns than all the others.
 
-    def _is_comment(self, text: str) -> bool:
-        """Return whether a row that begins with # names neither columns nor a file that is there."""
-        for cells in (*(text.split(mark) for mark in _MARKS.values()), text.rsplit(None, 1)):
-            if {"path", "label"} <= _named_columns(_plain_names(cells)).keys() or self._exists(cells[0].strip("\"' ")):
-                return False
-        return True
+        One that has as many could be a video: it stays unless a blank or nothing follows the #, and no file has its
+        name. Header and rows over several lines stay, too.
+        """
+        lengths = {len(cells) for _, cells in table if not cells[0].startswith("#")}
+        if len(lengths) != 1:
+            return table
+        (count,) = lengths
+
+        def is_row(cells: list[str], *, is_first: bool) -> bool:
+            if not cells[0].startswith("#") or any("\n" in cell for cell in cells):
+                return True
+            if is_first and {"path", "label"} <= _named_columns(_plain_names(cells)).keys():
+                return True
+            could_be = self._settings.storage != "raw" or not _COMMENT.match(cells[0])
+            return len(cells) == count and (could_be or any(map(self._exists, cells)))
+
+        return [row for place, row in enumerate(table) if is_row(row[1], is_first=place == 0)]
 
     def _count_files(self, table: _Table) -> int:
         return sum(self._exists(cells[0]) for _, cells in table[:_SAMPLE])
@@ -165,23 +180,25 @@ class _Reader:
 
     def _columns(self, path: pathlib.Path, separator: str, table: _Table) -> tuple[dict[str, int], _Table]:
         """Return {column: its place} and the rows without the header."""
-        names = _plain_names(table[0][1])
+        first, names = table[0][0], _plain_names(table[0][1])
         order = _named_columns(names)
         if {"path", "label"} <= order.keys():
             for column, place in order.items():
                 if names.count(names[place]) > 1:
-                    raise DataError(f"{path}, row 1: has two columns {table[0][1][place]!r}, the {column}; rename one")
+                    raise DataError(
+                        f"{path}, row {first}: has two columns {table[0][1][place]!r}, the {column}; rename one"
+                    )
             return order, table[1:]
         shown = ", ".join(table[0][1])
         if len(names) == 3 and all(_is_counted(row) for _, row in table if len(row) == 3):
             return {"path": 0, "label": 2}, table  # between them the number of frames
         if len(names) not in (2, 4):
             raise DataError(
-                f"{path}, row 1: has the columns {shown} (separated by {separator}), but needs path,label or "
+                f"{path}, row {first}: has the columns {shown} (separated by {separator}), but needs path,label or "
                 "path,label,start,end, or a header that names path and label"
             )
         if self._is_header(table):
-            raise DataError(f"{path}, row 1: {shown} seems to be a header; name the columns path and label in it")
+            raise DataError(f"{path}, row {first}: {shown} seems to be a header; name the columns path and label in it")
         return {column: place for place, column in enumerate(_COLUMNS[: len(names)])}, table
 
     def _is_header(self, table: _Table) -> bool:
@@ -212,9 +229,14 @@ def _is_counted(row: list[str]) -> bool:
     return row[1].isdecimal() and row[2].removeprefix("-").isdecimal()
 
 
+def _first_rows(lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Return the first row, and the first that does not begin with #: one of them is no comment."""
+    return [lines[0], *[line for line in lines if not line[1].startswith("#")][:1]]
+
+
 def _by_mark(mark: str) -> Callable[[pathlib.Path, list[tuple[int, str]]], _Table | None]:
     def read(path: pathlib.Path, lines: list[tuple[int, str]]) -> _Table | None:
-        if mark not in lines[0][1]:
+        if not any(mark in text for _, text in _first_rows(lines)):
             return None
         try:
             return annotations.read_table(path, mark)
@@ -227,7 +249,7 @@ def _by_mark(mark: str) -> Callable[[pathlib.Path, list[tuple[int, str]]], _Tabl
 def _by_blanks(path: pathlib.Path, lines: list[tuple[int, str]]) -> _Table | None:
     """Read rows whose paths hold no blanks, or are quoted."""
     del path
-    if " " not in lines[0][1]:
+    if not any(" " in text for _, text in _first_rows(lines)):
         return None
     try:
         cells = [next(csv.reader(io.StringIO(text), delimiter=" ", strict=True)) for _, text in lines]
@@ -235,8 +257,9 @@ def _by_blanks(path: pathlib.Path, lines: list[tuple[int, str]]) -> _Table | Non
         return None
     table = [(number, [cell for cell in row if cell]) for (number, _), row in zip(lines, cells, strict=True)]
     has_header = {"path", "label"} <= _named_columns(_plain_names(table[0][1])).keys()
-    has_counts = all(len(row) == 3 and _is_counted(row) for _, row in table)
-    return table if has_header or has_counts or all(len(row) in (2, 4) for _, row in table) else None
+    rows = [row for _, row in table if not row[0].startswith("#")]
+    has_counts = all(len(row) == 3 and _is_counted(row) for row in rows)
+    return table if has_header or has_counts or all(len(row) in (2, 4) for row in rows) else None
 
 
 def _by_last_blank(path: pathlib.Path, lines: list[tuple[int, str]]) -> _Table:
@@ -244,7 +267,8 @@ def _by_last_blank(path: pathlib.Path, lines: list[tuple[int, str]]) -> _Table:
     return [(number, [cell.strip("\"'") for cell in text.rsplit(None, 1)]) for number, text in lines]
 
 
-_SEPARATOR_ROW = re.compile(r"sep=.", re.IGNORECASE)
+_SEPARATOR_ROW = re.compile(r"\"?sep=(.?)\1*\"?", re.IGNORECASE)  # spreadsheets write and obey it
+_COMMENT = re.compile(r"#+(\s|$)")
 _MARKS = {"commas": ",", "tabs": "\t", "semicolons": ";", "bars": "|", "blanks": " "}
 _SEPARATORS = {words: _by_mark(mark) for words, mark in _MARKS.items() if mark != " "}
 _SEPARATORS |= {"blanks": _by_blanks, "the last blank": _by_last_blank}

@@ -92,7 +92,7 @@ def _pick(frames: list[bytes] | np.ndarray, numbers: np.ndarray) -> Iterator[byt
 
 def _features(record: bytes):
     """Return the features of an example by name."""
-    # Late: it is an extra. This part of the package brings neither TensorFlow nor jax.
+    # Late: few need it. This part of the package brings neither TensorFlow nor jax.
     from tensorflow_datasets.proto import tf_example_pb2
 
     return tf_example_pb2.Example.FromString(record).features.feature
