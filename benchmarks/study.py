@@ -37,6 +37,7 @@ ROWS: dict[str, dict[str, object]] = {
     "16 frames": {"data.num_frames": 16, "data.frame_stride": 2},
     "three levels": THREE,
     "patches asked evenly": {"objective.patch_questions": "uniform"},
+    "patches count four times": {"objective.edge_weights.frame.down": 4.0},
     "other places compete": {"objective.place_candidates": 16},
     "regularizer 0": {"objective.regularizer": "none"},
     "regularizer 0.05": {"objective.regularizer_weight": 0.05},
