@@ -76,11 +76,11 @@ def pairs_judge(judges: Mapping[str, Mapping]) -> str | None:
 
 
 def beside(scores: Mapping, quantity: str) -> str:
-    """Return `52.0 (30.5)`, or `52.0 (30.5 | 99.9)` where supervised training is known."""
+    """Return `52.0 (30.5)`, or `52.0 (30.5 / 99.9)` where supervised training is known."""
     texts = [shown(scores.get(f"untrained_{quantity}"))]
     if f"supervised_{quantity}" in scores:
         texts.append(shown(scores[f"supervised_{quantity}"]))
-    return f"{shown(scores.get(quantity))} ({' | '.join(texts)})"
+    return f"{shown(scores.get(quantity))} ({' / '.join(texts)})"
 
 
 def shown(value: float | None) -> str:

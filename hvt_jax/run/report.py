@@ -118,7 +118,7 @@ def _judgement(results: Mapping) -> list[str]:
         words = verdict(found)
         table.append(f"| {level} | {name} | {' | '.join(cells)} | {f'**{words}**' if words == BETTER else words} |")
     steps = [scores["judged_step"] for *_, found in rows for scores in found.values() if "judged_step" in scores]
-    brackets = "the untrained network | supervised training" if supervised else "the untrained network"
+    brackets = "the untrained network / supervised training" if supervised else "the untrained network"
     when = f" at step {max(steps)}" if steps else ""
     explanation = _EXPLANATION.format(when=when, brackets=brackets, errors=STANDARD_ERRORS)
     return ["\n".join(table), explanation, _PAIRS if paired else ""]

@@ -49,7 +49,7 @@ def test_sentence_in_plain_words():
     found = judges(knn=45.1, mlp=52.0)
     found["mlp"] |= {"within_pairs": 80.0, "untrained_within_pairs": 50.3, "supervised_top1": 99.9}
     assert verdict.sentence("clip", "motion", found) == (
-        "clip: motion kNN 45.1 (38.0), MLP 52.0 (38.0 | 99.9), pairs 80.0 (50.3) %; chance 12.5: better"
+        "clip: motion kNN 45.1 (38.0), MLP 52.0 (38.0 / 99.9), pairs 80.0 (50.3) %; chance 12.5: better"
     )
     assert verdict.sentence("clip", "digit", {"knn": {"top1": 12.0}}) == (
         "clip: digit kNN 12.0 (?) %; chance ?: not judged"

@@ -132,6 +132,15 @@ def curves(axis):
     return {line.get_label(): line for line in axis.get_lines()}
 
 
+def test_tables_keep_their_columns_beside_a_ceiling(tmp_path):
+    results = run_results()
+    results["knn"]["frame"]["motion"] = dict(results["knn"]["frame"]["motion"], supervised_top1=99.0)
+    text = report.write_report(tmp_path, run_metrics(), results, []).read_text()
+    assert "(38.0 / 99.0)" in text and "the untrained network / supervised training" in text
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        assert len({row.count("|") for row in table.splitlines()}) == 1, table
+
+
 def test_accuracies_show_trained_untrained_chance_and_supervised():
     judged = {"knn": {"frame": {"motion": SCORES, "digit": SCORES}}, "mlp": {"frame": {"motion": SCORES}}}
     judged["knn"]["frame"]["motion"] = dict(SCORES, supervised_top1=99.0)
