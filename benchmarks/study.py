@@ -28,6 +28,7 @@ THREE = {"model.hierarchy": "frame-clip-sequence"}
 REGRESSION = {
     "objective.distance": "smooth_l1",
     "objective.patch_questions": "uniform",
+    "objective.patch_weight": 1.0,
     "objective.regularizer_weight": 0.5,
 }
 # The ceiling: four levels at the rate of the default learn less from labels.
@@ -36,9 +37,9 @@ ROWS: dict[str, dict[str, object]] = {
     "default": {},
     "16 frames": {"data.num_frames": 16, "data.frame_stride": 2},
     "three levels": THREE,
-    "patches asked evenly": {"objective.patch_questions": "uniform"},
-    "patches count 4 times": {"objective.edge_weights.frame.down": 4.0},
-    "patches count 16 times": {"objective.edge_weights.frame.down": 16.0},
+    "patches asked evenly": {"objective.patch_questions": "uniform", "objective.patch_weight": 1.0},
+    "patches count once": {"objective.patch_weight": 1.0},
+    "patches count 4 times": {"objective.patch_weight": 4.0},
     "other places compete": {"objective.place_candidates": 16},
     "regularizer 0": {"objective.regularizer": "none"},
     "regularizer 0.05": {"objective.regularizer_weight": 0.05},
@@ -66,6 +67,7 @@ ROWS: dict[str, dict[str, object]] = {
     "regression": REGRESSION,
     "regression three levels": REGRESSION | THREE,
     "joint": {"method": "joint"},
+    "joint, patches count once": {"method": "joint", "objective.patch_weight": 1.0},
     "supervised": SUPERVISED,
     "supervised by digit": SUPERVISED | {"data.label": "digit"},
     "supervised four levels": {"method": "supervised"},

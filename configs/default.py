@@ -159,6 +159,7 @@ def _objective() -> ConfigDict:
     objective.batch_candidates = 512  # contrastive: tokens of the batch that compete, where their weight is not 0
     objective.place_candidates = 0  # contrastive: other places of a frame that compete for patches; of single images 16
     objective.patch_questions = "change"  # where patches are asked for: change: where the video changes | uniform
+    objective.patch_weight = 16.0  # multiplies the loss of predicting patches from frames: it is what knows appearance
     objective.least_distance = 1  # contrastive: what is nearer in time to the target is no candidate, in tokens
     objective.prediction_temperature = 1.0  # cross_entropy: divides predictions before the softmax
     objective.target_temperature = 0.5  # cross_entropy: divides targets before the softmax

@@ -32,7 +32,7 @@ def get_config(argument: str = "") -> ConfigDict:
     for level in ("patch", "frame", "clip", "sequence"):
         config.model[level].update(predictor_hidden=(), predictor_norm="batch")
     config.objective.update(
-        distance="mse", targets="attached", side=False, regularizer="none", patch_questions="uniform"
+        distance="mse", targets="attached", side=False, regularizer="none", patch_questions="uniform", patch_weight=1.0
     )
     config.objective.weights_to_uniform = True
     config.optimizer.update(name="sgd", learning_rate=0.1, momentum=0.8, nesterov=True, weight_decay=0.0, clip_norm=0.0)

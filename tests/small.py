@@ -28,6 +28,7 @@ NO_AUGMENTATION = {
 HIT_TARGETS = {
     "objective.distance": "smooth_l1",
     "objective.patch_questions": "uniform",
+    "objective.patch_weight": 1.0,
     "objective.place_candidates": 16,
     "objective.regularizer_weight": 0.5,
     "model.hierarchy": "frame-clip",

@@ -235,5 +235,11 @@ def own_regularizer(raw: jax.Array, settings: ObjectiveSettings, valid: jax.Arra
 
 
 def initial_edge_weights(edges: tuple[Edge, ...], settings: ObjectiveSettings) -> dict[str, float]:
-    """Return the configured weight of every edge, keyed by `str(edge)`."""
-    return {str(edge): getattr(getattr(settings.edge_weights, edge.source), edge.relation) for edge in edges}
+    """Return the configured weight of every edge, keyed by `str(edge)`.
+
+    What frames are asked of patches counts `patch_weight` times: of all that is asked, only that wants to know what
+    things look like.
+    """
+    weights = {str(edge): getattr(getattr(settings.edge_weights, edge.source), edge.relation) for edge in edges}
+    asks_patches = {str(edge) for edge in edges if edge.relation == "down" and edge.target == "patch"}
+    return {name: weight * (settings.patch_weight if name in asks_patches else 1) for name, weight in weights.items()}

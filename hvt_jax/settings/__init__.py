@@ -103,6 +103,7 @@ class ObjectiveSettings:
     batch_candidates: Annotated[int, Range(1, 2**20)]
     place_candidates: Annotated[int, Range(0, 2**20)]
     patch_questions: Literal["change", "uniform"]
+    patch_weight: NotNegative
     least_distance: Annotated[int, Range(1, 4096)]
     prediction_temperature: Annotated[float, Range(1e-06)]
     target_temperature: Annotated[float, Range(1e-06)]

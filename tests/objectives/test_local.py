@@ -139,3 +139,13 @@ def test_vicreg_counts_a_down_target_only_on_the_lowest_level():
         other = distances.distance(settings, *pair, None, regularize_target=not both)
         assert float(losses.edges[edge.source][str(edge)]) == pytest.approx(float(expected))
         assert float(expected) != float(other)
+
+
+def test_patches_asked_by_frames_count_more():
+    *_, hierarchy = _predict()
+    objective = dataclasses.replace(OBJECTIVE, patch_weight=16.0)
+    weights = local.initial_edge_weights(hierarchy.edges, objective)
+    assert weights.pop("frame->patch/down") == 16.0 and set(weights.values()) == {1.0}
+    halved = dataclasses.replace(objective.edge_weights.frame, down=0.5)
+    objective = dataclasses.replace(objective, edge_weights=dataclasses.replace(objective.edge_weights, frame=halved))
+    assert local.initial_edge_weights(hierarchy.edges, objective)["frame->patch/down"] == 8.0
