@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from ml_collections import ConfigDict
 
-_TOO_LARGE = 2.0**63  # no count is, and it is no float that JAX would take for one
+_TOO_LARGE = 2**63  # no count is, and larger ones are no floats
 _ALIKE = 0.7  # of two names; 1 = equal
 
 
@@ -68,7 +68,7 @@ def read(kind: Any, value: Any, field: str) -> Any:
 def _check_range(limits: Range, value: Any, field: str) -> None:
     numbers = value if isinstance(value, tuple) else (value,)
     for number in numbers:
-        is_finite = abs(number) < _TOO_LARGE
+        is_finite = abs(number) < _TOO_LARGE if isinstance(number, int) else math.isfinite(number)
         if not limits.low <= number <= limits.high or not is_finite:
             low, high = (f"{limit:.10g}" for limit in limits[:2])
             words = f"at least {low}" if limits.high == math.inf else f"from {low} to {high}"
