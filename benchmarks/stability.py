@@ -41,19 +41,14 @@ def main(_: Sequence[str]) -> None:
     histories = []
     for seed in range(SEEDS.value):
         histories.append(_train(settings, definition, compiled, initialise, train_set, seed=seed))
-        raised = sorted({f"{alarm.kind}: {'/'.join(alarm.where)}" for alarm in _ever(histories[-1])})
+        raised = sorted({f"{alarm.kind}: {'/'.join(alarm.where)}" for alarm in alarms.find_ever(histories[-1])})
         print(f"seed {seed}: {'; '.join(raised) or 'no alarm'}", flush=True)
     print(f"\n{SEEDS.value} seeds, {STEPS.value} steps\n")
     print("| level | rank, mean | least | runs with an alarm |\n|---|---:|---:|---:|")
     for level in definition.hierarchy.levels:
         ranks = [values[-1] / values[0] for values in (alarms.series(h, f"monitor/{level}/rank")[1] for h in histories)]
-        raised = sum(any(level in "/".join(alarm.where) for alarm in _ever(history)) for history in histories)
+        raised = sum(any(alarm.where[0].split("->")[0] == level for alarm in alarms.find_ever(h)) for h in histories)
         print(f"| {level} | {statistics.mean(ranks):.2f} | {min(ranks):.2f} | {raised} |")
-
-
-def _ever(history: list[dict]) -> list[alarms.Alarm]:
-    """Return the alarms that any of the checks raised."""
-    return [alarm for end in range(1, len(history) + 1) for alarm in alarms.find(history[:end])]
 
 
 def _train(settings: Settings, definition, compiled, initialise, train_set: Dataset, *, seed: int) -> list[dict]:

@@ -171,8 +171,7 @@ def _read(folder: pathlib.Path) -> dict:
         values = alarms.series(records, f"monitor/{level}/rank")[1]
         if values:
             ranks[level] = values[-1] / values[0]
-    raised = {alarm.where[0] for end in range(1, len(records) + 1) for alarm in alarms.find(records[:end])}
-    places = [place.split("->")[0] for place in sorted(raised)]
+    places = sorted({alarm.where[0].split("->")[0] for alarm in alarms.find_ever(records)})
     return json.loads((folder / "results.json").read_text()) | {"ranks": ranks, "alarms": places}
 
 

@@ -154,11 +154,11 @@ def list_files(folder: pathlib.Path, suffixes: Collection[str], follow_links: bo
                 found.append(prefix + name)
     if skipped:
         what = f"{len(skipped)} links to folders or out of it are left out, such as {min(skipped)}"
-        _say_once(logging.WARNING, f"{folder}: {what}; follow them with data.follow_links = True")
+        say_once(logging.WARNING, f"{folder}: {what}; follow them with data.follow_links = True")
     if others.total():
         endings = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(_MOST_ENDINGS) if count)
         more = ", ..." if len(others) > _MOST_ENDINGS else ""
-        _say_once(logging.INFO, f"{folder}: {others.total()} files with other endings are left out: {endings}{more}")
+        say_once(logging.INFO, f"{folder}: {others.total()} files with other endings are left out: {endings}{more}")
     return sorted(found)
 
 
@@ -176,7 +176,8 @@ def _walk(folder: pathlib.Path, follow_links: bool) -> Iterator[tuple[str, list[
 
 
 @functools.cache
-def _say_once(level: int, line: str) -> None:
+def say_once(level: int, line: str) -> None:
+    """Write a line to the log, unless this process wrote it before."""
     _LOG.log(level, "%s", line)  # every split reads the same folder
 
 

@@ -58,6 +58,11 @@ def find(history: Sequence[Mapping]) -> list[Alarm]:
     return [alarm for alarm in found if alarm is not None]
 
 
+def find_ever(history: Sequence[Mapping]) -> set[Alarm]:
+    """Return the alarms that any check of a run raised, not only those that are on at its end."""
+    return {alarm for end in range(1, len(history) + 1) for alarm in find(history[:end])}
+
+
 def find_new(history: Sequence[Mapping], since: int) -> list[Alarm]:
     """Return those that the records up to step `since` did not raise, whatever numbers they named."""
     before = {(alarm.kind, alarm.where) for alarm in find([record for record in history if record["step"] <= since])}

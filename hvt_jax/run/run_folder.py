@@ -35,7 +35,7 @@ class RunFolder:
 
     Attributes:
       path: absolute path of the folder.
-      checkpoints: folder for `engine.checkpoint.Checkpoints`.
+      checkpoints: folder for `checkpoint.Checkpoints`.
       diverged: folder for the state of a run that ended with exit code 3.
     """
 

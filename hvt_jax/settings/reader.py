@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from ml_collections import ConfigDict
 
-_TOO_LARGE = 2**63  # no count is, and larger ones are no floats
+_TOO_LARGE = 2**63  # no count is; far larger ones are no floats
 _ALIKE = 0.7  # of two names; 1 = equal
 
 
@@ -59,7 +59,7 @@ def read(kind: Any, value: Any, field: str) -> Any:
         element = typing.get_args(kind)[0]
         return tuple(read(element, item, f"{field}[{index}]") for index, item in enumerate(value))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return float(value) if abs(value) < _TOO_LARGE else (math.inf if value > 0 else -math.inf)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise SettingsError(f"{field} = {value!r} is a {type(value).__name__}, but must be {_name(kind)}")
     return value
@@ -77,17 +77,6 @@ def _check_range(limits: Range, value: Any, field: str) -> None:
         raise SettingsError(f"{field} = {value} has {len(numbers)} values, but must have {limits.items}")
     if limits.items == 2 and numbers[0] > numbers[1]:
         raise SettingsError(f"{field} = {value}: the first value must not exceed the second")
-
-
-def ranges(kind: Any, prefix: str = "") -> dict[str, Range]:
-    """Return the range of every field that has one, by dotted name, of the dataclass `kind` and those in it."""
-    found = {}
-    for name, child in typing.get_type_hints(kind, include_extras=True).items():
-        if dataclasses.is_dataclass(child):
-            found |= ranges(child, f"{prefix}{name}.")
-        elif typing.get_origin(child) is Annotated:
-            found[f"{prefix}{name}"] = typing.get_args(child)[1]
-    return found
 
 
 def field_names(kind: Any, prefix: str = "") -> list[str]:

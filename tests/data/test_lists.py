@@ -146,6 +146,14 @@ def test_numbers_below_zero_are_numbers(lists):
     assert catalog.load_dataset(settings, "train").label_names["class"] == ("-1", "2", "10")
 
 
+def test_comments_are_counted_once(lists, caplog):
+    caplog.set_level("INFO", "hvt_jax")
+    settings = lists("# one\n#, two, three\n" + _rows("{path},{label}"))
+    _read(settings)
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == [f"{settings.root}/data.csv: 2 rows that begin with # are comments and left out"]
+
+
 def test_names_that_begin_like_a_comment(lists):
     paths = [f"#{n} of 6.mp4" for n in range(6)]
     assert _read(lists(_rows("{path},{number}", paths), paths)) == {path: str(n % 2) for n, path in enumerate(paths)}

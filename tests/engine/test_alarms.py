@@ -115,3 +115,10 @@ def test_an_alarm_knows_its_first_bad_check_and_whether_it_is_a_collapse():
     assert (alarm.kind, alarm.since, alarm.is_collapse) == ("rank", 270, True)
     (alarm,) = alarms.find(changed(monitor__frame_to_clip__up__mean_ratio=[0.97] * alarms.PATIENCE))
     assert (alarm.kind, alarm.since, alarm.is_collapse) == ("mean", 110, False)
+
+
+def test_an_alarm_that_went_out_again_was_raised():
+    history = changed(monitor__frame__std=[0.0001] * 5 + [0.5] * 10)
+    assert [alarm.where for alarm in alarms.find(history)] == []
+    assert {alarm.where[0] for alarm in alarms.find_ever(history)} == {"frame"}
+    assert alarms.find_ever(healthy()) == set()

@@ -24,7 +24,6 @@ from hvt_jax.data.catalog.folder import split_by_hash
 from hvt_jax.data.dataset import DataError, Dataset, SafeFolder, check_found, read_rows
 from hvt_jax.settings import DataSettings
 
-_LOG = logging.getLogger(__name__)
 _COLUMNS = ("path", "label", "start", "end")
 _SAMPLE = 20  # rows whose files are looked for
 _Row = tuple[int, str, str, float, float, str]  # row, path, label, start, end, path as it is written
@@ -111,26 +110,22 @@ class _Reader:
         separators = list_columns.SEPARATORS
         if named := list_columns.SEPARATOR_ROW.fullmatch(lines[0][1]):
             mark, lines = named[1] or "\t", lines[1:]  # of a tab nothing is left at the end of a row
-            separators = {
-                next(
-                    (words for words, known in list_columns.MARKS.items() if known == mark), repr(mark)
-                ): list_columns.by_mark(mark)
-            }
+            separators = {repr(mark): list_columns.by_mark(mark)}
         if not lines:
             raise DataError(f"{path}: names its separator and has no rows; list some videos")
         fitting = []
         for words, read in separators.items():
             table = [row for row in read(path, lines) or () if row[0] >= lines[0][0]]
-            table = self._without_comments(table)
-            lengths = {len(cells) for _, cells in table}
+            kept = self._without_comments(table)
+            lengths = {len(cells) for _, cells in kept}
             if len(lengths) == 1 and min(lengths) > 1:
-                fitting.append((words, table))
+                fitting.append((words, kept, len(table) - len(kept)))
         if fitting:  # the first of those that find the most files
-            words, table = (
-                max(fitting, key=lambda found: self._count_files(found[1])) if len(fitting) > 1 else fitting[0]
-            )
-            if left_out := sorted({number for number, _ in lines} - {number for number, _ in table}):
-                _LOG.info("%s: row %d is a comment and left out, and %d more", path, left_out[0], len(left_out) - 1)
+            words, table, comments = max(fitting, key=lambda found: self._count_files(found[1]))
+            if comments:
+                annotations.say_once(
+                    logging.INFO, f"{path}: {comments} rows that begin with # are comments and left out"
+                )
             return words, table
         words, mark = next(
             ((words, mark) for words, mark in list_columns.MARKS.items() if mark in lines[0][1]), ("commas", ",")
@@ -151,7 +146,7 @@ class _Reader:
         def is_row(cells: list[str], *, is_first: bool) -> bool:
             if not cells[0].startswith("#") or any("\n" in cell for cell in cells):
                 return True
-            if is_first and {"path", "label"} <= list_columns.named_columns(list_columns.plain_names(cells)).keys():
+            if is_first and list_columns.is_header(cells):
                 return True
             could_be = self._settings.storage != "raw" or not list_columns.COMMENT.match(cells[0])
             return len(cells) == count and (could_be or any(map(self._exists, cells)))

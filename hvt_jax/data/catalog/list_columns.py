@@ -37,6 +37,11 @@ def named_columns(names: list[str]) -> dict[str, int]:
     return {column: place for column, place in found.items() if place is not None}
 
 
+def is_header(cells: list[str]) -> bool:
+    """Return whether cells name the columns that every list has."""
+    return {"path", "label"} <= named_columns(plain_names(cells)).keys()
+
+
 def _first(names: list[str], known: Sequence[str]) -> int | None:
     return next((names.index(name) for name in known if name in names), None)
 
@@ -75,7 +80,7 @@ def _by_blanks(path: pathlib.Path, lines: list[tuple[int, str]]) -> Table | None
     except (csv.Error, StopIteration):
         return None
     table = [(number, [cell for cell in row if cell]) for (number, _), row in zip(lines, cells, strict=True)]
-    has_header = {"path", "label"} <= named_columns(plain_names(table[0][1])).keys()
+    has_header = is_header(table[0][1])
     rows = [row for _, row in table if not row[0].startswith("#")]
     has_counts = all(len(row) == 3 and is_counted(row) for row in rows)
     return table if has_header or has_counts or all(len(row) in (2, 4) for row in rows) else None
