@@ -31,7 +31,7 @@ $(INSTALLED): $(REQUIREMENTS) requirements.txt requirements-dev.txt pyproject.to
 	@touch $@
 
 demo: $(INSTALLED)  ## make the digits videos, train on them into runs/demo and judge every level; goes on where it stopped
-	$(IN_VENV) -m hvt_jax.make_digits --root=data/digits
+	$(IN_VENV) -m hvt_jax make_digits --root=data/digits
 	$(MALLOC) $(IN_VENV) -m hvt_jax.main --config=configs/digits.py --workdir=$(RUN)
 
 test: $(INSTALLED)  ## run all tests but the long ones, or some: make test ARGS="-k parity"

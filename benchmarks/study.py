@@ -103,7 +103,7 @@ def main() -> int:
 
 
 def _run_rows(names: list[str], asked: argparse.Namespace) -> None:
-    command = [sys.executable, "-m", "hvt_jax.make_digits", f"--root={asked.root}", f"--num_videos={NUM_VIDEOS}"]
+    command = [sys.executable, "-m", "hvt_jax", "make_digits", f"--root={asked.root}", f"--num_videos={NUM_VIDEOS}"]
     subprocess.run(command, check=True)
     end = time.monotonic() + 60 * asked.minutes
     for seed in (int(text) for text in asked.seeds.split(",")):

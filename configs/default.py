@@ -84,7 +84,7 @@ def _data() -> ConfigDict:
     data.prefetch_batches = 4  # batches decoded ahead of the step
     data.cache_gib = 0.0  # decoded windows that each decoding process keeps in memory, GiB; for small sets
     data.video_timeout_seconds = 30.0  # a video that takes longer to decode counts as bad
-    data.manifest = ""  # what hvt_jax.scan wrote: a file | "" = manifest.jsonl in data.root if it is there | none
+    data.manifest = ""  # what the command `scan` wrote: a file | "" = manifest.jsonl in data.root if it is there | none
     data.max_bad_fraction = 0.01  # share of bad videos above which a run ends with code 2; 0 = at the first one
     return data
 

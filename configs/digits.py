@@ -1,7 +1,7 @@
 """Handwritten digits in motion: the demo, a few minutes on two CPU cores, no download.
 
 Trains four levels, patch-frame-clip-sequence, on 3,000 generated videos of eight motions in time-reversed pairs
-(`python -m hvt_jax.make_digits`). The first label is the motion, which no single frame and no
+(`python -m hvt_jax make_digits`). The first label is the motion, which no single frame and no
 unordered set of frames can tell (a frame-level average is at best right half of the time); the second is the digit.
 What to expect, with the command that measured it, is in README.md.
 

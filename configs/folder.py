@@ -3,7 +3,7 @@
 Class folders (`root/<class>/<video>`) are judged by kNN; in a flat folder everything is one class and the
 accuracy says nothing. `train/` and `test/` (or `val/`) folders are taken as they are, otherwise a stable fifth of the
 videos is held out. Any container that PyAV reads; damaged files are masked and named with the reason,
-`hvt_jax.scan` names them beforehand.
+`python -m hvt_jax scan` names them beforehand.
 
     python -m hvt_jax.main --config=configs/folder.py --config.data.root=SOME_FOLDER --workdir=runs/mine
 

@@ -8,7 +8,7 @@ Exit codes: 0 done, 2 bad config or data, 3 diverged, 4 collapsed, 143 preempted
 from absl import app, flags
 from ml_collections import config_flags
 
-from hvt_jax import cli
+from hvt_jax.commands import cli
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config document, e.g. configs/digits.py.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Run folder, e.g. runs/digits; a run in it is resumed.")

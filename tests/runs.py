@@ -17,7 +17,7 @@ import time
 from unittest import mock
 
 from configs import digits
-from hvt_jax import cli
+from hvt_jax.commands import cli
 from hvt_jax.run import describe, figures, loop
 from hvt_jax.tools import digits_files
 from tests import small

@@ -10,11 +10,11 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from hvt_jax import cli
+from hvt_jax.__main__ import COMMANDS
+from hvt_jax.commands import cli
 from hvt_jax.settings import SettingsError, read_settings
 
 ROOT = pathlib.Path(__file__).parent.parent
-COMMANDS = sorted(path.stem for path in (ROOT / "hvt_jax").glob("*.py") if "app.run(" in path.read_text())
 
 
 def _parse(*words):
@@ -134,10 +134,14 @@ def test_the_home_folder_is_found_where_shells_leave_it(monkeypatch):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_is_no_mistake(command):
-    run = [sys.executable, "-m", f"hvt_jax.{command}", "-h" if command == "main" else "--help"]
+    program = "hvt_jax.main" if command == "main" else f"hvt_jax {command}"
+    run = [sys.executable, "-m", *program.split(), "-h" if command == "main" else "--help"]
     done = subprocess.run(run, capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"python -m hvt_jax.{command} --" in done.stdout and "\nflags:\n" in done.stdout
+    assert (
+        f"python -m hvt_jax{'.' if command == 'main' else ' '}{command} --" in done.stdout
+        and "\nflags:\n" in done.stdout
+    )
 
 
 def _raise(error):

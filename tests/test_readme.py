@@ -77,6 +77,8 @@ def check_python(words):
     if not module.startswith(("hvt_jax", "benchmarks")):
         assert importlib.util.find_spec(module), f"no module {module}"
         return
+    if module == "hvt_jax":
+        module = f"hvt_jax.commands.{arguments.pop(0)}"
     path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
     assert path.exists(), f"no module {module}"
     known = defined_flags(path)

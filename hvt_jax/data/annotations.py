@@ -15,7 +15,7 @@ from hvt_jax.settings import DataSettings
 
 _LOG = logging.getLogger(__name__)
 _MOST_ENDINGS = 10  # named in a line of the log
-_OUR_FILES = ("manifest.jsonl", "manifest.jsonl.part")  # hvt_jax.scan's
+_OUR_FILES = ("manifest.jsonl", "manifest.jsonl.part")  # of the command scan
 
 
 def read_table(path: pathlib.Path, delimiter: str = ",") -> list[tuple[int, list[str]]]:

@@ -27,7 +27,7 @@ _LOG = logging.getLogger(__name__)
 _FORMAT = 1
 _COLUMNS = ("path", "source", "start_seconds", "end_seconds", "labels", "num_frames", "problem")
 _MAX_BYTES = 1 << 30
-_REMEDY = "run python -m hvt_jax.prepare again"
+_REMEDY = "run python -m hvt_jax prepare again"
 _NOT_TEXT = re.compile("[\ud800-\udfff]")  # bytes of names that are no UTF-8
 _TAKEN_ENDINGS = (".tmp", ".json")  # of what stands beside the folders of frames
 

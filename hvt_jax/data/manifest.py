@@ -1,4 +1,4 @@
-"""`manifest.jsonl`: what `python -m hvt_jax.scan` found in every video; training leaves out what it names as bad.
+"""`manifest.jsonl`: what `python -m hvt_jax scan` found in every video; training leaves out what it names as bad.
 
 One JSON object a line, fields as in `Entry`. An entry holds for the storage that was looked at, and as long as size and
 time of change of its file, or folder of frames, do.

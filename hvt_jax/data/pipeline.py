@@ -184,7 +184,7 @@ class _FromWorkers(Iterator[Batch]):
             code = re.search(r"exit code (-?\d+)", str(error))
             raise DataError(
                 f"a decoding process ended with {code[1] if code else 'an unknown code'} (-9: killed, most likely for "
-                "memory; -11: a video that its decoder cannot bear); find such videos with python -m hvt_jax.scan, or "
+                "memory; -11: a video that its decoder cannot bear); find such videos with python -m hvt_jax scan, or "
                 "lower data.num_workers, and run the same command again"
             ) from error
 

@@ -1,7 +1,7 @@
 """Import of checkpoints of the original PyTorch project: its names and layouts.
 
 Only the mapping of names and layouts is here; numbers come in as a flat dict of numpy arrays, so no
-torch is needed. `python -m hvt_jax.import_original` reads a `.pt` file safely and calls this.
+torch is needed. `python -m hvt_jax import_original` reads a `.pt` file safely and calls this.
 """
 
 from collections.abc import Container, Mapping

@@ -113,5 +113,5 @@ class BadVideos:
             self.excess = (
                 f"{len(bad)} of {total} videos are bad, {len(bad) / total:.1%}, more than data.max_bad_fraction = "
                 f"{self._max_fraction:g}: {manifest.shorten(bad)}; all are in {self._path}; repair them, or let "
-                "`python -m hvt_jax.scan` name them and training leaves them out"
+                "`python -m hvt_jax scan` name them and training leaves them out"
             )

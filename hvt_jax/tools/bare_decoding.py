@@ -130,7 +130,7 @@ def compare(dataset: Dataset, settings: DataSettings, *, seed: int, seconds: flo
         times[0].append(pair[0])
         times[1].append(pair[1])
     if not times[0]:
-        raise DataError(f"{dataset.root}: no video could be decoded; see which are bad with hvt_jax.scan")
+        raise DataError(f"{dataset.root}: no video could be decoded; see which are bad with python -m hvt_jax scan")
     return Comparison(len(times[0]), statistics.median(times[0]), statistics.median(times[1]))
 
 

@@ -97,7 +97,7 @@ def measure_one_thread(
                 break
     ran = (time.thread_time() - ran) / (time.perf_counter() - began - watch.seconds["read"])
     if invalid == clips:
-        raise DataError(f"{dataset.root}: none of {clips} clips could be read; hvt_jax.scan says why")
+        raise DataError(f"{dataset.root}: none of {clips} clips could be read; python -m hvt_jax scan says why")
     read = None if read is None else (usage.bytes_read() - read) / clips
     by_stage = {name: watch.seconds[name] / clips for name in stages.STAGES}
     return OneThread(clips, by_stage, read, invalid / clips, ran)

@@ -73,7 +73,7 @@ def _refuse_shards(settings: DataSettings) -> None:
     if settings.storage not in ("raw", "frames") or listing.find_listing(settings) is not None:
         raise DataError(
             f"data.storage = {settings.storage!r}: a scan looks at videos as they came (raw) and at folders of frames; "
-            "what hvt_jax.prepare made it has looked at, and run again it compares the hashes"
+            "what prepare made it has looked at, and run again it compares the hashes"
         )
 
 

@@ -133,7 +133,7 @@ def test_missing_parts_say_what_to_do(ucf, tmp_path):
     for word in ("nowhere", "https://www.crcv.ucf.edu/data/UCF101.php", "unrar", "ucfTrainTestlist"):
         assert word in message
     message = _refusal(dataclasses.replace(ucf, name="digits", root="nowhere"))
-    assert "python -m hvt_jax.make_digits --root=nowhere" in message
+    assert "python -m hvt_jax make_digits --root=nowhere" in message
     assert "one of csv, digits, folder" in _refusal(dataclasses.replace(ucf, name="ucf"))
 
 

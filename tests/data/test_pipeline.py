@@ -229,7 +229,7 @@ def test_workers_leave_signals_to_the_trainer_and_their_death_is_told(train, dat
     for _ in range(4):
         next(batches)
     worker.kill()
-    with pytest.raises(DataError, match="a decoding process ended with -9 .*hvt_jax.scan"):
+    with pytest.raises(DataError, match="a decoding process ended with -9 .*hvt_jax scan"):
         for _ in range(9):
             next(batches)
 

@@ -78,7 +78,7 @@ def test_every_kind_of_file_gives_the_variables_of_the_parity_test(tmp_path, gol
 
 def _command(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "hvt_jax.import_original", *arguments],
+        [sys.executable, "-m", "hvt_jax", "import_original", *arguments],
         capture_output=True,
         text=True,
         check=False,

@@ -98,7 +98,7 @@ def test_too_many_are_told_with_their_names(tmp_path):
     assert bad.excess == ""  # four are let through, and short videos do not count
     bad.note(splits[1], _batch(n4=Problem.CRASHED), 2)
     assert "5 of 20 videos are bad, 25.0%, more than data.max_bad_fraction = 0.01: 0.avi: empty; " in bad.excess
-    assert "hvt_jax.scan" in bad.excess and "\n" not in bad.excess
+    assert "hvt_jax scan" in bad.excess and "\n" not in bad.excess
     assert _new(tmp_path, _splits(), 0.01, restored_step=1).excess == ""
     assert _new(tmp_path, _splits(), 0.01, restored_step=2).excess == bad.excess
 

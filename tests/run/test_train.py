@@ -171,7 +171,8 @@ def test_runs_killed_again_and_again_resume_bit_for_bit(world, finished):
 STOP_IN_A_JUDGEMENT = """
 import os, signal
 from absl import app
-from hvt_jax import cli, main
+from hvt_jax import main
+from hvt_jax.commands import cli
 from hvt_jax.run.preemption import Preemption
 asked, requested = [], Preemption.requested
 def ask(self):
@@ -284,7 +285,7 @@ def test_bad_input_gets_one_line_and_code_2(world, tmp_path):
     cases = {
         "wrong choice": ({"objective.distance": "mes"}, "did you mean 'mse'?"),
         "geometry": ({"data.height": 40}, "data.height = 40 is no multiple of 16 .* use 32 or 48"),
-        "no data": ({"data.root": tmp_path / "none"}, "make it with: python -m hvt_jax.make_digits --root="),
+        "no data": ({"data.root": tmp_path / "none"}, "make it with: python -m hvt_jax make_digits --root="),
         "no ucf101": ({"data.root": tmp_path / "none", "data.name": "ucf101"}, "get UCF101.rar"),
         "empty list": ({"data.root": empty}, "testlist01.txt: is empty"),
         "climbing": ({"data.root": climbing}, "trainlist01.txt, row 1: '../../../etc/passwd' leads out of"),

@@ -221,7 +221,7 @@ def test_folders_of_others_are_not_touched(tmp_path):
 
 
 def _command(*arguments):
-    command = [sys.executable, "-m", "hvt_jax.make_digits", *arguments]
+    command = [sys.executable, "-m", "hvt_jax", "make_digits", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
@@ -246,7 +246,7 @@ def test_command(tmp_path):
 
 
 def test_ctrl_c_ends_it_with_one_line(tmp_path):
-    command = [sys.executable, "-m", "hvt_jax.make_digits", f"--root={tmp_path}/d"]
+    command = [sys.executable, "-m", "hvt_jax", "make_digits", f"--root={tmp_path}/d"]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command, **pipes, text=True, start_new_session=True)
     while not list(tmp_path.rglob("*.avi")):
@@ -262,7 +262,7 @@ def test_ctrl_c_ends_it_with_one_line(tmp_path):
 
 
 def test_the_command_does_not_wait_for_jax():
-    program = "import sys, hvt_jax.make_digits; sys.exit('jax' in sys.modules)"
+    program = "import sys, hvt_jax.commands.make_digits; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
 
 

@@ -1,4 +1,4 @@
-"""The `digits` data set, made by `python -m hvt_jax.make_digits`: UCF101's layout plus the digit as a second label."""
+"""The `digits` data set, made by `python -m hvt_jax make_digits`: UCF101's layout plus the digit as a second label."""
 
 import dataclasses
 import pathlib
@@ -9,7 +9,7 @@ from hvt_jax.data.catalog import ucf101
 from hvt_jax.data.dataset import DataError, Dataset
 from hvt_jax.settings import DataSettings
 
-_HOW_TO_GET = "make it with: python -m hvt_jax.make_digits --root={root}"
+_HOW_TO_GET = "make it with: python -m hvt_jax make_digits --root={root}"
 _DIGITS = tuple("0123456789")
 
 

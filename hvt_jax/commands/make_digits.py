@@ -1,15 +1,15 @@
 """Make the `digits` data set: videos of handwritten digits in eight motions, no download.
 
 Example:
-  python -m hvt_jax.make_digits --root=data/digits
-  python -m hvt_jax.make_digits --root=data/digits_large --num_videos=5000 --size=96 --codec=h264
+  python -m hvt_jax make_digits --root=data/digits
+  python -m hvt_jax make_digits --root=data/digits_large --num_videos=5000 --size=96 --codec=h264
 
 Exit codes: 0 done; 2 bad flags, or a folder that cannot be used.
 """
 
 from absl import app, flags
 
-from hvt_jax import cli
+from hvt_jax.commands import cli
 from hvt_jax.tools import digits_files
 
 _ROOT = flags.DEFINE_string("root", "data/digits", "Folder to write; left alone if it holds these videos already.")

@@ -1,4 +1,4 @@
-"""Prove that levels learn alone: `python -m hvt_jax.audit --config=configs/digits.py`.
+"""Prove that levels learn alone: `python -m hvt_jax audit --config=configs/digits.py`.
 
 Prints the gradient norm of every level's losses with respect to every level's parameters, on random
 videos and a fresh model, and lists what crosses a border: in these numbers, or as a path of the program
@@ -9,7 +9,7 @@ Exit codes: 0 no leak, 1 a leak, 2 bad config.
 from absl import app, flags
 from ml_collections import config_flags
 
-from hvt_jax import cli
+from hvt_jax.commands import cli
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config document, e.g. configs/digits.py.", lock_config=True)
 BATCH = flags.DEFINE_integer("batch", 4, "Random videos to take the gradients on.", lower_bound=2)

@@ -4,10 +4,10 @@ The output folder needs nothing else: train with --config.data.storage=STORAGE -
 the videos are gone. Running the command again goes on where it stopped and converts what is new or has changed.
 
 Examples:
-  python -m hvt_jax.prepare --config=configs/ucf.py --storage=array_record --out=data/ucf101_128
-  python -m hvt_jax.prepare --config=configs/ucf.py --storage=frames --out=data/ucf101_frames --short_side=256
-  python -m hvt_jax.prepare --config=configs/k400.py --storage=array_record --content=mp4 --out=data/k400_mp4
-  python -m hvt_jax.prepare --config=configs/k400.py --storage=hdf5 --out=OUT --engine=beam -- --runner=FlinkRunner
+  python -m hvt_jax prepare --config=configs/ucf.py --storage=array_record --out=data/ucf101_128
+  python -m hvt_jax prepare --config=configs/ucf.py --storage=frames --out=data/ucf101_frames --short_side=256
+  python -m hvt_jax prepare --config=configs/k400.py --storage=array_record --content=mp4 --out=data/k400_mp4
+  python -m hvt_jax prepare --config=configs/k400.py --storage=hdf5 --out=OUT --engine=beam -- --runner=FlinkRunner
 
 Exit codes: 0 done; 2 bad config or data, or more failures than data.max_bad_fraction allows.
 """
@@ -19,7 +19,7 @@ import time
 from absl import app, flags
 from ml_collections import config_flags
 
-from hvt_jax import cli
+from hvt_jax.commands import cli
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config document, e.g. configs/ucf.py.", lock_config=True)
 STORAGE = flags.DEFINE_string("storage", None, "frames | hdf5 | array_record.")

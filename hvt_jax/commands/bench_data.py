@@ -4,8 +4,8 @@ It reads the training videos of a config as training does, beside a bare decodin
 of the loader, and compares with the training step, which it compiles; --nostep leaves that out.
 
 Example:
-  python -m hvt_jax.bench_data --config=configs/ucf.py --nostep
-  python -m hvt_jax.bench_data --config=configs/digits.py --seconds=10 --json=doctor.json
+  python -m hvt_jax bench_data --config=configs/ucf.py --nostep
+  python -m hvt_jax bench_data --config=configs/digits.py --seconds=10 --json=doctor.json
 
 Exit codes: 0 done; 2 bad config or data.
 """
@@ -13,7 +13,7 @@ Exit codes: 0 done; 2 bad config or data.
 from absl import app, flags
 from ml_collections import config_flags
 
-from hvt_jax import cli
+from hvt_jax.commands import cli
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config document, e.g. configs/ucf.py.", lock_config=True)
 BATCHES = flags.DEFINE_integer("batches", 50, "Steps of the real loop, at most.", lower_bound=2)

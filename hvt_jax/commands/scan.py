@@ -4,7 +4,7 @@ Training reads the manifest and leaves out what is bad. A video that hangs, cras
 A second scan looks only at files that are new or have changed, and goes on where an interrupted one stopped.
 
 Example:
-  python -m hvt_jax.scan --config=configs/folder.py --config.data.root=SOME_FOLDER
+  python -m hvt_jax scan --config=configs/folder.py --config.data.root=SOME_FOLDER
 
 Exit codes: 0 done, bad videos or not; 2 bad config or data, or more bad videos than data.max_bad_fraction allows.
 """
@@ -14,7 +14,7 @@ import pathlib
 from absl import app, flags
 from ml_collections import config_flags
 
-from hvt_jax import cli
+from hvt_jax.commands import cli
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config document, e.g. configs/folder.py.", lock_config=True)
 MANIFEST = flags.DEFINE_string("manifest", None, "File to write; otherwise data.manifest, or ROOT/manifest.jsonl.")

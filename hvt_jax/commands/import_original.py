@@ -1,7 +1,7 @@
 """Import a checkpoint of the original PyTorch project, with the config it was trained by.
 
 Example:
-  python -m hvt_jax.import_original --checkpoint=epoch_20.pt --config=config.yaml --output=imported
+  python -m hvt_jax import_original --checkpoint=epoch_20.pt --config=config.yaml --output=imported
 
 Writes `model.safetensors` and `config.json` (our fields) into the output folder. A `.pt` file needs torch
 (pip install -r requirements-extras.txt); nothing in it is run. `.npz` and `.safetensors` with the original's names
@@ -10,7 +10,7 @@ need none. The fields set `data.mean` 0 and `data.std` 1: the original computed 
 
 from absl import app, flags
 
-from hvt_jax import cli
+from hvt_jax.commands import cli
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The original's .pt, .pth, .npz or .safetensors file.")
 _CONFIG = flags.DEFINE_string("config", None, "Its merged config, .json or .yaml.")

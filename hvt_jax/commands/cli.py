@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from absl import app, flags
 
-from hvt_jax import config_file, disk
+from hvt_jax import disk
+from hvt_jax.commands import config_file
 
 BAD_INPUT, INTERRUPTED = 2, 130
 _HELP = {"-h", "-help", "--help", "-helpshort", "--helpshort", "-?"}

@@ -1,0 +1,1 @@
+"""One short file a command: flags, one call, an exit code."""
