@@ -86,19 +86,31 @@ def compile_functions(definition: Definition, optimizer: optax.GradientTransform
         donate_argnums=0,
         compiler_options=compiler_options(),
     )
-    encode_videos = steps.build_encode(definition)
+    compiled_encode = compile_encode(steps.build_encode(definition), mesh, placed.params, placed.stats)
+    # Made by compiled functions: a plain array cannot be put on the devices of other processes.
+    key = jax.jit(lambda: jax.random.key(settings.seed), out_shardings=whole)
+    born = jax.jit(lambda: initialise(jax.random.key(settings.seed)), out_shardings=placed)
+    return Compiled(mesh, key, born, train_step, compiled_encode, abstract)
+
+
+def compile_encode(encode_videos: Callable, mesh: jax.sharding.Mesh, params=None, stats=None) -> Callable:
+    """Return `encode(params, stats, batch)`: what `encode_videos(params, stats, video)` does, and the batch's rest.
+
+    Args:
+      encode_videos: returns a dict of arrays, such as `steps.build_encode`.
+      mesh: all devices of all processes; the batch is cut along it, what is returned is whole on every process.
+      params: their sharding; None if they are whole everywhere.
+      stats: the same of the statistics.
+    """
+    whole, cut = sharding.replicated(mesh), sharding.by_batch(mesh)
 
     def encode(params, stats, batch):
         rest = {name: value for name, value in batch.items() if name != "video"}
         return {**encode_videos(params, stats, batch["video"]), **rest}
 
-    compiled_encode = jax.jit(
+    return jax.jit(
         encode,
-        in_shardings=(placed.params, placed.stats, cut),
+        in_shardings=(whole if params is None else params, whole if stats is None else stats, cut),
         out_shardings=whole,
         compiler_options=compiler_options(),
     )
-    # Made by compiled functions: a plain array cannot be put on the devices of other processes.
-    key = jax.jit(lambda: jax.random.key(settings.seed), out_shardings=whole)
-    born = jax.jit(lambda: initialise(jax.random.key(settings.seed)), out_shardings=placed)
-    return Compiled(mesh, key, born, train_step, compiled_encode, abstract)

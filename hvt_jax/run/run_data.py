@@ -111,3 +111,13 @@ def _labels_of(dataset: Dataset, label_sets: list[str]) -> dict[tuple[str, float
         names = [dataset.label_names[name][video.labels[columns[name]]] for name in label_sets]
         found[video.path, float(video.start_seconds), float(video.end_seconds)] = names
     return found
+
+
+def read_label_sets(folder: str | os.PathLike) -> list[str]:
+    """Return the names of the label sets of a run, the one judged first in front; [] if its data.json says nothing."""
+    try:
+        with open(os.path.join(folder, FILE_NAME), encoding="utf-8") as file:
+            names = json.load(file)["label_sets"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [str(name) for name in names] if isinstance(names, list) else []
