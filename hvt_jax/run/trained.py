@@ -107,7 +107,7 @@ def read_config(folder: str | os.PathLike) -> Settings:
     try:
         with open(path, encoding="utf-8") as file:
             config = ConfigDict(json.load(file))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is damaged"
         raise CheckpointError(f"{path}: {reason}; give the folder of a run, such as runs/digits") from error
     try:
