@@ -53,10 +53,10 @@ MAY_USE = {
     "model": JAX | {"flax", "einops"},
     "objectives": JAX | {"einops"},
     "engine": JAX | {"optax", "dm_pix"},
-    "evaluation": JAX | {"optax", "sklearn"},
-    "run": JAX | {"optax", "ml_collections", "rich", "tensorboardX", "wandb", "matplotlib"},
+    "evaluation": JAX | {"optax", "sklearn", "umap"},
+    "run": JAX | {"optax", "ml_collections", "rich", "tensorboardX", "wandb", "matplotlib", "markdown_it"},
     "interop": JAX | {"safetensors", "torch", "yaml"},
-    "tools": JAX | _STORAGES | {"sklearn", "apache_beam", "ray", "rich"},
+    "tools": JAX | _STORAGES | {"sklearn", "apache_beam", "ray", "rich", "matplotlib"},
     "commands": {"absl", "ml_collections", "rich"},
     "main": {"absl", "ml_collections", "jax"},
     "__main__": set(),
@@ -70,6 +70,7 @@ EXTRA = {
 LONGEST_FILE, LONGEST_FUNCTION, LONGEST_LOOP, MOST_POSITIONAL = 300, 50, 120, 6
 # Inside functions only: slow or optional.
 LAZY = {"sklearn", "matplotlib", "wandb", "torch", "safetensors", "yaml", "tensorflow_datasets", "apache_beam", "ray"}
+LAZY |= {"umap", "markdown_it"}
 
 
 def _name(path: pathlib.Path) -> str:

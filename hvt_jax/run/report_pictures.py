@@ -1,0 +1,57 @@
+"""The part of a run's report that shows the pictures of `python -m hvt_jax visualize`."""
+
+import json
+from pathlib import Path
+
+from hvt_jax.run import report_html
+from hvt_jax.run.run_folder import write_file
+
+FOLDER, HEADING = "pictures", "## What it sees"
+_PROVENANCE = "provenance.json"
+_LARGEST = 1 << 20  # bytes of it that are read
+
+_CAPTIONS = {
+    "map": "Every test video as a point, by its features. Where points of one colour lie together, nearest neighbours "
+    "find the class.",
+    "neighbours": "Test videos on the left, beside each the training videos most like it. Green: the same class.",
+    "attention": "How much of every patch, frame and clip goes into the token above it, in multiples of an even share.",
+    "surprise": "The error of every prediction, where and when it is made. Dashed: of an answer that knows nothing.",
+}
+
+
+def section(folder: Path) -> str:
+    """Return the section of report.md on the pictures in `folder/pictures`; "" if there are none."""
+    drawn = folder / FOLDER
+    parts = []
+    for kind, caption in _CAPTIONS.items():
+        names = sorted(path.name for path in drawn.glob(f"{kind}_*.png"))
+        if names:
+            shown = [f"![{kind}]({FOLDER}/{name})" for name in names]
+            films = [f"[{path.name}]({FOLDER}/{path.name})" for path in sorted(drawn.glob(f"{kind}_*.mp4"))]
+            parts += [caption, *shown] + ([f"In motion: {', '.join(films)}"] if films else [])
+    if (drawn / "map.html").exists():
+        parts.insert(0, f"With frames under the mouse: [map.html]({FOLDER}/map.html).")
+    return "\n\n".join([HEADING, _origin(drawn), *parts]) if parts else ""
+
+
+def _origin(drawn: Path) -> str:
+    try:
+        with open(drawn / _PROVENANCE, encoding="utf-8") as file:
+            step = int(json.loads(file.read(_LARGEST))["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "Of a checkpoint that nobody noted."
+    return f"Of the checkpoint of step {step}. How to read them: docs/pictures.md."
+
+
+def refresh(folder: Path) -> None:
+    """Bring report.md up to date with the pictures that are there, and write report.html.
+
+    Raises:
+      RunFolderError: if a file cannot be written.
+    """
+    path = folder / "report.md"
+    before = path.read_bytes().decode(errors="backslashreplace") if path.exists() else "# Report\n"
+    before = before.partition(f"\n{HEADING}\n")[0].rstrip()
+    text = "\n\n".join(filter(None, (before, section(folder)))) + "\n"
+    write_file(path, text.encode(errors="backslashreplace"))
+    report_html.write_html(folder)
