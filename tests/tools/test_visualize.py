@@ -4,8 +4,10 @@ import html
 import io
 import json
 import re
+import shlex
 import subprocess
 import sys
+import types
 import warnings
 
 import av
@@ -16,7 +18,7 @@ from hvt_jax.evaluation import embedding
 from hvt_jax.run import report_pictures, trained
 from hvt_jax.settings import SettingsError
 from hvt_jax.tools import film, interactive, overlays, pictures, visualizing
-from tests import runs
+from tests import notebooks, runs
 
 HOSTILE = ("</script><script>alert(1)</script>", "_$x^{", "two\nlines", "\udcff\x00", "<img src=x onerror=y>", "")
 EVERYTHING = [
@@ -98,6 +100,29 @@ def test_a_second_call_replaces_what_it_draws_only(drawn, tmp_path):
     )
     with pytest.raises(SettingsError, match=r"--levels=patch is not in this model, which has frame,clip"):
         visualizing.visualize(model, visualizing.Request(("patch",), ("map",), tmp_path, 1, 4), None)
+
+
+def test_the_cells_of_the_quick_start_run_on_what_its_commands_make(drawn, monkeypatch, capsys):
+    """In this process: its commands have been done by the fixture, and `test_notebooks` reads their flags."""
+    folder, shown, said = drawn[0], [], []
+    ipython = types.ModuleType("IPython.display")
+    ipython.Image, ipython.display = (lambda name: open(name, "rb").read()), shown.append
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", ipython)
+    monkeypatch.chdir(runs.ROOT / "colabs")
+    notebook = notebooks.read(runs.ROOT / "colabs" / "quickstart.ipynb")
+    notebooks.set_parameters(notebook, {"RUN": str(folder)})
+    notebooks.run_cells(notebook, lambda line: said.append(shlex.split(line)[2:]))
+    assert [words[:2] for words in said] == [
+        ["hvt_jax", "make_digits"],
+        ["hvt_jax.main", "--config=configs/digits.py"],
+        ["hvt_jax", "visualize"],
+    ]
+    assert all(f"{folder}" in " ".join(words) for words in said[1:])
+    assert len(shown) == len(list((folder / "pictures").glob("*.png"))) and shown[0].startswith(b"\x89PNG")
+    assert re.search(
+        r"^knn     clip      motion   +[\d.]+ %  \(untrained [\d.]+, chance 12.5\)$", capsys.readouterr().out, re.M
+    )
 
 
 def test_the_command_refuses_in_a_line(tmp_path):
