@@ -56,7 +56,7 @@ def commands(path: pathlib.Path) -> list[str]:
             exec("".join(cell["source"]), names)
         for line in "".join(cell["source"]).split("\n"):
             if line.strip().startswith("!"):
-                found.append(re.sub(r"\{(\w+)\}", lambda m: str(names.get(m[1]) or "x"), line.strip()[1:]))
+                found.append(re.sub(r"\{(\w+)\}", lambda m: str(names.get(m[1], "x")), line.strip()[1:]))
     return found
 
 

@@ -3,8 +3,10 @@
 The quick start is also run by `tools/test_visualize.py`, which has a run with pictures.
 """
 
+import os
 import re
 import shlex
+import sys
 
 import pytest
 
@@ -47,7 +49,9 @@ def test_it_runs_from_a_clean_kernel(path, tmp_path, monkeypatch):
     if missing:
         pytest.skip(f"calls {', '.join(sorted(missing))}, which is not there yet")
     (tmp_path / "configs").symlink_to(notebooks.ROOT / "configs")
-    monkeypatch.setenv("PYTHONPATH", str(notebooks.ROOT))
+    # The kernel and the commands it starts are to find this Python, and the library where it was not installed.
+    monkeypatch.setenv("PATH", os.path.dirname(sys.executable), prepend=os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", str(notebooks.ROOT), prepend=os.pathsep)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     cells = notebooks.execute(path, tmp_path)
     said = "".join(str(output.get("text", "")) for cell in cells for output in cell["outputs"])

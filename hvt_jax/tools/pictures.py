@@ -61,7 +61,7 @@ def draw_maps(title: str, points: Mapping[str, np.ndarray], labels: Mapping[str,
     figure = Figure(figsize=(_PANEL[0] * columns + 1.6, _PANEL[1] * rows + 0.5), layout="constrained")
     figure.suptitle(title, fontsize=12, x=0.01, ha="left", weight="bold", parse_math=False)
     axes = figure.subplots(rows, columns, squeeze=False)
-    size = float(np.clip(2500 / max(1, len(next(iter(points.values())))), 3, 40))
+    size = float(np.clip(7000 / max(1, len(next(iter(points.values())))), 5, 40))
     for row, (label_set, found) in zip(axes, labels.items(), strict=True):
         colors = class_colors(len(found.names))
         for axis, (level, place) in zip(row, points.items(), strict=True):

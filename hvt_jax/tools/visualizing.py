@@ -201,7 +201,7 @@ def _draw_neighbours(request: Request, train: Seen, test: Seen, screen: Screen) 
             near = zip(found.index[query], found.similarity[query], strict=True)
             rows.append((test.found(query), [(train.found(row), float(similarity)) for row, similarity in near]))
         title = f"Nearest training videos by {level} features; of the same class, all in all: {', '.join(right)}"
-        drawn = film.png(pictures.draw_neighbours(film.plain(title, 140), rows))
+        drawn = film.png(pictures.draw_neighbours(film.plain(title, 140), rows), dpi=90)
         files.append(_write(request.out / f"neighbours_{level}.png", drawn))
     return files
 
