@@ -67,7 +67,7 @@ def execute(path: pathlib.Path, folder: pathlib.Path) -> list[dict]:
     pytest.importorskip("ipykernel", reason="pip install -e .[notebooks] to execute notebooks")
     notebook = read(path)
     set_parameters(notebook, SMOKE[path.stem])
-    loaded = nbformat.from_dict(notebook)
+    loaded = nbformat.reads(json.dumps(notebook), as_version=4)
     nbclient.NotebookClient(
         loaded, timeout=1800, kernel_name="python3", resources={"metadata": {"path": folder}}
     ).execute()

@@ -5,7 +5,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -104,7 +104,7 @@ def visualize(trained: Trained, request: Request, screen: Screen) -> list[pathli
     for kind in request.what:  # of another checkpoint, perhaps of more videos
         for old in (*request.out.glob(f"{kind}_*.png"), *request.out.glob(f"{kind}_*.mp4")):
             old.unlink()
-    test = _some(catalog.load_dataset(trained.settings.data, "test"), request.most)
+    test = _load(trained, request, "test", screen)
     files = []
     if {"map", "neighbours"} & {*request.what}:
         encode_videos = trained.compile()
@@ -112,10 +112,9 @@ def visualize(trained: Trained, request: Request, screen: Screen) -> list[pathli
         if "map" in request.what:
             files += _draw_maps(trained, request, seen, screen)
         if "neighbours" in request.what:
-            train = _some(catalog.load_dataset(trained.settings.data, "train"), request.most)
-            files += _draw_neighbours(
-                request, _look_at(trained, train, encode_videos, "training", screen), seen, screen
-            )
+            train = _load(trained, request, "train", screen)
+            known = _look_at(trained, train, encode_videos, "training", screen)
+            files += _draw_neighbours(request, known, seen, screen)
     if {"attention", "surprise"} & {*request.what}:
         files += _draw_videos(trained, request, test, screen)
     facts = {"run": trained.source, "step": trained.step, "digest": trained.digest, "levels": request.levels}
@@ -124,12 +123,18 @@ def visualize(trained: Trained, request: Request, screen: Screen) -> list[pathli
     return files
 
 
-def _some(dataset: Dataset, most: int) -> Dataset:
-    """Return at most `most` videos of a data set, evenly spread over it."""
-    if len(dataset) <= most:
+def _load(trained: Trained, request: Request, split: Literal["train", "test"], screen: Screen) -> Dataset:
+    """Return a split, or `request.most` of its videos, evenly spread over it."""
+    dataset = catalog.load_dataset(trained.settings.data, split)
+    if len(dataset) <= request.most:
         return dataset
-    videos = tuple(dataset.videos[number] for number in film.spread(len(dataset), most))
-    return Dataset(dataset.root, videos, dataset.label_names)
+    screen.note(f"{split} split: {request.most} of {len(dataset)} videos, evenly spread; --most takes more")
+    return _pick(dataset, film.spread(len(dataset), request.most))
+
+
+def _pick(dataset: Dataset, numbers: np.ndarray) -> Dataset:
+    """Return the data set with the videos of these numbers only."""
+    return Dataset(dataset.root, tuple(dataset.videos[number] for number in numbers), dataset.label_names)
 
 
 def _look_at(trained: Trained, dataset: Dataset, encode_videos: Callable, split: str, screen: Screen) -> Seen:
@@ -239,7 +244,7 @@ def _draw_videos(trained: Trained, request: Request, test: Dataset, screen: Scre
 def _read(trained: Trained, test: Dataset, count: int) -> Batch:
     """Return a batch of `count` readable test videos, evenly spread, or of as many as there are."""
     numbers = film.spread(len(test), 2 * count)  # some to spare, if there are bad ones
-    chosen = Dataset(test.root, tuple(test.videos[number] for number in numbers), test.label_names)
+    chosen = _pick(test, numbers)
     batch = next(pipeline.evaluation_batches(chosen, trained.settings.data, batch_size=len(chosen)))
     rows = np.flatnonzero(batch["valid"])
     if not len(rows):

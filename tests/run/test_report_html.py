@@ -2,7 +2,7 @@
 
 import base64
 
-from hvt_jax.run import report_html, report_pictures
+from hvt_jax.run import report, report_html, report_pictures
 
 PICTURE = b"\x89PNG\r\n\x1a\nrest"
 
@@ -50,3 +50,16 @@ def test_a_run_without_a_report_gets_one_of_its_pictures(tmp_path):
     text = (tmp_path / "report.md").read_text()
     assert "![map](pictures/map_pca.png)" in text and "Of a checkpoint that nobody noted." in text
     assert "<img" in (tmp_path / "report.html").read_text()
+
+
+def test_the_report_of_a_run_keeps_them(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "surprise_00.png").write_bytes(PICTURE)
+    (tmp_path / "pictures" / "surprise_00.mp4").write_bytes(b"film")
+    text = report.write_report(tmp_path, [], {"outcome": "running", "steps": 3}, []).read_text()
+    assert text.endswith("In motion: [surprise_00.mp4](pictures/surprise_00.mp4)\n")
+    assert text.index("## Pictures") < text.index(report_pictures.HEADING) < text.index("![surprise]")
+    before = text
+    report_pictures.refresh(tmp_path)
+    assert (tmp_path / "report.md").read_text() == before
+    assert "data:video/mp4;base64,ZmlsbQ==" in (tmp_path / "report.html").read_text()

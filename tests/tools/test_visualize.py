@@ -33,7 +33,7 @@ def drawn(tmp_path_factory):
     fields = runs.FIELDS | {"data.root": runs.make_data(folder / "digits"), "evaluation.schedule": "linear"}
     run = runs.train_here(folder / "run", fields | {"evaluation.interval": 1000.0})
     assert run.code == 0, run.stderr
-    request = visualizing.Request(("clip",), visualizing.WHAT, run.workdir / "pictures", 1, 1000)
+    request = visualizing.Request(("clip",), visualizing.WHAT, run.workdir / "pictures", 1, 4)
     lines = []
     model = trained.open_run(run.workdir, "last")
     files = visualizing.visualize(model, request, visualizing.Screen(lines.append, lambda _: None))
@@ -52,10 +52,11 @@ def test_what_is_written(drawn):
             with av.open(str(path)) as film_file:
                 assert sum(1 for _ in film_file.decode(video=0)) == model.settings.data.num_frames
     facts = json.loads((folder / "pictures" / "provenance.json").read_text())
-    assert (facts["step"], facts["digest"], facts["test_videos"]) == (8, model.digest, 8)
+    assert (facts["step"], facts["digest"], facts["test_videos"]) == (8, model.digest, 4)
     assert sorted(name for name in facts["files"] if name != "map_umap.png") == EVERYTHING
     told = [line.split(":")[1].strip() for line in lines if line.startswith("surprise: ")]
     assert told == ["frame->frame/side", "clip->frame/down"]
+    assert "test split: 4 of 8 videos, evenly spread; --most takes more" in lines
     assert ("umap" in embedding.available_methods()) != any("pip install umap-learn" in line for line in lines)
 
 
@@ -63,11 +64,11 @@ def test_the_page_holds_all_videos(drawn):
     folder = drawn[0]
     page = (folder / "pictures" / "map.html").read_text()
     data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page).group(1))
-    assert list(data["labels"]) == ["motion", "digit"] and len(data["names"]) == 8
+    assert list(data["labels"]) == ["motion", "digit"] and len(data["names"]) == 4
     for method in ("pca", "tsne"):
         points = np.array(data["maps"][method]["clip"])
-        assert points.shape == (8, 2) and points.min() >= 0 and points.max() <= 1
-    assert all(strip.startswith("data:image/jpeg;base64,/9j/") for strip in data["strips"]) and len(data["strips"]) == 8
+        assert points.shape == (4, 2) and points.min() >= 0 and points.max() <= 1
+    assert all(strip.startswith("data:image/jpeg;base64,/9j/") for strip in data["strips"]) and len(data["strips"]) == 4
     motions = [data["labels"]["motion"]["names"][number] for number in data["labels"]["motion"]["of"]]
     assert all(f"/{motion}/" in name for motion, name in zip(motions, data["names"], strict=True))
     assert not re.search(r"""(?:src|href)\s*=\s*["']?http""", page)
