@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from hvt_jax.hierarchy import LEVELS
 from hvt_jax.run import report_html
 from hvt_jax.run.run_folder import write_file
 
@@ -24,7 +25,7 @@ def section(folder: Path) -> str:
     drawn = folder / FOLDER
     parts = []
     for kind, caption in _CAPTIONS.items():
-        names = sorted(path.name for path in drawn.glob(f"{kind}_*.png"))
+        names = sorted((path.name for path in drawn.glob(f"{kind}_*.png")), key=_place)
         if names:
             shown = [f"![{kind}]({FOLDER}/{name})" for name in names]
             films = [f"[{path.name}]({FOLDER}/{path.name})" for path in sorted(drawn.glob(f"{kind}_*.mp4"))]
@@ -32,6 +33,12 @@ def section(folder: Path) -> str:
     if (drawn / "map.html").exists():
         parts.insert(0, f"With frames under the mouse: [map.html]({FOLDER}/map.html).")
     return "\n\n".join([HEADING, _origin(drawn), *parts]) if parts else ""
+
+
+def _place(name: str) -> tuple[int, str]:
+    """Return what pictures are sorted by: those of levels from the lowest up, others by name."""
+    level = name.removesuffix(".png").partition("_")[2]
+    return (LEVELS.index(level) if level in LEVELS else 0), name
 
 
 def _origin(drawn: Path) -> str:

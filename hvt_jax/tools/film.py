@@ -51,7 +51,7 @@ def plain(name: str, most: int = 24) -> str:
     return name if len(name) <= most else f"{name[: most - 3]}..."
 
 
-def png(figure, dpi: int = 110) -> bytes:
+def png(figure, dpi: int = 90) -> bytes:
     """Return a matplotlib figure as a PNG file."""
     drawn = io.BytesIO()
     with warnings.catch_warnings():

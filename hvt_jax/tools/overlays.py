@@ -70,14 +70,15 @@ def draw_strip(sheet: Sheet):
     shown = film.spread(len(sheet.video), _MOST_FRAMES)
     width = len(shown) * _CELL * sheet.video.shape[2] / sheet.video.shape[1]
     heights = [_CELL] * (1 + len(sheet.maps)) + [_CURVE] * len(sheet.curves)
-    size = (_LEFT + width + _RIGHT, _TOP + sum(heights) + _BOTTOM)
+    bottom = _BOTTOM if sheet.curves else 0.1
+    size = (_LEFT + width + _RIGHT, _TOP + sum(heights) + bottom)
     figure = Figure(figsize=size)
     figure.suptitle(
         film.plain(sheet.title, 110), fontsize=11, x=0.02, ha="left", y=1 - 0.22 / size[1], va="center", weight="bold",
         parse_math=False,
     )  # fmt: skip
     borders = {"left": _LEFT / size[0], "right": 1 - _RIGHT / size[0]}
-    borders |= {"bottom": _BOTTOM / size[1], "top": 1 - _TOP / size[1]}
+    borders |= {"bottom": bottom / size[1], "top": 1 - _TOP / size[1]}
     grid = figure.add_gridspec(len(heights), len(shown), height_ratios=heights, wspace=0.04, hspace=0.1, **borders)
     for row, (name, overlay) in enumerate({"video": None, **sheet.maps}.items()):
         for column, index in enumerate(shown):

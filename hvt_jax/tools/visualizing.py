@@ -181,7 +181,7 @@ def _draw_maps(trained: Trained, request: Request, seen: Seen, screen: Screen) -
             points[method][level] = embedding.embed(seen.features[level], method)
         title = f"{TITLES[method]} of {len(seen.index)} test videos, step {trained.step}"
         figure = pictures.draw_maps(title, points[method], labels)
-        files.append(_write(request.out / f"map_{method}.png", film.png(figure)))
+        files.append(_write(request.out / f"map_{method}.png", film.png(figure, dpi=110)))
     if "umap" not in methods:
         screen.note("no UMAP: it needs umap-learn; pip install umap-learn")
     names = [seen.dataset.videos[number].path for number in seen.index]
@@ -206,7 +206,7 @@ def _draw_neighbours(request: Request, train: Seen, test: Seen, screen: Screen) 
             near = zip(found.index[query], found.similarity[query], strict=True)
             rows.append((test.found(query), [(train.found(row), float(similarity)) for row, similarity in near]))
         title = f"Nearest training videos by {level} features; of the same class, all in all: {', '.join(right)}"
-        drawn = film.png(pictures.draw_neighbours(film.plain(title, 140), rows), dpi=90)
+        drawn = film.png(pictures.draw_neighbours(film.plain(title, 140), rows))
         files.append(_write(request.out / f"neighbours_{level}.png", drawn))
     return files
 

@@ -56,9 +56,12 @@ def test_the_report_of_a_run_keeps_them(tmp_path):
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "surprise_00.png").write_bytes(PICTURE)
     (tmp_path / "pictures" / "surprise_00.mp4").write_bytes(b"film")
+    for level in ("sequence", "clip", "patch"):
+        (tmp_path / "pictures" / f"neighbours_{level}.png").write_bytes(PICTURE)
     text = report.write_report(tmp_path, [], {"outcome": "running", "steps": 3}, []).read_text()
     assert text.endswith("In motion: [surprise_00.mp4](pictures/surprise_00.mp4)\n")
     assert text.index("## Pictures") < text.index(report_pictures.HEADING) < text.index("![surprise]")
+    assert text.index("neighbours_patch") < text.index("neighbours_clip") < text.index("neighbours_sequence")
     before = text
     report_pictures.refresh(tmp_path)
     assert (tmp_path / "report.md").read_text() == before
