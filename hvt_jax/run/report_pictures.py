@@ -8,9 +8,10 @@ from hvt_jax.run import report_html
 from hvt_jax.run.run_folder import write_file
 
 FOLDER, HEADING = "pictures", "## What it sees"
-_PROVENANCE = "provenance.json"
+PROVENANCE = "provenance.json"
 _LARGEST = 1 << 20  # bytes of it that are read
 
+_READING = "Drawn by `python -m hvt_jax visualize`; docs/pictures.md says how to read them."
 _CAPTIONS = {
     "map": "Every test video as a point, by its features. Where points of one colour lie together, nearest neighbours "
     "find the class.",
@@ -23,16 +24,18 @@ _CAPTIONS = {
 def section(folder: Path) -> str:
     """Return the section of report.md on the pictures in `folder/pictures`; "" if there are none."""
     drawn = folder / FOLDER
-    parts = []
+    known, parts = read_provenance(drawn), []
     for kind, caption in _CAPTIONS.items():
         names = sorted((path.name for path in drawn.glob(f"{kind}_*.png")), key=_place)
         if names:
             shown = [f"![{kind}]({FOLDER}/{name})" for name in names]
             films = [f"[{path.name}]({FOLDER}/{path.name})" for path in sorted(drawn.glob(f"{kind}_*.mp4"))]
-            parts += [caption, *shown] + ([f"In motion: {', '.join(films)}"] if films else [])
+            parts += [f"{caption}{_origin(known.get(kind))}", *shown] + (
+                [f"In motion: {', '.join(films)}"] if films else []
+            )
     if (drawn / "map.html").exists():
         parts.insert(0, f"With frames under the mouse: [map.html]({FOLDER}/map.html).")
-    return "\n\n".join([HEADING, _origin(drawn), *parts]) if parts else ""
+    return "\n\n".join([HEADING, _READING, *parts]) if parts else ""
 
 
 def _place(name: str) -> tuple[int, str]:
@@ -41,13 +44,19 @@ def _place(name: str) -> tuple[int, str]:
     return (LEVELS.index(level) if level in LEVELS else 0), name
 
 
-def _origin(drawn: Path) -> str:
+def read_provenance(drawn: Path) -> dict:
+    """Return what is noted of the pictures in a folder, {kind: {"step", ...}}; {} if that is nothing of sense."""
     try:
-        with open(drawn / _PROVENANCE, encoding="utf-8") as file:
-            step = int(json.loads(file.read(_LARGEST))["step"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return "Of a checkpoint that nobody noted."
-    return f"Of the checkpoint of step {step}. How to read them: docs/pictures.md."
+        with open(drawn / PROVENANCE, encoding="utf-8") as file:
+            known = json.loads(file.read(_LARGEST))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return {kind: known[kind] for kind in _CAPTIONS if isinstance(known, dict) and isinstance(known.get(kind), dict)}
+
+
+def _origin(facts: dict | None) -> str:
+    step = (facts or {}).get("step")
+    return f" At step {step}." if isinstance(step, int) else ""
 
 
 def refresh(folder: Path) -> None:

@@ -14,15 +14,17 @@ from hvt_jax import disk
 from hvt_jax.data import catalog, pipeline
 from hvt_jax.data.clip_batches import Batch
 from hvt_jax.data.dataset import DataError, Dataset
+from hvt_jax.engine import sharding
 from hvt_jax.evaluation import attention_maps, embedding, features, knn, surprise
 from hvt_jax.evaluation.embedding import TITLES
+from hvt_jax.run import report_pictures
+from hvt_jax.run.seals import CheckpointError
 from hvt_jax.run.trained import Trained
 from hvt_jax.settings import SettingsError
 from hvt_jax.tools import encode, film, interactive, pictures, sheets
 from hvt_jax.tools.pictures import Found, Labels
 
 WHAT = ("map", "attention", "neighbours", "surprise")
-PROVENANCE = "provenance.json"
 _NEIGHBOURS, _LEAST_QUERIES = 5, 8
 _QUALITY = 70  # of the JPEGs in the page
 
@@ -94,17 +96,18 @@ def visualize(trained: Trained, request: Request, screen: Screen) -> list[pathli
       screen: is told what is done and found.
 
     Raises:
-      SettingsError: if a level is not there or nothing is left to draw.
-      DataError: if no video can be read.
+      SettingsError: if a level is not there.
+      DataError: if no video can be read, or too few for a map.
+      CheckpointError: if the features are not finite.
       OSError: if a file cannot be written.
     """
     if unknown := [level for level in request.levels if level not in trained.levels]:
         raise SettingsError(f"--levels={','.join(unknown)} is not in this model, which has {','.join(trained.levels)}")
+    test = _load(trained, request, "test", screen)
     request.out.mkdir(parents=True, exist_ok=True)
     for kind in request.what:  # of another checkpoint, perhaps of more videos
         for old in (*request.out.glob(f"{kind}_*.png"), *request.out.glob(f"{kind}_*.mp4")):
             old.unlink()
-    test = _load(trained, request, "test", screen)
     files = []
     if {"map", "neighbours"} & {*request.what}:
         encode_videos = trained.compile()
@@ -117,9 +120,9 @@ def visualize(trained: Trained, request: Request, screen: Screen) -> list[pathli
             files += _draw_neighbours(request, known, seen, screen)
     if {"attention", "surprise"} & {*request.what}:
         files += _draw_videos(trained, request, test, screen)
-    facts = {"run": trained.source, "step": trained.step, "digest": trained.digest, "levels": request.levels}
-    facts |= {"what": request.what, "test_videos": len(test), "files": sorted(path.name for path in files)}
-    disk.write_file(request.out / PROVENANCE, json.dumps(facts, indent=1).encode())
+    facts = {"step": trained.step, "parameters": trained.digest, "levels": request.levels, "test_videos": len(test)}
+    known = report_pictures.read_provenance(request.out) | {kind: facts for kind in request.what}
+    disk.write_file(request.out / report_pictures.PROVENANCE, json.dumps(known, indent=1).encode())
     return files
 
 
@@ -140,6 +143,7 @@ def _pick(dataset: Dataset, numbers: np.ndarray) -> Dataset:
 def _look_at(trained: Trained, dataset: Dataset, encode_videos: Callable, split: str, screen: Screen) -> Seen:
     """Return features and film strips of all videos of `dataset` that can be read."""
     settings, strips, met = trained.settings, {}, 0
+    sharding.check_shared("evaluation.batch_size", settings.evaluation.batch_size)
 
     def batches() -> Iterator[Batch]:
         size = settings.evaluation.batch_size
@@ -161,6 +165,9 @@ def _look_at(trained: Trained, dataset: Dataset, encode_videos: Callable, split:
         screen.note(f"{len(dataset) - len(index)} of {len(dataset)} {split} videos could not be read and are left out")
     if not len(index):
         raise DataError(f"none of {len(dataset)} {split} videos in {dataset.root} could be read")
+    for level in trained.levels:
+        if not np.isfinite(found[level]).all():
+            raise CheckpointError(f"step {trained.step}: features of {level} are not finite; give another --checkpoint")
     return Seen(dataset, index, found, np.stack([strips[int(number)] for number in index]))
 
 
@@ -186,7 +193,7 @@ def _draw_maps(trained: Trained, request: Request, seen: Seen, screen: Screen) -
         screen.note("no UMAP: it needs umap-learn; pip install umap-learn")
     names = [seen.dataset.videos[number].path for number in seen.index]
     strips = [encode.encode_jpegs([strip], _QUALITY)[0] for strip in seen.strips]
-    title = f"Test videos at step {trained.step} of {trained.source}"
+    title = f"Test videos at step {trained.step} of {pathlib.Path(trained.source).name}"
     page = interactive.make_page(title, points, labels, names, strips)
     return [*files, _write(request.out / "map.html", page.encode("utf-8"))]
 

@@ -48,7 +48,7 @@ def test_a_run_without_a_report_gets_one_of_its_pictures(tmp_path):
     (tmp_path / "pictures" / "provenance.json").write_text("[]")
     report_pictures.refresh(tmp_path)
     text = (tmp_path / "report.md").read_text()
-    assert "![map](pictures/map_pca.png)" in text and "Of a checkpoint that nobody noted." in text
+    assert "![map](pictures/map_pca.png)" in text and "At step" not in text
     assert "<img" in (tmp_path / "report.html").read_text()
 
 

@@ -52,8 +52,9 @@ def test_what_is_written(drawn):
             with av.open(str(path)) as film_file:
                 assert sum(1 for _ in film_file.decode(video=0)) == model.settings.data.num_frames
     facts = json.loads((folder / "pictures" / "provenance.json").read_text())
-    assert (facts["step"], facts["digest"], facts["test_videos"]) == (8, model.digest, 4)
-    assert sorted(name for name in facts["files"] if name != "map_umap.png") == EVERYTHING
+    assert list(facts) == list(visualizing.WHAT)
+    found = facts["surprise"]
+    assert (found["step"], found["parameters"], found["test_videos"]) == (8, model.digest, 4)
     told = [line.split(":")[1].strip() for line in lines if line.startswith("surprise: ")]
     assert told == ["frame->frame/side", "clip->frame/down"]
     assert "test split: 4 of 8 videos, evenly spread; --most takes more" in lines
@@ -77,7 +78,7 @@ def test_the_page_holds_all_videos(drawn):
 def test_the_report_shows_them_and_can_be_mailed(drawn):
     folder = drawn[0]
     report, page = (folder / "report.md").read_text(), (folder / "report.html").read_text()
-    assert report.count(report_pictures.HEADING) == 1 and "checkpoint of step 8" in report
+    assert report.count(report_pictures.HEADING) == 1 and report.count("At step 8.") == 4
     shown = re.findall(r"!\[\w+\]\((pictures/[^)]+)\)", report)
     assert len(shown) == len([name for name in EVERYTHING if name.endswith(".png")]) + (
         "umap" in embedding.available_methods()
@@ -93,12 +94,15 @@ def test_a_second_call_replaces_what_it_draws_only(drawn, tmp_path):
     _, model, *_ = drawn
     (tmp_path / "attention_07.png").write_bytes(b"old")
     (tmp_path / "neighbours_clip.png").write_bytes(b"kept")
+    (tmp_path / "provenance.json").write_text('{"neighbours": {"step": 3}, "map": 1}')
     request = visualizing.Request(("frame",), ("attention",), tmp_path, 2, 4)
     files = visualizing.visualize(model, request, visualizing.Screen(lambda _: None, lambda _: None))
     assert [path.name for path in files] == [f"attention_0{n}.{end}" for n in (0, 1) for end in ("png", "mp4")]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         [*(path.name for path in files), "neighbours_clip.png", "provenance.json"]
     )
+    facts = json.loads((tmp_path / "provenance.json").read_text())
+    assert {kind: facts[kind]["step"] for kind in facts} == {"neighbours": 3, "attention": 8}
     with pytest.raises(SettingsError, match=r"--levels=patch is not in this model, which has frame,clip"):
         visualizing.visualize(model, visualizing.Request(("patch",), ("map",), tmp_path, 1, 4), None)
 
