@@ -1,5 +1,6 @@
 """Pictures of a trained run: what is written, what it shows, and that names of videos and classes are only names."""
 
+import dataclasses
 import html
 import io
 import json
@@ -11,11 +12,13 @@ import types
 import warnings
 
 import av
+import jax
 import numpy as np
 import pytest
 
 from hvt_jax.evaluation import embedding
 from hvt_jax.run import report_pictures, trained
+from hvt_jax.run.seals import CheckpointError
 from hvt_jax.settings import SettingsError
 from hvt_jax.tools import film, interactive, overlays, pictures, visualizing
 from tests import notebooks, runs
@@ -105,6 +108,13 @@ def test_a_second_call_replaces_what_it_draws_only(drawn, tmp_path):
     assert {kind: facts[kind]["step"] for kind in facts} == {"neighbours": 3, "attention": 8}
     with pytest.raises(SettingsError, match=r"--levels=patch is not in this model, which has frame,clip"):
         visualizing.visualize(model, visualizing.Request(("patch",), ("map",), tmp_path, 1, 4), None)
+
+
+def test_features_that_are_not_finite_are_refused(drawn, tmp_path):
+    diverged = dataclasses.replace(drawn[1], params=jax.tree.map(lambda leaf: leaf * np.nan, drawn[1].params))
+    request = visualizing.Request(("clip",), ("map",), tmp_path, 1, 4)
+    with pytest.raises(CheckpointError, match="step 8: features of frame are not finite; give another --checkpoint"):
+        visualizing.visualize(diverged, request, visualizing.Screen(lambda _: None, lambda _: None))
 
 
 def test_the_cells_of_the_quick_start_run_on_what_its_commands_make(drawn, monkeypatch, capsys):
