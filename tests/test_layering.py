@@ -53,7 +53,7 @@ MAY_USE = {
     "model": JAX | {"flax", "einops"},
     "objectives": JAX | {"einops"},
     "engine": JAX | {"optax", "dm_pix"},
-    "evaluation": JAX | {"optax", "sklearn", "umap"},
+    "evaluation": JAX | {"optax", "sklearn", "threadpoolctl", "umap"},
     "run": JAX | {"optax", "ml_collections", "rich", "tensorboardX", "wandb", "matplotlib", "markdown_it"},
     "interop": JAX | {"safetensors", "torch", "yaml"},
     "tools": JAX | _STORAGES | {"sklearn", "apache_beam", "ray", "rich", "matplotlib"},
@@ -70,7 +70,7 @@ EXTRA = {
 LONGEST_FILE, LONGEST_FUNCTION, LONGEST_LOOP, MOST_POSITIONAL = 300, 50, 120, 6
 # Inside functions only: slow or optional.
 LAZY = {"sklearn", "matplotlib", "wandb", "torch", "safetensors", "yaml", "tensorflow_datasets", "apache_beam", "ray"}
-LAZY |= {"umap", "markdown_it"}
+LAZY |= {"umap", "markdown_it", "threadpoolctl"}
 
 
 def _name(path: pathlib.Path) -> str:

@@ -11,6 +11,7 @@ FEWEST = 3  # videos of which a map can be made
 _PERPLEXITY = 30.0
 _WIDTH = 50  # directions that t-SNE and UMAP start from, as usual
 _NEIGHBOURS = 15
+_THREADS_PAY = 500  # videos; with 4 of them and two busy cores t-SNE took half a minute
 
 
 def available_methods() -> tuple[str, ...]:
@@ -55,6 +56,7 @@ def _principal_components(rows: np.ndarray, count: int) -> np.ndarray:
 
 def _tsne(reduced: np.ndarray, seed: int) -> np.ndarray:
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     # From the first two components, as small as scikit-learn makes them: the big picture is then that of PCA.
     start = np.pad(reduced, ((0, 0), (0, max(0, 2 - reduced.shape[1]))))[:, :2]
@@ -62,7 +64,9 @@ def _tsne(reduced: np.ndarray, seed: int) -> np.ndarray:
     noise = np.random.default_rng(seed).normal(size=start.shape).astype(np.float32)  # equal videos must not coincide
     start = 1e-4 * (start / spread if spread > 1e-12 else noise) + 1e-8 * noise
     perplexity = min(_PERPLEXITY, (len(reduced) - 1) / 3)
-    return TSNE(2, perplexity=perplexity, init=start, random_state=seed).fit_transform(reduced).astype(np.float32)
+    # Of few videos an iteration is so short that threads would do little but wait for each other.
+    with threadpool_limits(1 if len(reduced) < _THREADS_PAY else None, user_api="openmp"):
+        return TSNE(2, perplexity=perplexity, init=start, random_state=seed).fit_transform(reduced).astype(np.float32)
 
 
 def _umap(reduced: np.ndarray, seed: int) -> np.ndarray:
