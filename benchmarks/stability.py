@@ -19,7 +19,8 @@ from hvt_jax.data import catalog, pipeline
 from hvt_jax.data.dataset import Dataset
 from hvt_jax.engine import alarms, compilation, steps
 from hvt_jax.engine.classes import fit_to_labels
-from hvt_jax.run.loop import build_optimizer, plan_run
+from hvt_jax.run.events import plan_run
+from hvt_jax.run.loop import build_optimizer
 from hvt_jax.settings import Settings, read_settings
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/digits.py", "Config document.", lock_config=True)

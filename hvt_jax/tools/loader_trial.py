@@ -11,7 +11,8 @@ from hvt_jax.data import parallel, pipeline, usage
 from hvt_jax.data.dataset import Dataset
 from hvt_jax.engine import compilation, steps
 from hvt_jax.engine.classes import fit_to_labels
-from hvt_jax.run.loop import build_optimizer, plan_run
+from hvt_jax.run.events import plan_run
+from hvt_jax.run.loop import build_optimizer
 from hvt_jax.settings import Settings
 from hvt_jax.tools import bare_decoding, doctor, loader_advice
 

@@ -5,11 +5,11 @@ import types
 
 import pytest
 
-from hvt_jax.run import loop
+from hvt_jax.run import events, loop
 from tests import small
 
 NUM_STEPS = 6
-PLAN = loop.Plan(steps_per_epoch=3, num_steps=NUM_STEPS, evaluations=frozenset({0, 3, NUM_STEPS}))
+PLAN = events.Plan(3, NUM_STEPS, evaluations=frozenset({0, 3, NUM_STEPS}), save_interval=100)
 
 
 class World:
