@@ -17,10 +17,9 @@ from ml_collections import config_flags
 
 from hvt_jax.data import catalog, pipeline
 from hvt_jax.data.dataset import Dataset
-from hvt_jax.engine import alarms, compilation, steps
+from hvt_jax.engine import alarms, compilation, optim, steps
 from hvt_jax.engine.classes import fit_to_labels
 from hvt_jax.run.events import plan_run
-from hvt_jax.run.loop import build_optimizer
 from hvt_jax.settings import Settings, read_settings
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/digits.py", "Config document.", lock_config=True)
@@ -36,7 +35,8 @@ def main(_: Sequence[str]) -> None:
     settings = read_settings(config)
     train_set = catalog.load_dataset(settings.data, "train")
     definition = fit_to_labels(steps.define(settings), train_set)
-    optimizer = build_optimizer(definition, plan_run(settings, train_set))
+    length = {"steps_per_epoch": plan_run(settings, train_set).steps_per_epoch, "num_steps": STEPS.value}
+    optimizer = optim.build_optimizer(settings.optimizer, definition.groups, **length)
     compiled = compilation.compile_functions(definition, optimizer, num_steps=STEPS.value)
     initialise = jax.jit(steps.build_initialise(definition, optimizer))
     histories = []

@@ -17,12 +17,12 @@ from hvt_jax.engine import state as state_lib
 from hvt_jax.engine.optim import optimizer_statistics, update_norms
 from hvt_jax.engine.state import TrainState
 from hvt_jax.hierarchy import Hierarchy
-from hvt_jax.model.pyramid import model_hierarchy
 from hvt_jax.objectives import local, methods
 from hvt_jax.objectives import questions as questions_lib
 from hvt_jax.objectives.method import Inputs, Method
 from hvt_jax.objectives.questions import Questions
 from hvt_jax.settings import ObjectiveSettings, Settings, SettingsError
+from hvt_jax.settings.geometry import model_hierarchy
 
 HEAD = "head"  # among the features of a video: the class that the model names
 LONGEST_BAD_ROW = "longest_bad_row"  # metric: the most bad updates that ever followed one another, of any label
@@ -65,10 +65,7 @@ def define(settings: Settings, num_classes: int = 0) -> Definition:
     data, model, method = settings.data, settings.model, methods.METHODS[settings.method]
     if model.compute_dtype == "float64" and not jax.config.jax_enable_x64:
         raise SettingsError("model.compute_dtype = float64 needs the environment variable JAX_ENABLE_X64=1")
-    try:
-        hierarchy = model_hierarchy(model, num_frames=data.num_frames, height=data.height, width=data.width)
-    except ValueError as error:
-        raise SettingsError(str(error)) from error
+    hierarchy = model_hierarchy(model, num_frames=data.num_frames, height=data.height, width=data.width)
     hierarchy = method.predictions(settings, hierarchy)
     graphdef = state_lib.graph_of(functools.partial(method.build_model, settings, hierarchy, num_classes))
     return Definition(settings, hierarchy, graphdef, num_classes)

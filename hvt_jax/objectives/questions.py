@@ -5,10 +5,10 @@ from typing import NamedTuple
 import jax
 
 from hvt_jax.hierarchy import Hierarchy
-from hvt_jax.model.pyramid import patch_pixels
 from hvt_jax.objectives import draws
 from hvt_jax.objectives.change import patch_change
 from hvt_jax.settings import Settings
+from hvt_jax.settings.geometry import patch_pixels
 
 _PLACES_OF_IMAGES = 16  # where there are no other times, places compete whatever the config says
 

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from ml_collections import ConfigDict
 
 from hvt_jax.data import catalog, pipeline
@@ -53,7 +52,9 @@ def train(config: ConfigDict, workdir: str) -> int:
     train_set, test_set = (catalog.load_dataset(settings.data, split) for split in ("train", "test"))
     definition = fit_to_labels(definition, train_set)
     plan = plan_run(settings, train_set)
-    compiled = compile_functions(definition, build_optimizer(definition, plan), num_steps=plan.num_steps)
+    length = {"steps_per_epoch": plan.steps_per_epoch, "num_steps": plan.num_steps}
+    optimizer = optim.build_optimizer(settings.optimizer, definition.groups, **length)
+    compiled = compile_functions(definition, optimizer, num_steps=plan.num_steps)
     best = judge.check_names(settings, definition.hierarchy.levels, test_set)
     data, warn = RunData({"train": train_set, "test": test_set}), _LOG.warning
     keep = {"best_metric": best, "tests": data.fingerprint}
@@ -79,7 +80,6 @@ def train(config: ConfigDict, workdir: str) -> int:
             folder.write_config(config)
             folder.write_environment(settings.seed)
             data.write(folder.path)
-            length = {"steps_per_epoch": plan.steps_per_epoch, "num_steps": plan.num_steps}
             log = RunLog(settings, folder, writer, bad_videos=bad_videos, fingerprint=data.fingerprint, **length)
             log.announce(definition, (len(train_set), len(test_set)), restored_step)
             run = Run(definition, plan, compiled, log, saved, folder, train_set, test_set)
@@ -87,15 +87,6 @@ def train(config: ConfigDict, workdir: str) -> int:
             if restored_step and not log.knows_untrained:
                 run.judge_untrained(restored_step, preempted)
             return run.train(state, restored_step, preempted)
-
-
-def build_optimizer(definition: Definition, plan: Plan) -> optax.GradientTransformation:
-    """Return the run's optimizer; a mistake in its settings is a SettingsError."""
-    try:
-        length = {"steps_per_epoch": plan.steps_per_epoch, "num_steps": plan.num_steps}
-        return optim.build_optimizer(definition.settings.optimizer, definition.groups, **length)
-    except ValueError as error:
-        raise SettingsError(str(error)) from error
 
 
 @dataclasses.dataclass(frozen=True)

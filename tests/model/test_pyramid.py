@@ -11,10 +11,11 @@ from hvt_jax.engine import steps
 from hvt_jax.hierarchy import HIERARCHIES, LEVELS, Edge, Hierarchy
 from hvt_jax.model.level import Level
 from hvt_jax.model.predictor import Predictor, code_split
-from hvt_jax.model.pyramid import Pyramid, model_hierarchy
+from hvt_jax.model.pyramid import Pyramid
 from hvt_jax.model.stem import cut_patches
 from hvt_jax.objectives import local
-from hvt_jax.settings import read_settings
+from hvt_jax.settings import SettingsError, read_settings
+from hvt_jax.settings.geometry import model_hierarchy
 from tests import small
 
 FULL = "patch-frame-clip-sequence"
@@ -235,11 +236,14 @@ def test_codes_are_heard_although_the_level_has_one_token_a_video(hidden):
         ({"model.num_clips": 1}, "model.num_clips = 1, but the level `sequence` needs at least 2"),
         ({"model.num_clips": 3}, "data.num_frames = 4 cannot be cut into model.num_clips = 3"),
         ({"model.num_clips": 8}, "data.num_frames = 4 cannot be cut into model.num_clips = 8"),
-        ({"model.hierarchy": "frame-patch"}, "is no hierarchy; choose one of patch-frame, frame-clip"),
+        (
+            {"model.hierarchy": "frame-patch"},
+            "model.hierarchy = .frame-patch., but must be one of patch-frame, ",
+        ),
     ],
 )
 def test_impossible_sizes_are_named_with_its_numbers(change, words):
-    with pytest.raises(steps.SettingsError, match=words):
+    with pytest.raises(SettingsError, match=words):
         small.define(**{"model.hierarchy": FULL} | change)
 
 
@@ -249,7 +253,7 @@ def test_impossible_sizes_are_named_with_its_numbers(change, words):
 )
 def test_a_causal_level_needs_two_members(hierarchy, frames, size, level):
     fields = {"data.num_frames": frames, "data.height": size, "data.width": size, f"model.{level}.causal": True}
-    with pytest.raises(steps.SettingsError, match=f"model.{level}.causal"):
+    with pytest.raises(SettingsError, match=f"model.{level}.causal"):
         small.define(**{"model.hierarchy": hierarchy}, **fields)
 
 

@@ -289,7 +289,7 @@ def test_bad_input_gets_one_line_and_code_2(world, tmp_path):
         "no ucf101": ({"data.root": tmp_path / "none", "data.name": "ucf101"}, "get UCF101.rar"),
         "empty list": ({"data.root": empty}, "testlist01.txt: is empty"),
         "climbing": ({"data.root": climbing}, "trainlist01.txt, row 1: '../../../etc/passwd' leads out of"),
-        "frozen": ({"optimizer.frozen": ("clop",)}, "optimizer.frozen names clop; the labels are frame, "),
+        "frozen": ({"optimizer.frozen": ("clop",)}, "optimizer.frozen names clop; the groups are frame, "),
         "schedule": ({"train.num_epochs": 0.0}, "train.num_epochs = 0.0"),
     }
     for name, (fields, words) in cases.items():
