@@ -2,9 +2,9 @@
 
     python -m benchmarks.stability --config=configs/digits.py --config.data.root=data/digits --seeds=20 --steps=200
 
-Every seed has its own initial network, draws and order of videos. Nothing is judged: what counts is what the monitors
-see; an alarm of the mean or of copying needs 20 checks in a row, one each `logging.interval_steps`. *Rank* is the
-effective rank of a level's tokens before the norm over that of the first step.
+Every seed has its own initial network, draws and order of videos. Nothing is evaluated: what counts is what the
+monitors see; an alarm of the mean or of copying needs 20 checks in a row, one each `logging.interval_steps`. *Rank* is
+the effective rank of a level's tokens before the norm over that of the first step.
 """
 
 import contextlib

@@ -156,7 +156,7 @@ def is_logged(updates_done: Number, interval: int, num_steps: int) -> bool | jax
 
 
 def validation_epochs(kind: str, interval: float, num_epochs: int) -> tuple[int, ...]:
-    """Return the epochs, counted from 1, after which the levels are judged; the original's rule.
+    """Return the epochs, counted from 1, after which the levels are evaluated; the original's rule.
 
     `linear`: every `interval` epochs; the last epoch only if its turn comes. `exponential`: the whole
     parts of 1, i, i², ... and always the last epoch; with a factor of 1 that is the first and the last.

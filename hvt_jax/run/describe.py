@@ -104,8 +104,8 @@ def count_flops(definition: Definition) -> tuple[float, float]:
     definition = _written_out(definition)
 
     def total(params, stats, video, valid, label):
-        questions = steps.draw_questions(definition, jax.random.key(0), video)
-        loss = steps.build_loss(definition, {"video": video, "valid": valid, "label": label}, questions, weights)
+        draws = steps.draw_targets(definition, jax.random.key(0), video)
+        loss = steps.build_loss(definition, {"video": video, "valid": valid, "label": label}, draws, weights)
         return loss(params, stats, jax.random.key(1))[0]
 
     # As for a GPU on every machine: gradients written for CPU have loops, and work that only spares a copy.

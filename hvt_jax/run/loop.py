@@ -23,7 +23,7 @@ from hvt_jax.engine.classes import fit_to_labels
 from hvt_jax.engine.compilation import Compiled, compile_functions
 from hvt_jax.engine.state import TrainState
 from hvt_jax.engine.steps import Definition
-from hvt_jax.evaluation import judge
+from hvt_jax.evaluation import evaluate
 from hvt_jax.run import checkpoint as checkpoint_lib
 from hvt_jax.run import metrics, preemption
 from hvt_jax.run.bad_videos import BadVideos
@@ -55,7 +55,7 @@ def train(config: ConfigDict, workdir: str) -> int:
     length = {"steps_per_epoch": plan.steps_per_epoch, "num_steps": plan.num_steps}
     optimizer = optim.build_optimizer(settings.optimizer, definition.groups, **length)
     compiled = compile_functions(definition, optimizer, num_steps=plan.num_steps)
-    best = judge.check_names(settings, definition.hierarchy.levels, test_set)
+    best = evaluate.check_names(settings, definition.hierarchy.levels, test_set)
     data, warn = RunData({"train": train_set, "test": test_set}), _LOG.warning
     keep = {"best_metric": best, "tests": data.fingerprint}
     with (
@@ -85,7 +85,7 @@ def train(config: ConfigDict, workdir: str) -> int:
             run = Run(definition, plan, compiled, log, saved, folder, train_set, test_set)
             state = state or run.initialise()
             if restored_step and not log.knows_untrained:
-                run.judge_untrained(restored_step, preempted)
+                run.evaluate_untrained(restored_step, preempted)
             return run.train(state, restored_step, preempted)
 
 
@@ -133,7 +133,7 @@ class Run:
         an evaluation; the resumed run makes it.
         """
         plan, compiled, log, key = self.plan, self.compiled, self.log, self.compiled.key()
-        start, recorded = restored_step or 0, log.judged(restored_step) if restored_step is not None else None
+        start, recorded = restored_step or 0, log.evaluated(restored_step) if restored_step is not None else None
         if recorded:
             with log.speed.paused():
                 self._keep_scores(restored_step, state, recorded)
@@ -171,11 +171,11 @@ class Run:
         with self.log.busy("compiling the network"):
             return self.compiled.initialise()
 
-    def judge_untrained(self, step: int, preempted: preemption.Preemption) -> None:
-        """Judge the network before its first step once more, on the videos of now, to compare with."""
-        self.log.note("the untrained network has not been judged on these videos: it is, to compare with")
-        if judgement := self._judge(self.initialise(), step, preempted):
-            self.log.write_untrained(step, judgement.scores)
+    def evaluate_untrained(self, step: int, preempted: preemption.Preemption) -> None:
+        """Evaluate the network before its first step once more, on the videos of now, to compare with."""
+        self.log.note("the untrained network has not been evaluated on these videos: it is, to compare with")
+        if evaluation := self._evaluate_levels(self.initialise(), step, preempted):
+            self.log.write_untrained(step, evaluation.scores)
 
     def training_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
         """Return endless batches from that of `start_step` on; close them to end what decodes ahead."""
@@ -192,10 +192,10 @@ class Run:
 
     def _evaluate(self, state: TrainState, step: int, preempted: preemption.Preemption) -> bool:
         """Evaluate the levels, write what was found, and keep it; return whether it came to its end."""
-        judgement = self._judge(state, step, preempted)
-        if judgement is None:
+        evaluation = self._evaluate_levels(state, step, preempted)
+        if evaluation is None:
             return False
-        self._keep_scores(step, state, self.log.write_judgement(step, judgement))
+        self._keep_scores(step, state, self.log.write_evaluation(step, evaluation))
         return True
 
     def _keep_scores(self, step: int, state: TrainState, scores: dict[str, float]) -> None:
@@ -205,15 +205,17 @@ class Run:
         if scores and step != self.plan.num_steps:
             self.log.report(step, "running")
 
-    def _judge(self, state: TrainState, step: int, preempted: preemption.Preemption) -> judge.Judgement | None:
+    def _evaluate_levels(
+        self, state: TrainState, step: int, preempted: preemption.Preemption
+    ) -> evaluate.Evaluation | None:
         """Return how good the features of every level are now, or None after a notice of preemption."""
 
-        def split(dataset: Dataset) -> judge.Split:
+        def split(dataset: Dataset) -> evaluate.Split:
             note = functools.partial(self.log.note_problems, dataset, step=step)
-            return judge.make_split(dataset, self.definition.settings, note)
+            return evaluate.make_split(dataset, self.definition.settings, note)
 
-        with self.log.busy(f"judging {len(self.train_set)} + {len(self.test_set)} videos"):
-            return judge.judge_levels(
+        with self.log.busy(f"evaluating {len(self.train_set)} + {len(self.test_set)} videos"):
+            return evaluate.evaluate_levels(
                 lambda batch: self.compiled.encode(state.params, state.stats, batch),
                 self.compiled.to_devices,
                 split(self.train_set),

@@ -102,7 +102,7 @@ class ObjectiveSettings:
     batch_candidates_weight: NotNegative
     batch_candidates: Annotated[int, Range(1, 2**20)]
     place_candidates: Annotated[int, Range(0, 2**20)]
-    patch_questions: Literal["change", "uniform"]
+    patch_targets: Literal["change", "uniform"]
     patch_weight: NotNegative
     least_distance: Annotated[int, Range(1, 4096)]
     prediction_temperature: Annotated[float, Range(1e-06)]
@@ -172,7 +172,7 @@ class TrainSettings:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSettings:
-    """When and how the levels are judged."""
+    """When and how the levels are evaluated."""
 
     schedule: Literal["linear", "exponential"]
     interval: NotNegative

@@ -86,7 +86,7 @@ def test_tokens_are_in_time_order_and_see_their_own_frames_only():
 def test_positions_of_a_level_do_not_enter_the_tokens_below_that_are_targets():
     """The original added them in place, into storage that it shared with the target."""
     definition = small.define(**{"model.hierarchy": "patch-frame-clip"}, **EQUAL_WIDTHS, **NO_NORM)
-    questions = steps.draw_questions(definition, jax.random.key(0), _video(definition))
+    draws = steps.draw_targets(definition, jax.random.key(0), _video(definition))
     graphdef, params, stats = state_lib.split(_pyramid(definition))
     for level in ("frame", "clip"):
         table = params["levels"][level]["positions"]["table"]
@@ -97,7 +97,7 @@ def test_positions_of_a_level_do_not_enter_the_tokens_below_that_are_targets():
         pyramid = state_lib.merge(graphdef, params, stats)
         outputs = pyramid(video, train=False)
         targets = {
-            name: found.target for name, found in local.predict(pyramid, outputs, questions.draws, train=False).items()
+            name: found.target for name, found in local.predict(pyramid, outputs, draws.edges, train=False).items()
         }
         patches = pyramid.stem(video, train=False)[0]
         return outputs, targets, {"patch": patches, "frame": pyramid.levels["frame"](patches, train=False).tokens}
@@ -105,7 +105,7 @@ def test_positions_of_a_level_do_not_enter_the_tokens_below_that_are_targets():
     outputs, targets, before = run(params, stats, _video(definition))
     for level, source in (("patch", "frame"), ("frame", "clip")):
         np.testing.assert_allclose(outputs[level].tokens, before[level], rtol=1e-5, atol=1e-5)
-        asked = questions.draws[f"{source}->{level}/down"].target
+        asked = draws.edges[f"{source}->{level}/down"].target
         expected = np.take_along_axis(np.asarray(before[level]), np.asarray(asked)[..., None], axis=1)
         np.testing.assert_allclose(targets[f"{source}->{level}/down"], expected, rtol=1e-5, atol=1e-5)
 
