@@ -7,7 +7,7 @@ from collections.abc import Callable
 import grain
 import numpy as np
 
-from hvt_jax.data import parallel, reading, sampling, stages
+from hvt_jax.data import parallel, sampling, stages, storages
 from hvt_jax.data.dataset import DataError, Dataset
 from hvt_jax.data.problems import REASON_BYTES, Problem, VideoError, pack_reason
 from hvt_jax.data.window_cache import cache_of
@@ -157,7 +157,7 @@ def _read_clip(
             _mark_read(batch, row, start, own)
             return
     try:
-        with reading.open_video(dataset, settings, video) as reader:
+        with storages.open_video(dataset, settings, video) as reader:
             count = reader.info.num_frames
             if count < span and settings.short_videos == "drop":
                 raise VideoError(Problem.TOO_SHORT, f"{count} frames, a sample spans {span}", count)

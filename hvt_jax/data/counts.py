@@ -6,9 +6,10 @@ import logging
 
 import numpy as np
 
-from hvt_jax.data import parallel, sampling, segments, storages
+from hvt_jax.data import parallel, sampling, storages
 from hvt_jax.data.dataset import DataError, Dataset, Video
 from hvt_jax.data.problems import VideoError
+from hvt_jax.data.readers import restrict
 from hvt_jax.settings import DataSettings
 
 _LOG = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ def count_frames(dataset: Dataset, settings: DataSettings) -> list[int]:
 
     def count(video: Video) -> int | VideoError:
         try:
-            with segments.restrict(storage.open_video(video), video) as reader:
+            with restrict(storage.open_video(video), video) as reader:
                 return reader.info.num_frames
         except VideoError as error:
             return error

@@ -56,14 +56,14 @@ def unpack_reason(packed: np.ndarray) -> str:
 
 
 @contextlib.contextmanager
-def faults_named() -> Iterator[None]:
-    """Turn whatever the decoder raises into a `VideoError`."""
+def faults_named(what: str = "cannot be decoded") -> Iterator[None]:
+    """Turn whatever a library raises over the bytes of a video into a `VideoError`; nothing else can be at fault."""
     try:
         yield
     except VideoError:
         raise
     except (TimeoutError, av.error.ExitError) as error:
         raise VideoError(Problem.TIMEOUT, "took longer than data.video_timeout_seconds to read") from error
-    except Exception as error:  # five types were seen from damaged files, and nothing but the file can be at fault
+    except Exception as error:  # over damaged files PyAV alone raises five types, h5py and array_record six more
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise VideoError(Problem.UNREADABLE, f"cannot be decoded ({reason})") from error
+        raise VideoError(Problem.UNREADABLE, f"{what} ({reason.splitlines()[0][:200]})") from error

@@ -16,7 +16,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from hvt_jax.data import counts, pipeline, reading, views
+from hvt_jax.data import counts, pipeline, storages, views
 from hvt_jax.data.dataset import Dataset
 from hvt_jax.data.problems import REASON_BYTES, Problem, VideoError, pack_reason
 from hvt_jax.settings import DataSettings
@@ -95,7 +95,7 @@ def _read(dataset: Dataset, settings: DataSettings, plan: views.Plan, number: in
     video = dataset.videos[number]
     empty, cut = _empty(plan, index=number, label=video.labels[0]), {}
     try:
-        with reading.open_video(dataset, settings, video) as reader:
+        with storages.open_video(dataset, settings, video) as reader:
             count = reader.info.num_frames
             if count < plan.span and settings.short_videos == "drop":
                 raise VideoError(Problem.TOO_SHORT, f"{count} frames, the views span {plan.span}", count)

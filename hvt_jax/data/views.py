@@ -9,7 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from hvt_jax.data import sampling, segments, transforms
+from hvt_jax.data import sampling, transforms
+from hvt_jax.data.readers import Reader
 from hvt_jax.data.sampling import ShortVideos
 from hvt_jax.settings import DataSettings
 
@@ -191,7 +192,7 @@ def test_views(settings: DataSettings) -> TestViews:
     return TestViews(shape, settings.test_views_temporal, settings.test_views_spatial)
 
 
-def read_views(reader: segments.Reader, views: Views, short: ShortVideos) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def read_views(reader: Reader, views: Views, short: ShortVideos) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return pixels, uint8 [V, T, Y, X, 3], top and left of the crops, int32 [V, 2], and own frames, bool [V, T].
 
     Crops of one window beside each other are cut out of frames that are read once.
@@ -204,7 +205,7 @@ def read_views(reader: segments.Reader, views: Views, short: ShortVideos) -> tup
     pixels = np.empty((len(frames), shape.length, *size, 3), np.uint8)
     crops = np.zeros((len(frames), 2), np.int32)
     centred = bool((views.places == 0.5).all() and (views.zoom == 1).all())
-    upright = size if centred else segments.upright_size(reader)
+    upright = size if centred else reader.upright_size()
     window, before = None, None
     for number, zoom in enumerate(views.zoom):
         if centred:

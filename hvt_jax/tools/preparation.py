@@ -22,8 +22,7 @@ from hvt_jax import disk
 from hvt_jax.data import catalog, listing, storages
 from hvt_jax.data.dataset import DataError, Dataset, SafeFolder, Video
 from hvt_jax.data.problems import Problem
-from hvt_jax.data.storages.files import file_sha256
-from hvt_jax.data.storages.index import index_path
+from hvt_jax.data.storages.shards import file_sha256, index_path
 from hvt_jax.settings import DataSettings
 from hvt_jax.tools import conversion, killable
 from hvt_jax.tools import preparation_reports as reports
@@ -179,7 +178,7 @@ def _write(path: pathlib.Path, spec: Spec, shard: Shard, made_from: dict, on_vid
             yield outcome
 
     with contextlib.closing(converted()) as encoded:
-        summary = storages.write_shard(spec.storage, path, encoded, storages.WriteOptions())
+        summary = storages.write_shard(spec.storage, path, encoded)
     report = {
         **made_from,
         "sha256": summary.sha256,

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from hvt_jax.data import decode, pipeline, quarantine, sampling, segments, view_batches, views
+from hvt_jax.data import decode, pipeline, quarantine, readers, sampling, view_batches, views
 from hvt_jax.data.dataset import DataError, Dataset, Video
 from hvt_jax.data.problems import Problem
 from tests.data import painted_videos
@@ -137,8 +137,8 @@ def test_test_views_are_cut_left_centre_and_right(tmp_path, data_settings):
 
 
 def test_frames_are_read_once_for_all_crops_of_a_window():
-    class Counting:
-        info = decode.VideoInfo(20, 25.0, 40, 80, 0.8)
+    class Counting(readers.Reader):
+        info = readers.VideoInfo(20, 25.0, 40, 80, 0.8)
         reads = 0
 
         def read(self, indices, height, width):
@@ -147,13 +147,13 @@ def test_frames_are_read_once_for_all_crops_of_a_window():
 
     plan = views.TestViews(views.ViewShape(3, 2, 20, 20), temporal=4, spatial=3)
     (group,) = plan.cut(20, np.random.default_rng(0)).values()
-    assert views.read_views(Counting(), group, "drop")[0].shape == (12, 3, 20, 20, 3) and Counting.reads == 4
+    assert views.read_views(Counting(30.0), group, "drop")[0].shape == (12, 3, 20, 20, 3) and Counting.reads == 4
 
 
 @pytest.mark.parametrize(("name", "size"), [("decord_rot0", (320, 568)), ("decord_rot90", (568, 320))])
 def test_turned_videos_are_cut_along_their_longer_side(name, size):
     with decode.VideoReader(_CLIPS / f"{name}.mov", 30.0) as reader:
-        assert segments.upright_size(reader) == size
+        assert reader.upright_size() == size
         plan = views.TestViews(views.ViewShape(2, 1, 64, 64), temporal=1, spatial=3)
         (group,) = plan.cut(reader.info.num_frames, np.random.default_rng(0)).values()
         pixels, crops, _ = views.read_views(reader, group, "drop")

@@ -7,13 +7,13 @@ import pickle
 import numpy as np
 import pytest
 
-from hvt_jax.data import catalog, pipeline, reading
+from hvt_jax.data import catalog, pipeline, storages
 
 
 @pytest.fixture
 def opened(monkeypatch):
     """Paths that are opened, by whether windows are kept."""
-    paths, open_video = {True: [], False: []}, reading.open_video
+    paths, open_video = {True: [], False: []}, storages.open_video
 
     @contextlib.contextmanager
     def note(dataset, settings, video):
@@ -21,7 +21,7 @@ def opened(monkeypatch):
         with open_video(dataset, settings, video) as reader:
             yield reader
 
-    monkeypatch.setattr(reading, "open_video", note)
+    monkeypatch.setattr(storages, "open_video", note)
     return paths
 
 

@@ -12,7 +12,7 @@ import pytest
 from rich import console
 
 from configs import digits
-from hvt_jax.data import catalog, decode, frame_index, indexing, pipeline, reading, sampling, stages, storages
+from hvt_jax.data import catalog, decode, indexing, pipeline, sampling, stages, storages
 from hvt_jax.data.dataset import DataError, Video
 from hvt_jax.settings import read_settings
 from hvt_jax.tools import bare_decoding, doctor, loader_advice, loader_report, loader_trial
@@ -41,7 +41,7 @@ def _slowed(function):
     ("stage", "owner", "name"),
     [
         ("read", decode.containers, "open_file"),
-        ("decode", decode.frame_index, "match"),
+        ("decode", decode, "match"),
         ("resize", decode.transforms, "cover_box"),
         ("sample", sampling, "pick_frames"),
     ],
@@ -64,7 +64,7 @@ def test_a_slow_storage_is_called_slow_reading(train, data_settings, monkeypatch
             return self.storage.open_video(video)
 
     storage = SlowStorage(storages.open_storage(data_settings, train))
-    monkeypatch.setattr(reading.storages, "open_storage", lambda *_: storage)
+    monkeypatch.setattr(storages, "open_storage", lambda *_: storage)
     found = doctor.measure_one_thread(train, data_settings, **OPTIONS)
     assert found.seconds["read"] >= SLOW > found.seconds["decode"] + found.seconds["resize"]
     said = _advise(one_thread=found, storage="raw")
@@ -200,7 +200,7 @@ def test_the_bare_loop_decodes_the_same_frames(train, data_settings, tmp_path):
     np.testing.assert_array_equal(bare_decoding.decode_bare(clip), wanted)
     jpegs = bare_decoding.encode.encode_jpegs(decode.decode_frames(path, indices, 64, 64), 90)
     video = storages.EncodedVideo("a", 4, 25.0, 64, 64, jpegs)
-    storages.write_shard("hdf5", tmp_path / "shard-00000-of-00001.h5", [video], storages.WriteOptions(sync=False))
+    storages.write_shard("hdf5", tmp_path / "shard-00000-of-00001.h5", [video], sync=False)
     settings = dataclasses.replace(data_settings, storage="hdf5", storage_root=str(tmp_path))
     with storages.open_storage(settings, train).open_video(Video("a", (0,))) as reader:
         stored = reader.fetch(np.arange(4))
@@ -222,17 +222,6 @@ def test_a_file_is_listed_once_until_it_changes(train, tmp_path, monkeypatch):
         wanted = decode.decode_frames((train.root / train.videos[video].path).read_bytes(), np.array([7, 3]), 32, 32)
         assert all((clip == wanted).all() for clip in clips)
         listed.pop()  # of the bytes, which are never remembered
-
-
-def test_the_lists_that_are_kept_are_bounded():
-    cache = frame_index.IndexCache(most_frames=10)
-    lists = [frame_index.FrameIndex(np.arange(4), np.arange(1), np.arange(1), True) for _ in range(4)]
-    for name, one in zip("abc", lists, strict=False):
-        cache.put((name,), one)
-        assert cache.get(("a",)) is lists[0]
-    assert cache.get(("b",)) is None and cache.get(("c",)) is lists[2] and cache.num_frames == 8
-    cache.put(("a",), lists[3])
-    assert cache.get(("a",)) is lists[0] and cache.num_frames == 8
 
 
 def test_the_whole_examination(digits_root, monkeypatch, tmp_path):

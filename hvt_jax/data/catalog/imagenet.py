@@ -10,7 +10,7 @@ from typing import Literal
 
 from hvt_jax.data import annotations
 from hvt_jax.data.dataset import DataError, Dataset, Video
-from hvt_jax.data.picture_files import SUFFIXES
+from hvt_jax.data.images import SUFFIXES
 from hvt_jax.settings import DataSettings
 
 _ROOTS = ("", "ILSVRC/Data/CLS-LOC")  # the archives, or what Kaggle offers
