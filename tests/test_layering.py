@@ -32,11 +32,11 @@ ROWS = {
 }
 # The same inside `data`: what a data set is; one video file; videos wherever they are kept; data sets; batches.
 _DATA_ROWS = (
-    "dataset parallel problems sampling stages usage window_cache",
+    "dataset parallel problems sampling stages usage",
     "containers decode images indexing readers transforms",
     "annotations listing manifest quarantine storages",
     "catalog",
-    "clip_batches counts pipeline view_batches views",
+    "batches pipeline views",
 )
 DATA_ROWS = {name: row for row, names in enumerate(_DATA_ROWS) for name in names.split()} | {"__init__": 0}
 NUMPY_ONLY = {"numpy"}

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator
 
 _MAX_WORKERS = 8
-_is_worker = False
 
 
 def available_cores() -> int:
@@ -23,20 +22,13 @@ def count_workers(asked: int) -> int:
     return asked if asked >= 0 else min(available_cores() - 1, _MAX_WORKERS)
 
 
-def in_worker() -> bool:
-    """Return whether this is a process that Grain has started."""
-    return _is_worker
-
-
 def prepare_worker(worker: int, workers: int) -> None:
     """Set up a process that Grain has just started; the arguments are Grain's.
 
     It stays off the accelerator, leaves signals to the trainer, which may still want batches while it saves, and ends
     within seconds once the trainer is gone: after `kill -9` nobody else would end it.
     """
-    global _is_worker
     del worker, workers
-    _is_worker = True
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

@@ -5,7 +5,7 @@ where it draws at all. Views of one size make a *group*; a plan has one group, n
 """
 
 import dataclasses
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -74,6 +74,45 @@ class Plan(Protocol):
 
     def cut(self, num_frames: int, rng: np.random.Generator) -> dict[str, Views]:
         """Return the views of a video; the same for equal states of `rng`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """One window, its centre: what training and evaluation see of a video. Batches have no axis of views for it.
+
+    Attributes:
+      shape: of the window.
+      choice: the one in the middle, one that is drawn, or all, one after the other.
+      step: frames between the starts of two windows that can be chosen.
+      number: 0, 1, ...: which of the windows of a video it is; draws of different numbers differ while they can.
+    """
+
+    shape: ViewShape
+    choice: Literal["middle", "drawn", "all"]
+    step: int = 1
+    number: int = 0
+
+    @property
+    def span(self) -> int:
+        """See `Plan`."""
+        return self.shape.span
+
+    def nth(self, number: int) -> "Window":
+        """Return another window of the same video."""
+        return dataclasses.replace(self, number=number)
+
+    def groups(self) -> dict[str, tuple[int, ViewShape]]:
+        """See `Plan`."""
+        return {"": (1, self.shape)}
+
+    def cut(self, num_frames: int, rng: np.random.Generator) -> dict[str, Views]:
+        """See `Plan`."""
+        start = self.number * self.step
+        if self.choice == "middle":
+            start = sampling.center_start(num_frames, self.span)
+        elif self.choice == "drawn":
+            start = sampling.nth_window_start(num_frames, self.span, self.step, self.number, rng)
+        return {"": _draw_places(self.shape, np.array([start]), rng)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,25 +231,24 @@ def test_views(settings: DataSettings) -> TestViews:
     return TestViews(shape, settings.test_views_temporal, settings.test_views_spatial)
 
 
-def read_views(reader: Reader, views: Views, short: ShortVideos) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return pixels, uint8 [V, T, Y, X, 3], top and left of the crops, int32 [V, 2], and own frames, bool [V, T].
+def read_views(reader: Reader, views: Views, short: ShortVideos, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Read views into `pixels`, uint8 [V, T, Y, X, 3]; return top and left of the crops, int32 [V, 2], and own frames.
 
-    Crops of one window beside each other are cut out of frames that are read once.
+    Own frames, bool [V, T], are those not repeated to fill a short video. Crops of one window beside each other are cut
+    out of frames that are read once.
 
     Raises:
       VideoError: if the video cannot be read or a frame is missing.
     """
     shape, size = views.shape, (views.shape.height, views.shape.width)
     frames, own = sampling.pick_frames(views.start, shape.length, shape.stride, reader.info.num_frames, short)
-    pixels = np.empty((len(frames), shape.length, *size, 3), np.uint8)
     crops = np.zeros((len(frames), 2), np.int32)
-    centred = bool((views.places == 0.5).all() and (views.zoom == 1).all())
-    upright = size if centred else reader.upright_size()
-    window, before = None, None
+    if (views.places == 0.5).all() and (views.zoom == 1).all():
+        for numbers, room in zip(frames, pixels, strict=True):
+            reader.read(numbers, *size, room)
+        return crops, own
+    upright, window, before = reader.upright_size(), None, None
     for number, zoom in enumerate(views.zoom):
-        if centred:
-            pixels[number] = reader.read(frames[number], *size)
-            continue
         box = transforms.cover_box(*upright, *(round(side * zoom) for side in size))
         resized = box.resized_height, box.resized_width
         if before != (int(views.start[number]), resized):
@@ -218,7 +256,7 @@ def read_views(reader: Reader, views: Views, short: ShortVideos) -> tuple[np.nda
             window = reader.read(frames[number], *resized)
         top, left = crops[number] = sampling.crop_offsets(resized, size, views.places[number])
         pixels[number] = window[:, top : top + size[0], left : left + size[1]]
-    return pixels, crops, own
+    return crops, own
 
 
 def _draw_places(shape: ViewShape, start: np.ndarray, rng: np.random.Generator) -> Views:
