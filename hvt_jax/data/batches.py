@@ -7,9 +7,10 @@ from typing import Any
 import grain
 import numpy as np
 
-from hvt_jax.data import stages, storages, views
+from hvt_jax.data import sampling, stages, storages, transforms
 from hvt_jax.data.dataset import DataError, Dataset
 from hvt_jax.data.problems import REASON_BYTES, Problem, VideoError, pack_reason
+from hvt_jax.data.readers import Reader
 from hvt_jax.settings import DataSettings
 
 Batch = dict[str, Any]
@@ -70,7 +71,7 @@ class Samples:
 
     dataset: Dataset
     settings: DataSettings
-    plan: views.Plan
+    plan: sampling.Plan
     videos: np.ndarray
     numbers: np.ndarray
     seed: int = 0
@@ -78,7 +79,7 @@ class Samples:
     def empty(self, rows: int, in_worker: bool = False) -> Batch:
         """Return an invalid batch; its pixels are yet to be written."""
         fields: dict[str, dict[str, np.ndarray]] = {"video": {}, "start": {}, "crop": {}, "frame_valid": {}}
-        is_window = isinstance(self.plan, views.Window)
+        is_window = isinstance(self.plan, sampling.Window)
         for name, (count, shape) in self.plan.groups().items():
             size = (rows,) if is_window else (rows, count)
             fields["video"][name] = _new_array((*size, shape.length, shape.height, shape.width, 3), in_worker)
@@ -121,17 +122,14 @@ class Samples:
     def _read(self, groups: dict[str, Batch], number: int, element: int, epoch: int) -> None:
         """Read the sample of video `number` into the arrays of a row, from memory if it is there."""
         video, plan, cache = self.dataset.videos[number], self.plan, None
-        if isinstance(plan, views.Window):
+        if isinstance(plan, sampling.Window):
             plan, cache = plan.nth(int(self.numbers[element])), cache_of(self.dataset.caches, self.settings)
 
-        def cut(count: int) -> dict[str, views.Views]:
+        def cut(count: int) -> dict[str, sampling.Views]:
             return plan.cut(count, np.random.default_rng((self.seed, epoch, number)))
 
-        if (
-            cache is not None
-            and number in cache.lengths
-            and cache.give(cut(cache.lengths[number])[""], number, groups[""])
-        ):
+        known = cache.lengths.get(number) if cache is not None else None
+        if known and cache.give(cut(known)[""], number, groups[""]):
             return
         with storages.open_video(self.dataset, self.settings, video) as reader:
             count = reader.info.num_frames
@@ -139,12 +137,42 @@ class Samples:
                 raise VideoError(Problem.TOO_SHORT, f"{count} frames, a sample spans {plan.span}", count)
             for name, group in cut(count).items():
                 room = groups[name]
-                crops, own = views.read_views(reader, group, self.settings.short_videos, room["video"])
+                crops, own = read_views(reader, group, self.settings.short_videos, room["video"])
                 room["start"][...], room["frame_valid"][...] = group.start, own
                 if "crop" in room:
                     room["crop"][...] = crops
         if cache is not None:
             cache.keep(number, count, groups[""])
+
+
+def read_views(
+    reader: Reader, views: sampling.Views, short: sampling.ShortVideos, pixels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read views into `pixels`, uint8 [V, T, Y, X, 3]; return top and left of the crops, int32 [V, 2], and own frames.
+
+    Own frames, bool [V, T], are those not repeated to fill a short video. Crops of one window beside each other are cut
+    out of frames that are read once.
+
+    Raises:
+      VideoError: if the video cannot be read or a frame is missing.
+    """
+    shape, size = views.shape, (views.shape.height, views.shape.width)
+    frames, own = sampling.pick_frames(views.start, shape.length, shape.stride, reader.info.num_frames, short)
+    crops = np.zeros((len(frames), 2), np.int32)
+    if (views.places == 0.5).all() and (views.zoom == 1).all():
+        for numbers, room in zip(frames, pixels, strict=True):
+            reader.read(numbers, *size, room)
+        return crops, own
+    upright, window, before = reader.upright_size(), None, None
+    for number, zoom in enumerate(views.zoom):
+        box = transforms.cover_box(*upright, *(round(side * zoom) for side in size))
+        resized = box.resized_height, box.resized_width
+        if before != (int(views.start[number]), resized):
+            before = int(views.start[number]), resized
+            window = reader.read(frames[number], *resized)
+        top, left = crops[number] = sampling.crop_offsets(resized, size, views.places[number])
+        pixels[number] = window[:, top : top + size[0], left : left + size[1]]
+    return crops, own
 
 
 def _groups_of(batch: Batch, row: int) -> dict[str, Batch]:
@@ -221,7 +249,7 @@ class WindowCache:
     def __reduce__(self):
         return WindowCache, (self._limit_bytes,)  # a new process begins with an empty one
 
-    def give(self, window: views.Views, number: int, room: Batch) -> bool:
+    def give(self, window: sampling.Views, number: int, room: Batch) -> bool:
         """Put the window of video `number` into the arrays of a row; return whether it was there."""
         found = self._windows.get((number, int(window.start[0])))
         if found is not None:

@@ -19,6 +19,8 @@ FORMATS = (
     "avi,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpeg,mpegts,mpegvideo,m4v,h264,hevc,av1,obu,ivf,flv,asf,ogg,mxf,nut,"
     "rm,wtv,dv,gif,y4m,yuv4mpegpipe"
 )
+PICTURE_SUFFIXES = frozenset(".jpg .jpeg .png".split())
+_PICTURE_STARTS = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _SEGMENT, _HEAD = bytes.fromhex("18538067"), 4096  # all that an .mkv file holds; where it begins
 # Where a decoded frame carries the same time after a seek as without one, B-frames included; found by comparing random
 # reads with full decodes. All other files are decoded from their start. .avi joins them where there are no B-frames: it
@@ -66,6 +68,17 @@ def check_source(source: Source) -> None:
         size = status.st_size
     if not size:
         raise VideoError(Problem.EMPTY, "the file has 0 bytes")
+
+
+def is_picture(path: str | os.PathLike) -> bool:
+    """Return whether `path` has the name of a picture, and the bytes of one.
+
+    Names and content need not agree: one file of ImageNet is a PNG called .JPEG.
+    """
+    if os.path.splitext(path)[1].lower() not in PICTURE_SUFFIXES:
+        return False
+    with open(path, "rb") as file:
+        return file.read(8).startswith(_PICTURE_STARTS)
 
 
 def is_whole(source: Source) -> bool:

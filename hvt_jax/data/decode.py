@@ -13,8 +13,8 @@ import numpy as np
 
 from hvt_jax.data import containers, images, indexing, stages, transforms
 from hvt_jax.data.containers import FrameIndex
-from hvt_jax.data.problems import Problem, VideoError, faults_named
-from hvt_jax.data.readers import Reader, VideoInfo, check_found
+from hvt_jax.data.problems import Problem, VideoError
+from hvt_jax.data.readers import Reader, VideoInfo, check_found, faults_named
 
 Keep = Callable[[int, av.VideoFrame], None]  # takes the place of a frame among those wanted, and the frame
 
@@ -64,7 +64,7 @@ class VideoReader(Reader):
         self._orientations = transforms.Orientations()
         with faults_named():
             containers.check_source(source)
-            if not isinstance(source, bytes) and images.is_picture(source):
+            if not isinstance(source, bytes) and containers.is_picture(source):
                 self._picture = picture = images.read_picture(source)
                 self._index = FrameIndex(np.zeros(1, np.int64), *np.zeros((2, 0), np.int64), False, has_times=False)
                 self.info = VideoInfo(1, 0.0, picture.height, picture.width, 0.0, "picture", picture.format.name)

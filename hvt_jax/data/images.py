@@ -13,28 +13,16 @@ import numpy as np
 import simplejpeg
 
 from hvt_jax.data import stages, transforms
-from hvt_jax.data.problems import Problem, VideoError, faults_named
-from hvt_jax.data.readers import MAX_PIXELS, Reader, VideoInfo
+from hvt_jax.data.problems import Problem, VideoError
+from hvt_jax.data.readers import MAX_PIXELS, Reader, VideoInfo, faults_named
 
 MAX_BYTES = 1 << 28  # of one picture
-SUFFIXES = frozenset(".jpg .jpeg .png".split())
-_JPEG_START, _PNG_START = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+_PNG_START = b"\x89PNG\r\n\x1a\n"
 _JPEG_EXIF, _PNG_EXIF, _HEADER_BYTES = b"Exif\0\0", b"eXIf", 1 << 16
 _ORIENTATION_TAG, _LONG, _MOST_TAGS = 0x112, 4, 1000  # LONG: a type of 4 bytes, in the place of the usual 2
 # EXIF orientation -> quarter turns counter-clockwise and whether it is mirrored before, see `transforms.turn_upright`.
 _UPRIGHT = {1: (0, False), 2: (0, True), 3: (2, False), 4: (2, True)}
 _UPRIGHT |= {5: (1, True), 6: (3, False), 7: (3, True), 8: (1, False)}
-
-
-def is_picture(path: str | os.PathLike) -> bool:
-    """Return whether `path` has the name of a picture, and the bytes of one.
-
-    Names and content need not agree: one file of ImageNet is a PNG called .JPEG.
-    """
-    if os.path.splitext(path)[1].lower() not in SUFFIXES:
-        return False
-    with open(path, "rb") as file:
-        return file.read(8).startswith((_JPEG_START, _PNG_START))
 
 
 @stages.timed("decode")

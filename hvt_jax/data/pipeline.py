@@ -15,7 +15,7 @@ dict of numpy arrays, B samples of this host:
     problem  int8  [B]                why not, a `Problem`
     reason   uint8 [B, 200]           the same in words, see `problems.unpack_reason`
 
-With a `views.Plan` there is an axis of views V, and a plan of several groups gives dicts of arrays by group:
+With a `sampling.Plan` there is an axis of views V, and a plan of several groups gives dicts of arrays by group:
 
     video        uint8 [B, V, T, Y, X, 3]
     start        int32 [B, V]
@@ -34,7 +34,7 @@ import grain
 import numpy as np
 from absl import flags  # for `_start` alone, which says why
 
-from hvt_jax.data import batches, parallel, sampling, storages, usage, views
+from hvt_jax.data import batches, parallel, sampling, storages, usage
 from hvt_jax.data.batches import Batch
 from hvt_jax.data.dataset import DataError, Dataset, Video
 from hvt_jax.data.problems import VideoError
@@ -63,7 +63,7 @@ def steps_per_epoch(dataset: Dataset, settings: DataSettings, batch_size: int) -
 def train_batches(
     dataset: Dataset,
     settings: DataSettings,
-    plan: views.Plan | None = None,
+    plan: sampling.Plan | None = None,
     *,
     batch_size: int,
     seed: int,
@@ -96,7 +96,7 @@ def train_batches(
 def training_map(
     dataset: Dataset,
     settings: DataSettings,
-    plan: views.Plan | None = None,
+    plan: sampling.Plan | None = None,
     *,
     batch_size: int,
     seed: int,
@@ -120,7 +120,7 @@ def training_map(
 def evaluation_batches(
     dataset: Dataset,
     settings: DataSettings,
-    plan: views.Plan | None = None,
+    plan: sampling.Plan | None = None,
     *,
     batch_size: int,
     host: int = 0,
@@ -144,12 +144,11 @@ def evaluation_batches(
     return _start(batches.Batches(elements, samples, share, workers > 0), settings, workers, threads)
 
 
-def _window(settings: DataSettings, choice: str) -> views.Window:
+def _window(settings: DataSettings, choice: str) -> sampling.Window:
     """Return the plan of one window a video, its margin for random crops on the device included."""
     size = (round(side * settings.resize_margin) for side in (settings.height, settings.width))
-    return views.Window(
-        views.ViewShape(settings.num_frames, settings.frame_stride, *size), choice, settings.window_step
-    )
+    shape = sampling.ViewShape(settings.num_frames, settings.frame_stride, *size)
+    return sampling.Window(shape, choice, settings.window_step)
 
 
 def _share(batch_size: int, host: int, hosts: int) -> batches.Share:

@@ -1,10 +1,7 @@
 """What can be wrong with a video, and the one exception that says so."""
 
-import contextlib
 import enum
-from collections.abc import Iterator
 
-import av
 import numpy as np
 
 REASON_BYTES = 200  # of a reason, at most, that travels in a batch
@@ -53,17 +50,3 @@ def pack_reason(reason: str) -> np.ndarray:
 def unpack_reason(packed: np.ndarray) -> str:
     """Return the text that `pack_reason` was given."""
     return packed.astype(np.uint8).tobytes().rstrip(b"\0").decode(errors="ignore")
-
-
-@contextlib.contextmanager
-def faults_named(what: str = "cannot be decoded") -> Iterator[None]:
-    """Turn whatever a library raises over the bytes of a video into a `VideoError`; nothing else can be at fault."""
-    try:
-        yield
-    except VideoError:
-        raise
-    except (TimeoutError, av.error.ExitError) as error:
-        raise VideoError(Problem.TIMEOUT, "took longer than data.video_timeout_seconds to read") from error
-    except Exception as error:  # over damaged files PyAV alone raises five types, h5py and array_record six more
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise VideoError(Problem.UNREADABLE, f"{what} ({reason.splitlines()[0][:200]})") from error

@@ -1,12 +1,14 @@
 """An open video in any storage, seen whole or through a segment in seconds; and what stays open between samples."""
 
 import collections
+import contextlib
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
+import av
 import numpy as np
 
 from hvt_jax.data.dataset import Video
@@ -119,6 +121,20 @@ def _checked(indices: np.ndarray, count: int, where: str = "") -> np.ndarray:
     if outside.size:
         raise VideoError(Problem.TOO_FEW_FRAMES, f"frame {outside[0]} of {count}{where} was asked for", count)
     return indices
+
+
+@contextlib.contextmanager
+def faults_named(what: str = "cannot be decoded") -> Iterator[None]:
+    """Turn whatever a library raises over the bytes of a video into a `VideoError`; nothing else can be at fault."""
+    try:
+        yield
+    except VideoError:
+        raise
+    except (TimeoutError, av.error.ExitError) as error:
+        raise VideoError(Problem.TIMEOUT, "took longer than data.video_timeout_seconds to read") from error
+    except Exception as error:  # over damaged files PyAV alone raises five types, h5py and array_record six more
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise VideoError(Problem.UNREADABLE, f"{what} ({reason.splitlines()[0][:200]})") from error
 
 
 def frame_range(info: VideoInfo, video: Video) -> range:

@@ -16,8 +16,8 @@ from hvt_jax import disk
 from hvt_jax.data.dataset import Dataset, Video
 from hvt_jax.data.decode import VideoReader
 from hvt_jax.data.images import StoredFrames
-from hvt_jax.data.problems import Problem, VideoError, faults_named
-from hvt_jax.data.readers import LruCache, Reader
+from hvt_jax.data.problems import Problem, VideoError
+from hvt_jax.data.readers import LruCache, Reader, faults_named
 from hvt_jax.data.storages.shards import (
     OPEN_FILES,
     EncodedVideo,

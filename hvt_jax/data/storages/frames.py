@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from hvt_jax.data import images
+from hvt_jax.data.containers import PICTURE_SUFFIXES
 from hvt_jax.data.dataset import DataError, Dataset, SafeFolder, Video
 from hvt_jax.data.problems import Problem, VideoError
 from hvt_jax.data.readers import MAX_FRAMES, Reader, VideoInfo
@@ -89,7 +90,7 @@ def _list_frames(folder: pathlib.Path) -> list[str]:
     """Return the names of the pictures of a folder in the order of their numbers."""
     try:
         with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if os.path.splitext(entry.name)[1].lower() in images.SUFFIXES]
+            names = [entry.name for entry in entries if os.path.splitext(entry.name)[1].lower() in PICTURE_SUFFIXES]
     except OSError as error:
         raise VideoError(Problem.MISSING, f"no folder of frames ({error.strerror})") from error
     numbers = _without_flow({name: _split_name(name) for name in names if not name.startswith(".")})

@@ -24,8 +24,8 @@ from hvt_jax import disk
 from hvt_jax.data import images
 from hvt_jax.data.dataset import DataError, Dataset, SafeFolder, Video
 from hvt_jax.data.images import StoredFrames
-from hvt_jax.data.problems import Problem, VideoError, faults_named
-from hvt_jax.data.readers import MAX_FRAMES, MAX_PIXELS, LruCache, Reader, VideoInfo
+from hvt_jax.data.problems import Problem, VideoError
+from hvt_jax.data.readers import MAX_FRAMES, MAX_PIXELS, LruCache, Reader, VideoInfo, faults_named
 from hvt_jax.data.storages.frames import frames_folder
 from hvt_jax.data.storages.shards import (
     OPEN_FILES,

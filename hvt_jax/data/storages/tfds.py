@@ -21,8 +21,8 @@ from array_record.python.array_record_module import ArrayRecordReader
 from hvt_jax.data import images
 from hvt_jax.data.dataset import DataError, Dataset, Video
 from hvt_jax.data.images import StoredFrames
-from hvt_jax.data.problems import Problem, VideoError, faults_named
-from hvt_jax.data.readers import MAX_FRAMES, LruCache, Reader, VideoInfo
+from hvt_jax.data.problems import Problem, VideoError
+from hvt_jax.data.readers import MAX_FRAMES, LruCache, Reader, VideoInfo, faults_named
 from hvt_jax.data.storages.shards import OPEN_FILES
 from hvt_jax.settings import DataSettings
 
