@@ -32,7 +32,7 @@ ROWS = {
 }
 # The same inside `data`: what a data set is; one video file; videos wherever they are kept; data sets; batches.
 _DATA_ROWS = (
-    "dataset parallel problems sampling stages usage",
+    "dataset parallel problems sampling profiling usage",
     "containers decode images indexing readers transforms",
     "annotations listing manifest quarantine storages",
     "catalog",

@@ -7,7 +7,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from hvt_jax.data import sampling, stages, storages, transforms
+from hvt_jax.data import profiling, sampling, storages, transforms
 from hvt_jax.data.dataset import DataError, Dataset
 from hvt_jax.data.problems import REASON_BYTES, Problem, VideoError, pack_reason
 from hvt_jax.data.readers import Reader
@@ -95,7 +95,7 @@ class Samples:
             "reason": np.zeros((rows, REASON_BYTES), np.uint8),
         }
 
-    @stages.timed("sample")
+    @profiling.timed("sample")
     def fill(self, batch: Batch, row: int, position: int, element: int) -> None:
         """Read sample `element` of an epoch, at `position` in the order of all epochs, into a row.
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 import av
 import numpy as np
 
-from hvt_jax.data import containers, images, indexing, stages, transforms
+from hvt_jax.data import containers, images, indexing, profiling, transforms
 from hvt_jax.data.containers import FrameIndex
 from hvt_jax.data.problems import Problem, VideoError
 from hvt_jax.data.readers import Reader, VideoInfo, check_found, faults_named
@@ -151,7 +151,7 @@ class VideoReader(Reader):
         seconds = self._deadline - time.monotonic()
         self._container, self._stream = containers.open_file(self.source, seconds)
 
-    @stages.timed("decode")
+    @profiling.timed("decode")
     def _read_wanted(self, wanted: np.ndarray, keep: Keep) -> int:
         """Keep frames and return how many of `wanted`, rising frame numbers, were found."""
         if self._index.timed:

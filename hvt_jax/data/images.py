@@ -12,7 +12,7 @@ import av
 import numpy as np
 import simplejpeg
 
-from hvt_jax.data import stages, transforms
+from hvt_jax.data import profiling, transforms
 from hvt_jax.data.problems import Problem, VideoError
 from hvt_jax.data.readers import MAX_PIXELS, Reader, VideoInfo, faults_named
 
@@ -25,7 +25,7 @@ _UPRIGHT = {1: (0, False), 2: (0, True), 3: (2, False), 4: (2, True)}
 _UPRIGHT |= {5: (1, True), 6: (3, False), 7: (3, True), 8: (1, False)}
 
 
-@stages.timed("decode")
+@profiling.timed("decode")
 def decode_image(content: bytes, is_strict: bool = True) -> np.ndarray:
     """Return a JPEG or PNG picture, upright as its EXIF data says, as uint8 [Y, X, 3] in RGB.
 
@@ -77,7 +77,7 @@ class StoredFrames(Reader):
     def _decode(self, wanted: np.ndarray, frames: np.ndarray) -> int:
         found, room = 0, _Room(self.info.height, self.info.width, *frames.shape[1:3])
         with faults_named("cannot be read"):
-            for found, content in enumerate(stages.timed_items("read", lambda: self._fetch(wanted)), start=1):
+            for found, content in enumerate(profiling.timed_items("read", lambda: self._fetch(wanted)), start=1):
                 self._check_time()
                 room.put(content, frames[found - 1])
         return found
@@ -115,12 +115,12 @@ class _Room:
             _fit(frame, self._scratch)
 
 
-@stages.timed("resize")
+@profiling.timed("resize")
 def _fit(frame: np.ndarray, pixels: np.ndarray) -> None:
     frame[...] = fit_pixels(pixels, *frame.shape[:2])
 
 
-@stages.timed("decode")
+@profiling.timed("decode")
 def _decode_in_place(content: bytes, room: np.ndarray) -> bool:
     """Return whether `room` now holds a JPEG picture of just its size, that need not be turned.
 

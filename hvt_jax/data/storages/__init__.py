@@ -13,7 +13,7 @@ import types
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-from hvt_jax.data import stages
+from hvt_jax.data import profiling
 from hvt_jax.data.dataset import DataError, Dataset, Video
 from hvt_jax.data.decode import VideoReader
 from hvt_jax.data.problems import Problem, VideoError
@@ -90,7 +90,7 @@ def open_video(dataset: Dataset, settings: DataSettings, video: Video) -> Iterat
         raise VideoError(problem, str(error), error.frames) from error
 
 
-@stages.timed("read")
+@profiling.timed("read")
 def _open(storage: Storage, video: Video) -> Reader:
     return storage.open_video(video)
 
