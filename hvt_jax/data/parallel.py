@@ -1,11 +1,9 @@
-"""How many processes and threads decode, how they live and die with the trainer, and when Ctrl-C reaches whom."""
+"""How many processes and threads decode, and how they live and die with the trainer."""
 
-import contextlib
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
 
 _MAX_WORKERS = 8
 
@@ -39,27 +37,3 @@ def _end_with_trainer() -> None:
     # Its parent's id would not do: a trainer that dies while this process still imports is not its parent any more.
     multiprocessing.parent_process().join()
     os._exit(1)
-
-
-@contextlib.contextmanager
-def interrupts_noticed() -> Iterator[list[int]]:
-    """Give a list that every Ctrl-C is put in, instead of raising between any two lines of a pool that holds locks."""
-    noticed: list[int] = []
-    if threading.current_thread() is not threading.main_thread():  # Python takes no handlers there
-        yield noticed
-        return
-    before = signal.signal(signal.SIGINT, lambda number, _: noticed.append(number))
-    try:
-        yield noticed
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextlib.contextmanager
-def interrupts_held() -> Iterator[None]:
-    """Let Ctrl-C wait until the body is done."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
