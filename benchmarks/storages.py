@@ -68,7 +68,7 @@ def measure(root: pathlib.Path, clips: int, seed: int) -> list[str]:
         with tempfile.TemporaryDirectory() as place:
             if encoded:
                 shard = storages.shard_path(name, pathlib.Path(place), 0, 1)
-                storages.write_shard(name, shard, encoded, storages.WriteOptions(sync=False))
+                storages.write_shard(name, shard, encoded, sync=False)
                 size = sum(path.stat().st_size for path in pathlib.Path(place).rglob("*") if path.is_file())
             else:
                 size = sum((root / video.path).stat().st_size for video in dataset.videos)

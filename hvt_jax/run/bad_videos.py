@@ -15,6 +15,7 @@ from hvt_jax.data import manifest, quarantine
 from hvt_jax.data.dataset import Dataset
 from hvt_jax.data.problems import REASON_BYTES, Problem, pack_reason, unpack_reason
 from hvt_jax.data.quarantine import BadVideo
+from hvt_jax.run.first_process import is_first
 
 FILE_NAME = "quarantine.jsonl"
 
@@ -45,7 +46,7 @@ class BadVideos:
                 if video.path in known:
                     self._add(video)
             self._check_share()
-        elif jax.process_index() == 0:
+        elif is_first():
             with contextlib.suppress(FileNotFoundError):
                 os.remove(self._path)
 
@@ -103,7 +104,7 @@ class BadVideos:
         return True
 
     def _write(self) -> None:
-        if jax.process_index() == 0:
+        if is_first():
             quarantine.write_quarantine(self._path, list(self._found.values()))
 
     def _check_share(self) -> None:

@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-import jax
 import numpy as np
 import rich.console
 from jax.experimental import multihost_utils
@@ -18,6 +17,7 @@ from jax.experimental import multihost_utils
 from hvt_jax import disk
 from hvt_jax.run import earlier_run
 from hvt_jax.run.event_file import EventFile
+from hvt_jax.run.first_process import is_first
 from hvt_jax.run.progress import Progress
 from hvt_jax.run.run_folder import ELSEWHERE, RunFolderError, json_safe, write_json
 from hvt_jax.run.throughput import Throughput as Throughput
@@ -61,7 +61,7 @@ class MetricWriter:
         Raises:
           MetricsError: if W&B is asked for and cannot be used, or a file cannot be written.
         """
-        self._is_writer = jax.process_index() == 0
+        self._is_writer = is_first()
         self._tensorboard = self._wandb = self._jsonl = None
         self._progress = Progress(console or rich.console.Console(highlight=False))
         error = None

@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from hvt_jax import disk
 from hvt_jax.run import environment
+from hvt_jax.run.first_process import is_first
 
 ELSEWHERE = "give another --workdir"  # what to do where a run folder cannot be written
 _ORPHAN_SECONDS = 10.0
@@ -52,7 +52,7 @@ class RunFolder:
         self.path = os.path.abspath(path)
         self.checkpoints = os.path.join(self.path, "checkpoints")
         self.diverged = os.path.join(self.path, "diverged")
-        self._is_writer = jax.process_index() == 0
+        self._is_writer = is_first()
         self._lock_file: int | None = None
         error = None
         if self._is_writer:

@@ -9,8 +9,7 @@ from hvt_jax.data import storages
 from hvt_jax.data.dataset import DataError, Video
 from hvt_jax.data.manifest import are_too_many
 from hvt_jax.data.problems import Problem
-from hvt_jax.data.storages.files import file_sha256
-from hvt_jax.data.storages.index import index_path
+from hvt_jax.data.storages.shards import file_sha256, index_path
 from hvt_jax.tools.conversion import Encoding
 
 _FORMAT = 2  # raise it when equal options give other bytes

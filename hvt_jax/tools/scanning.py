@@ -16,7 +16,7 @@ from hvt_jax.data.dataset import DataError, Dataset, Video
 from hvt_jax.data.manifest import Entry
 from hvt_jax.data.problems import Problem, VideoError
 from hvt_jax.settings import DataSettings
-from hvt_jax.tools import killable
+from hvt_jax.tools import subprocess_pool
 
 SPLITS = ("train", "test")
 MEMORY_BYTES = 4 * 2**30  # of address space for one video; a frame of the largest size allowed takes 0.2 GB in RGB
@@ -135,15 +135,15 @@ def _look_at(settings: DataSettings, dataset: Dataset, paths: list[str]) -> Iter
     if settings.storage != "raw":
         look = functools.partial(check_stored, storages.open_storage(settings, dataset))
     workers = settings.num_workers if settings.num_workers > 0 else parallel.available_cores()
-    limits = killable.Limits(settings.video_timeout_seconds, MEMORY_BYTES)
-    for position, found in killable.run(look, tasks(), workers=workers, limits=limits):
-        if isinstance(found, killable.Lost):
+    limits = subprocess_pool.Limits(settings.video_timeout_seconds, MEMORY_BYTES)
+    for position, found in subprocess_pool.run(look, tasks(), workers=workers, limits=limits):
+        if isinstance(found, subprocess_pool.Lost):
             kind = Problem.TIMEOUT if found.timed_out else Problem.CRASHED
             found = {"problem": f"{kind}: {found.reason}"}
         yield Entry(paths[position], *states.pop(position), **found, storage=settings.storage)
 
 
-def check_video(task: tuple[str, float], renew: killable.Renew) -> dict[str, int | float | str]:
+def check_video(task: tuple[str, float], renew: subprocess_pool.Renew) -> dict[str, int | float | str]:
     """Return the fields of an `Entry` that are read from a file: decode all its frames, convert one of every kind.
 
     Args:
@@ -175,7 +175,7 @@ def check_video(task: tuple[str, float], renew: killable.Renew) -> dict[str, int
 
 
 def check_stored(
-    storage: storages.Storage, task: tuple[str, float], renew: killable.Renew
+    storage: storages.Storage, task: tuple[str, float], renew: subprocess_pool.Renew
 ) -> dict[str, int | float | str]:
     """Return the fields of an `Entry` of a video in a storage of single frames, `task[0]`: decode all of them."""
     found: dict[str, int | float | str] = {}

@@ -14,7 +14,6 @@ from hvt_jax.tools import encode
 from tests.data import painted_videos
 
 SIZE = (48, 64)  # pixels of what is stored
-OPTIONS = storages.WriteOptions(sync=False)
 _KINDS = {"avi": ("avi", "mpeg4"), "mp4": ("mp4", "libx264"), "mkv": ("matroska", "libx264")}
 
 
@@ -67,7 +66,7 @@ def write(kind, root, frames):
     storage = "array_record" if kind == "mp4" else kind
     videos = list(encoded(frames, kind))
     for number, part in enumerate((videos[:2], videos[2:])):
-        summary = storages.write_shard(storage, storages.shard_path(storage, root, number, 2), part, OPTIONS)
+        summary = storages.write_shard(storage, storages.shard_path(storage, root, number, 2), part, sync=False)
         assert summary.paths == tuple(video.path for video in part)
         assert summary.num_frames == sum(video.num_frames for video in part)
     return storage

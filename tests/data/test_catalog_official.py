@@ -375,7 +375,7 @@ def test_a_run_of_painted_frames_is_read_by_its_list(make, tmp_path):
     rows = "a.mp4,x,0,1\na.mp4,x,2.0,3.0\na.mp4,x,3.5,0\na.mp4,x,3.8,9\na.mp4,x,7,9\n"
     settings = make("csv", {"train.csv": rows, "test.csv": "b.mp4,x\n"}, height=64, width=64, window_step=1)
     dataset = catalog.load_dataset(settings, "train")
-    assert pipeline.counts.count_frames(dataset, settings) == [25, 25, 12, 5, 0]
+    assert pipeline.count_frames(dataset, settings) == [25, 25, 12, 5, 0]
     (batch,) = pipeline.evaluation_batches(dataset, settings, batch_size=5)
     assert batch["valid"].tolist() == [True] * 4 + [False]
     numbers = [painted_videos.read_numbers(video) for video in batch["video"][:4]]

@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from hvt_jax.data import containers, decode
+from hvt_jax.data import containers, decode, indexing
 from hvt_jax.data.problems import Problem, VideoError
 from tests.data import painted_videos
 
@@ -105,7 +105,7 @@ def test_time_runs_out_in_the_middle_of_decoding(tmp_path):
 
 def test_too_many_pixels_or_frames_are_refused(tmp_path, monkeypatch):
     path = painted_videos.write_video(tmp_path / "video", _FRAMES, "mp4", "libx264")
-    monkeypatch.setattr(containers, "MAX_FRAMES", 59)
+    monkeypatch.setattr(indexing, "MAX_FRAMES", 59)
     with pytest.raises(VideoError, match="more than 59 frames") as caught:
         decode.probe(path)
     assert caught.value.problem is Problem.TOO_LARGE

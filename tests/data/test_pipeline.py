@@ -15,7 +15,7 @@ from multiprocessing import shared_memory
 import numpy as np
 import pytest
 
-from hvt_jax.data import catalog, clip_batches, decode, pipeline, quarantine, sampling
+from hvt_jax.data import batches, catalog, decode, pipeline, quarantine, sampling
 from hvt_jax.data.dataset import DataError, Dataset, Video
 from hvt_jax.data.problems import Problem
 from tests.data import painted_videos
@@ -189,7 +189,7 @@ def test_a_batch_that_hosts_cannot_share(train, data_settings):
 
 
 def test_nothing_but_grain_brings_jax():
-    modules = "data.catalog data.decode tools.digits_files data.counts data.parallel".split()
+    modules = "data.catalog data.decode tools.digits_files data.storages data.parallel".split()
     code = "; ".join(f"import hvt_jax.{name}" for name in modules)
     code += "; import sys; sys.exit('jax' in sys.modules or 'grain' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
@@ -245,9 +245,7 @@ def test_nothing_of_workers_is_left_in_shared_memory(train, data_settings):
     for name, batch in zip(names, held, strict=True):
         with pytest.raises(FileNotFoundError):
             shared_memory.SharedMemory(name)
-        assert batch["video"].any() and not isinstance(
-            batch["label"], clip_batches.grain.multiprocessing.SharedMemoryArray
-        )
+        assert batch["video"].any() and not isinstance(batch["label"], pipeline.grain.multiprocessing.SharedMemoryArray)
     _assert_equal(held, _take(3, train, data_settings))
 
 
@@ -272,10 +270,9 @@ def test_full_shared_memory_is_told_with_what_helps(monkeypatch):
 
             return types.SimpleNamespace(madvise=madvise)
 
-    monkeypatch.setattr(clip_batches.parallel, "in_worker", lambda: True)
-    monkeypatch.setattr(clip_batches, "_SharedArray", Full)
+    monkeypatch.setattr(batches, "_SharedArray", Full)
     with pytest.raises(DataError, match="shared memory is full .*a batch takes 2 MiB; lower data.prefetch") as caught:
-        clip_batches._new_array((2, 1024, 1024))
+        batches._new_array((2, 1024, 1024), True)
     # It crosses from the process that decodes to the trainer.
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 

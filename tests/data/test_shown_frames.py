@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from hvt_jax.data import decode, images, indexing, segments
+from hvt_jax.data import decode, images, indexing, readers
 from hvt_jax.data.dataset import Video
 from hvt_jax.data.problems import Problem, VideoError
 from hvt_jax.tools import scanning
@@ -183,15 +183,15 @@ def test_seconds_count_from_the_start_of_the_file(tmp_path, container):
     with decode.VideoReader(tmp_path / "late", 30.0) as reader:
         info = reader.info
         assert info.start_seconds == pytest.approx(0.5, abs=0.01)
-        assert segments.frame_range(info, Video("late", (0,), None, 1.0, 1.5)) == range(12, 24)
-        assert segments.frame_range(info, Video("late", (0,), None, 0.0, 1.0)) == range(0, 12)
-        assert segments.frame_range(info, Video("late", (0,), None, 2.0, 0.0)) == range(36, 40)
+        assert readers.frame_range(info, Video("late", (0,), None, 1.0, 1.5)) == range(12, 24)
+        assert readers.frame_range(info, Video("late", (0,), None, 0.0, 1.0)) == range(0, 12)
+        assert readers.frame_range(info, Video("late", (0,), None, 2.0, 0.0)) == range(36, 40)
         for start, end, words in (
             (0.0, 0.25, "the first picture is shown at 0.50 s"),
             (2.5, 3.0, "the video ends at 2.17 s"),
         ):
             with pytest.raises(VideoError, match=words) as caught:
-                segments.frame_range(info, Video("late", (0,), None, start, end))
+                readers.frame_range(info, Video("late", (0,), None, start, end))
             assert caught.value.problem is Problem.TOO_SHORT
 
 

@@ -10,10 +10,9 @@ import time
 import numpy as np
 import pytest
 
-from hvt_jax.data import decode, images, pipeline, storages
+from hvt_jax.data import decode, images, pipeline, readers, storages
 from hvt_jax.data.dataset import DataError, Dataset, Video
 from hvt_jax.data.problems import VideoError
-from hvt_jax.data.storages import files
 from hvt_jax.tools import encode
 from tests.data import odd_videos, stored_videos
 from tests.data.stored_videos import SIZE, encoded, psnr
@@ -158,10 +157,16 @@ def test_no_file_stays_open_that_the_cache_does_not_hold(stored, source, kind):
 
 
 def test_the_cache_forgets_the_least_recently_used():
-    opened = []
-    cache = files.OpenFiles(lambda name: opened.append(name) or name.upper(), most=2)
+    made = []
+    cache = readers.LruCache(lambda name: made.append(name) or name.upper(), most=2)
     assert [cache.get(name) for name in "abacab"] == list("ABACAB")
-    assert opened == ["a", "b", "c", "b"] and len(cache) == 2
+    assert made == ["a", "b", "c", "b"] and len(cache) == 2
+    sized = readers.LruCache(None, most=8, size=len)
+    for name in "abc":
+        sized.keep(name, 4 * name)
+        assert sized.find("a") == "aaaa"
+    assert sized.find("b") is None and sized.find("c") == "cccc" and sized.size == 8
+    assert sized.keep("a", "another thread's") == "aaaa" and sized.size == 8
 
 
 @pytest.mark.parametrize("kind", ["frames", "hdf5", "array_record", "mp4"])
@@ -184,12 +189,11 @@ def test_an_interrupted_shard_does_not_count_and_is_written_again(source, tmp_pa
         yield from list(encoded(frames, kind))[:2]
         raise KeyboardInterrupt
 
-    options = storages.WriteOptions(sync=True)
     with pytest.raises(KeyboardInterrupt):
-        storages.write_shard(kind, shard, interrupted(), options)
+        storages.write_shard(kind, shard, interrupted())
     assert not [path for path in (tmp_path / "out").iterdir() if path.is_file()]
     for _ in range(2):
-        storages.write_shard(kind, shard, encoded(frames, kind), options)
+        storages.write_shard(kind, shard, encoded(frames, kind))
     assert not list((tmp_path / "out").rglob("*.tmp"))
     settings = dataclasses.replace(data_settings, storage=kind, storage_root=str(tmp_path / "out"))
     with storages.open_storage(settings, dataset).open_video(dataset.videos[1]) as reader:
@@ -316,4 +320,4 @@ def test_storages_that_do_not_exist(data_settings, source):
     with pytest.raises(DataError, match="data.storage = 'zip', but must be one of raw, frames, hdf5"):
         storages.open_storage(dataclasses.replace(data_settings, storage="zip"), source[0])
     with pytest.raises(DataError, match="'tfds' cannot be written"):
-        storages.write_shard("tfds", source[0].root / "x", [], storages.WriteOptions())
+        storages.write_shard("tfds", source[0].root / "x", [])

@@ -15,7 +15,7 @@ import pytest
 
 from hvt_jax.data import catalog, decode, manifest, transforms
 from hvt_jax.data.dataset import DataError
-from hvt_jax.tools import encode, killable, scanning
+from hvt_jax.tools import encode, scanning, subprocess_pool
 from tests.data import painted_videos
 
 _CLIPS = pathlib.Path(__file__).parents[1] / "clips"
@@ -271,8 +271,8 @@ def _do(item, renew):
 def test_a_child_that_breaks_a_limit_costs_only_its_item():
     items = [("give", 1), ("sleep", 600), ("die", 11), ("exit", 3), ("raise", 0), ("eat", 8 * 2**30), ("give", 2)]
     items += [("give", number) for number in range(3, 9)]
-    limits = killable.Limits(3.0, 4 * 2**30)
-    found = dict(killable.run(_do, items, workers=2, limits=limits))
+    limits = subprocess_pool.Limits(3.0, 4 * 2**30)
+    found = dict(subprocess_pool.run(_do, items, workers=2, limits=limits))
     assert sorted(found) == list(range(len(items)))
     assert [found[place] for place in (0, *range(6, 13))] == list(range(1, 9))
     assert found[1].timed_out and "was killed" in found[1].reason
@@ -282,8 +282,10 @@ def test_a_child_that_breaks_a_limit_costs_only_its_item():
 
 
 def test_progress_is_a_sign_of_life(monkeypatch):
-    monkeypatch.setattr(killable, "_GRACE_SECONDS", 0.0)
-    assert dict(killable.run(_do, [("patient", 8)], workers=1, limits=killable.Limits(3.0, 4 * 2**30))) == {0: 8}
+    monkeypatch.setattr(subprocess_pool, "_GRACE_SECONDS", 0.0)
+    assert dict(
+        subprocess_pool.run(_do, [("patient", 8)], workers=1, limits=subprocess_pool.Limits(3.0, 4 * 2**30))
+    ) == {0: 8}
 
 
 def test_a_manifest_that_cannot_be_written_or_read(clips, tmp_path):
