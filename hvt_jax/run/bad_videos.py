@@ -4,7 +4,6 @@
 its numbers are those of a run that was never interrupted.
 """
 
-import contextlib
 import os
 
 import jax
@@ -29,7 +28,7 @@ class BadVideos:
     """
 
     def __init__(self, folder: str, datasets: tuple[Dataset, ...], max_fraction: float, restored_step: int | None):
-        """Read what a run in `folder` had met by `restored_step`; without one all is forgotten, it may be repaired.
+        """Read what a run in `folder` had met by `restored_step`; without one, nothing.
 
         Raises:
           DataError: if the file that is there is damaged.
@@ -46,9 +45,6 @@ class BadVideos:
                 if video.path in known:
                     self._add(video)
             self._check_share()
-        elif is_first():
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(self._path)
 
     def __len__(self) -> int:
         return len(self._found)
