@@ -47,7 +47,8 @@ def encode_all(dataset: Dataset, as_mp4: bool) -> list[storages.EncodedVideo]:
 def bare_read(video: storages.EncodedVideo, indices: np.ndarray, size: int) -> np.ndarray:
     """Return a clip by the decoder alone."""
     if video.mp4:
-        return decode.decode_frames(video.mp4, indices, size, size)
+        with decode.VideoReader(video.mp4, 30.0) as reader:
+            return reader.read(indices, size, size)
     top, left = (video.height - size) // 2, (video.width - size) // 2
     frames = np.empty((len(indices), size, size, 3), np.uint8)
     for position, index in enumerate(indices):

@@ -4,7 +4,6 @@ Decoding begins at the last keyframe before the first frame wanted and goes forw
 presentation times, never by counting from a seek. If they are not found there, everything is decoded from the start.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 
@@ -19,28 +18,6 @@ from hvt_jax.data.readers import Reader, VideoInfo, check_found, faults_named
 Keep = Callable[[int, av.VideoFrame], None]  # takes the place of a frame among those wanted, and the frame
 
 FRAMES_PER_TIMEOUT = 1000  # `read_all` may take the time limit for each so many, or no long film would pass
-
-
-def probe(path: str | os.PathLike, timeout_seconds: float = 30.0) -> VideoInfo:
-    """Return size, length and rate of a video, counting its frames where the header does not.
-
-    Raises:
-      VideoError: if it is missing, damaged or without video.
-    """
-    with VideoReader(path, timeout_seconds) as reader:
-        return reader.info
-
-
-def decode_frames(
-    path: str | os.PathLike, indices: np.ndarray, height: int, width: int, timeout_seconds: float = 30.0
-) -> np.ndarray:
-    """Return frames `indices` of a video, uint8 [T, height, width, 3] in RGB, see `VideoReader.read`.
-
-    Raises:
-      VideoError: if the video cannot be read or a frame is missing.
-    """
-    with VideoReader(path, timeout_seconds) as reader:
-        return reader.read(indices, height, width)
 
 
 class VideoReader(Reader):

@@ -1,5 +1,6 @@
 """What can be wrong with a video, and the one exception that says so."""
 
+import collections
 import enum
 
 import numpy as np
@@ -25,6 +26,14 @@ class Problem(enum.IntEnum):
     def __str__(self) -> str:
         """Return the name as it is written in logs and manifests."""
         return self.name.lower().replace("_", " ")
+
+
+RETRIED = (str(Problem.TIMEOUT), str(Problem.CRASHED))  # it may have been the machine
+
+
+def count_kinds(names: list[str]) -> dict[str, int]:
+    """Return how often each kind of problem is among `names`, the commonest first, then by name."""
+    return dict(sorted(collections.Counter(names).items(), key=lambda item: (-item[1], item[0])))
 
 
 class VideoError(Exception):

@@ -15,10 +15,10 @@ from multiprocessing import shared_memory
 import numpy as np
 import pytest
 
-from hvt_jax.data import batches, catalog, decode, pipeline, quarantine, sampling
+from hvt_jax.data import batches, catalog, pipeline, quarantine, sampling
 from hvt_jax.data.dataset import DataError, Dataset, Video
 from hvt_jax.data.problems import Problem
-from tests.data import painted_videos
+from tests.data import painted_videos, read_videos
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_a_batch_is_what_it_says(train, data_settings):
     for video, label, index, start in zip(*(batch[n] for n in ("video", "label", "index", "start")), strict=True):
         assert label == train.labels["motion"][index]
         path = train.root / train.videos[index].path
-        np.testing.assert_array_equal(video, decode.decode_frames(path, start + 2 * np.arange(4), 30, 50))
+        np.testing.assert_array_equal(video, read_videos.decode_frames(path, start + 2 * np.arange(4), 30, 50))
         assert start % settings.window_step == 0 and start + 7 <= 40
 
 
@@ -116,14 +116,14 @@ def test_all_windows_of_all_videos(train, data_settings):
 
 def test_short_videos_are_looped_or_left_out(train, data_settings, tmp_path):
     video = train.videos[0]
-    clip = decode.decode_frames(train.root / video.path, np.arange(5), 64, 64)
+    clip = read_videos.decode_frames(train.root / video.path, np.arange(5), 64, 64)
     painted_videos.write_video(tmp_path / "short.mp4", clip, "mp4", "libx264")
     os.symlink(train.root / video.path, tmp_path / "long.avi")
     dataset = Dataset(tmp_path, (Video("short.mp4", (0,)), Video("long.avi", (1,))), {"class": ("a", "b")})
     (batch,) = _take(1, dataset, data_settings, batch_size=2)
     place = int(np.flatnonzero(batch["index"] == 0)[0])
     assert batch["valid"].all() and batch["start"][place] == 0
-    looped = decode.decode_frames(tmp_path / "short.mp4", [0, 2, 4, 1], 32, 32)
+    looped = read_videos.decode_frames(tmp_path / "short.mp4", [0, 2, 4, 1], 32, 32)
     np.testing.assert_array_equal(batch["video"][place], looped)
     padding = dataclasses.replace(data_settings, short_videos="pad")
     (batch,) = _take(1, dataset, padding, batch_size=2)

@@ -14,7 +14,7 @@ from hvt_jax.data import decode, images, pipeline, readers, storages
 from hvt_jax.data.dataset import DataError, Dataset, Video
 from hvt_jax.data.problems import VideoError
 from hvt_jax.tools import encode
-from tests.data import odd_videos, stored_videos
+from tests.data import odd_videos, read_videos, stored_videos
 from tests.data.stored_videos import SIZE, encoded, psnr
 
 _KINDS = [
@@ -73,7 +73,7 @@ def test_all_storages_give_the_same_clips(stored, source, kind):
                 else:
                     assert psnr(clip, wanted) > 33
             # Of another shape, cut in the centre like the videos themselves.
-            square, raw = reader.read([0], 32, 32), decode.decode_frames(dataset.root / video.path, [0], 32, 32)
+            square, raw = reader.read([0], 32, 32), read_videos.decode_frames(dataset.root / video.path, [0], 32, 32)
             assert psnr(square, raw) > 28
 
 
@@ -276,7 +276,7 @@ def test_mp4_content_keeps_its_brightness():
     """Rounded as usual, in both conversions, every channel lost more than one level."""
     colours = np.random.default_rng(0).integers(32, 224, (12, 16, 3), np.uint8).repeat(8, 0).repeat(8, 1)
     content = encode.encode_mp4([colours] * 4, 25.0, 12, 18)
-    stored = decode.decode_frames(content, [0], *colours.shape[:2])[0]
+    stored = read_videos.decode_frames(content, [0], *colours.shape[:2])[0]
     assert np.abs(stored.mean((0, 1)) - colours.mean((0, 1))).max() < 0.5
 
 
@@ -285,7 +285,7 @@ def test_resized_frames_keep_their_brightness(tmp_path):
     colours = np.random.default_rng(0).integers(32, 224, (24, 1, 1, 3), np.uint8)
     (tmp_path / "v.mp4").write_bytes(encode.encode_mp4(colours.repeat(64, 1).repeat(96, 2), 25.0, 1, 10))
     for size in ((32, 48), (33, 49), (96, 144)):
-        read = decode.decode_frames(tmp_path / "v.mp4", np.arange(24), *size)
+        read = read_videos.decode_frames(tmp_path / "v.mp4", np.arange(24), *size)
         assert np.abs((read - colours.astype(float)).mean((0, 1, 2))).max() < 0.4, size
 
 

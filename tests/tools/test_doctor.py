@@ -20,6 +20,7 @@ from hvt_jax.tools import bare_decoding, doctor, loader_advice, loader_report, l
 from hvt_jax.tools.bare_decoding import Copy
 from hvt_jax.tools.doctor import OneThread, Setting, Trial
 from tests import small
+from tests.data import read_videos
 
 OPTIONS = {"batch_size": 4, "seed": 0, "seconds": 0.0}
 SLOW = 0.03  # seconds that are added to one stage
@@ -201,9 +202,9 @@ def test_the_bare_loop_decodes_the_same_frames(train, data_settings, tmp_path):
     path = str(train.root / train.videos[0].path)
     indices = np.array([4, 6, 11, 30])
     clip = bare_decoding.Clip(path, indices, 32, 48)
-    wanted = decode.decode_frames(path, indices, 32, 48)
+    wanted = read_videos.decode_frames(path, indices, 32, 48)
     np.testing.assert_array_equal(bare_decoding.decode_bare(clip), wanted)
-    jpegs = bare_decoding.encode.encode_jpegs(decode.decode_frames(path, indices, 64, 64), 90)
+    jpegs = bare_decoding.encode.encode_jpegs(read_videos.decode_frames(path, indices, 64, 64), 90)
     video = storages.EncodedVideo("a", 4, 25.0, 64, 64, jpegs)
     storages.write_shard("hdf5", tmp_path / "shard-00000-of-00001.h5", [video], sync=False)
     settings = dataclasses.replace(data_settings, storage="hdf5", storage_root=str(tmp_path))
@@ -222,9 +223,11 @@ def test_a_file_is_listed_once_until_it_changes(train, tmp_path, monkeypatch):
     for video, times in ((0, 1), (1, 2)):
         path.unlink(missing_ok=True)
         path.write_bytes((train.root / train.videos[video].path).read_bytes())
-        clips = [decode.decode_frames(path, np.array([7, 3]), 32, 32) for _ in range(3)]
+        clips = [read_videos.decode_frames(path, np.array([7, 3]), 32, 32) for _ in range(3)]
         assert len(listed) == times
-        wanted = decode.decode_frames((train.root / train.videos[video].path).read_bytes(), np.array([7, 3]), 32, 32)
+        wanted = read_videos.decode_frames(
+            (train.root / train.videos[video].path).read_bytes(), np.array([7, 3]), 32, 32
+        )
         assert all((clip == wanted).all() for clip in clips)
         listed.pop()  # of the bytes, which are never remembered
 
