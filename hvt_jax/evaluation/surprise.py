@@ -42,7 +42,7 @@ def build_surprise(definition: Definition) -> Callable[[dict, dict, jax.Array, j
         video = augmentation.normalise(video, data.mean, data.std)
         model = state_lib.merge(definition.graphdef, params, stats)
         outputs = model(video, train=False, last_state=definition.method.last_state)
-        candidates = steps.draw_questions(definition, jax.random.key(_SEED), video, frame_valid).candidates
+        candidates = steps.draw_targets(definition, jax.random.key(_SEED), video, frame_valid).candidates
         return {
             str(edge): _edge_errors(definition, model, outputs, edge, (frame_valid, candidates))
             for edge in definition.hierarchy.edges

@@ -4,7 +4,6 @@
 its numbers are those of a run that was never interrupted.
 """
 
-import contextlib
 import os
 
 import jax
@@ -15,6 +14,7 @@ from hvt_jax.data import manifest, quarantine
 from hvt_jax.data.dataset import Dataset
 from hvt_jax.data.problems import REASON_BYTES, Problem, pack_reason, unpack_reason
 from hvt_jax.data.quarantine import BadVideo
+from hvt_jax.run.first_process import is_first
 
 FILE_NAME = "quarantine.jsonl"
 
@@ -28,7 +28,7 @@ class BadVideos:
     """
 
     def __init__(self, folder: str, datasets: tuple[Dataset, ...], max_fraction: float, restored_step: int | None):
-        """Read what a run in `folder` had met by `restored_step`; without one all is forgotten, it may be repaired.
+        """Read what a run in `folder` had met by `restored_step`; without one, nothing.
 
         Raises:
           DataError: if the file that is there is damaged.
@@ -44,10 +44,7 @@ class BadVideos:
             for video in quarantine.read_quarantine(self._path, restored_step):
                 if video.path in known:
                     self._add(video)
-            self._judge()
-        elif jax.process_index() == 0:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(self._path)
+            self._check_share()
 
     def __len__(self) -> int:
         return len(self._found)
@@ -67,7 +64,7 @@ class BadVideos:
         if new:
             self._write()
             if jax.process_count() == 1:
-                self._judge()
+                self._check_share()
         return new
 
     def share(self) -> None:
@@ -89,7 +86,7 @@ class BadVideos:
         self._shared |= self._found.keys()
         if len(self) > count:
             self._write()
-        self._judge()
+        self._check_share()
 
     def _add(self, video: BadVideo) -> bool:
         """Keep a video and return whether it was unknown; the splits open it no more."""
@@ -103,10 +100,10 @@ class BadVideos:
         return True
 
     def _write(self) -> None:
-        if jax.process_index() == 0:
+        if is_first():
             quarantine.write_quarantine(self._path, list(self._found.values()))
 
-    def _judge(self) -> None:
+    def _check_share(self) -> None:
         bad = sorted(str(video) for video in self._found.values() if video.is_counted)
         total = len(self._paths)
         if manifest.are_too_many(len(bad), total, self._max_fraction):

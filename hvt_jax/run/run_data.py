@@ -1,4 +1,4 @@
-"""Which videos a run trains and is judged on: `RUN/data.json`, and `RUN/videos.jsonl.gz` with a line for each.
+"""Which videos a run trains and is evaluated on: `RUN/data.json`, and `RUN/videos.jsonl.gz` with a line for each.
 
 A resumed run compares them with those of before: scores on other videos, or other labels, say nothing of each other.
 """
@@ -9,10 +9,9 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 
-import jax
-
 from hvt_jax.data.dataset import Dataset
 from hvt_jax.data.manifest import shorten
+from hvt_jax.run.first_process import is_first
 from hvt_jax.run.run_folder import write_file, write_json
 
 FILE_NAME, LIST_NAME = "data.json", "videos.jsonl.gz"
@@ -50,7 +49,7 @@ class RunData:
         Raises:
           RunFolderError: if they cannot be written.
         """
-        if jax.process_index():
+        if not is_first():
             return
         rows = b"".join(row for _, row in self._rows())
         write_file(os.path.join(folder, LIST_NAME), gzip.compress(rows, mtime=0))
@@ -114,7 +113,7 @@ def _labels_of(dataset: Dataset, label_sets: list[str]) -> dict[tuple[str, float
 
 
 def read_label_sets(folder: str | os.PathLike) -> list[str]:
-    """Return the names of the label sets of a run, the one judged first in front; [] if its data.json says nothing."""
+    """Return the names of the label sets of a run, the first one in front; [] if its data.json says nothing."""
     try:
         with open(os.path.join(folder, FILE_NAME), encoding="utf-8") as file:
             names = json.load(file)["label_sets"]

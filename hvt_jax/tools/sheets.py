@@ -4,13 +4,13 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from hvt_jax.data.clip_batches import Batch
+from hvt_jax.data.batches import Batch
 from hvt_jax.data.dataset import Dataset
 from hvt_jax.evaluation.surprise import map_level
 from hvt_jax.hierarchy import Edge
-from hvt_jax.model.pyramid import patch_pixels
 from hvt_jax.run.figures import LEVEL_COLORS
 from hvt_jax.run.trained import Trained
+from hvt_jax.settings.geometry import patch_pixels
 from hvt_jax.tools import film, overlays
 from hvt_jax.tools.overlays import Curve, Overlay, Sheet
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from hvt_jax import disk
 from hvt_jax.data import catalog, pipeline
-from hvt_jax.data.clip_batches import Batch
+from hvt_jax.data.batches import Batch
 from hvt_jax.data.dataset import DataError, Dataset
 from hvt_jax.engine import sharding
 from hvt_jax.evaluation import attention_maps, embedding, features, knn, surprise

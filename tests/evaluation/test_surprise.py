@@ -25,7 +25,7 @@ def _measure(definition, frame_valid, **asked):
         pixels = augmentation.normalise(augmentation.centre_crop(video, data.height, data.width), data.mean, data.std)
         model = state.merge(definition.graphdef, params, stats)
         outputs = model(pixels, train=False)
-        candidates = steps.draw_questions(definition, jax.random.key(0), pixels, frame_valid).candidates
+        candidates = steps.draw_targets(definition, jax.random.key(0), pixels, frame_valid).candidates
         losses = {}
         for name, draw in asked.items():
             found = local.predict(model, outputs, draw, train=False, frame_valid=frame_valid)
