@@ -25,10 +25,10 @@ def map_level(edge: Edge) -> str:
 def build_surprise(definition: Definition) -> Callable[[dict, dict, jax.Array, jax.Array], ErrorMaps]:
     """Return `surprise(params, stats, video, frame_valid) -> {edge: {"error", "blind"}}`.
 
-    Every question that training draws from is asked once, in evaluation mode, and its loss is measured by the
+    Every draw that training can make is asked once, in evaluation mode, and its loss is measured by the
     objective of the config (of the distance `vicreg` its invariance term). Errors stand at the token that is asked
     for; of an edge that predicts up, at the token that asks: so they are tokens of `map_level(edge)`. Where several
-    questions ask for one token, their mean is taken, each weighted as often as training draws it.
+    draws ask for one token, their mean is taken, each weighted as often as training draws it.
 
     `video` is uint8 [B, T, Y', X', 3], of which the middle is taken, `frame_valid` bool [B, T]. Returned are float32
     [B, N] in time order: "error", and "blind", the error of an answer that knows nothing, which is a blind choice
@@ -60,7 +60,7 @@ def _edge_errors(definition: Definition, model, outputs: dict, edge: Edge, asked
         """Return sums of shares, errors and blind errors at every token, [3, B, N]."""
         found = local.predict_edge(model, outputs, edge, draw, train=False, frame_valid=frame_valid)
         blind = found._replace(prediction=_know_nothing(found, objective.distance))
-        losses = [local.question_losses(objective, edge, hierarchy, one, candidates) for one in (found, blind)]
+        losses = [local.prediction_losses(objective, edge, hierarchy, one, candidates) for one in (found, blind)]
         share_BN = jnp.where(found.weight, jnp.ones(()) if share_N is None else share_N, 0)
         sums = jnp.stack([share_BN, *(share_BN * loss.astype(jnp.float32) for loss in losses)])
         if edge.relation == "up":  # all but the first tokens may have asked
@@ -68,9 +68,9 @@ def _edge_errors(definition: Definition, model, outputs: dict, edge: Edge, asked
         return jnp.zeros((3, batch, tokens)).at[:, jnp.arange(batch)[:, None], found.choice.index].add(sums)
 
     if edge.relation == "side" or edge.relation == "down" and edge.source not in hierarchy.causal:
-        questions = draws.every_question(edge, hierarchy, batch=batch, std_divisor=objective.std_divisor)
+        drawn = draws.every_draw(edge, hierarchy, batch=batch, std_divisor=objective.std_divisor)
         total = jnp.zeros((3, batch, tokens))
-        (share, error, blind), _ = jax.lax.scan(lambda sums, one: (sums + ask(*one), None), total, questions)
+        (share, error, blind), _ = jax.lax.scan(lambda sums, one: (sums + ask(*one), None), total, drawn)
     else:
         share, error, blind = ask(None, None)
     mean = lambda sums: jnp.where(share > 0, sums / jnp.where(share > 0, share, 1), jnp.nan)  # noqa: E731

@@ -110,8 +110,8 @@ def _ask_side(time_BN: jax.Array, level: str, hierarchy: Hierarchy) -> Draw:
     return Draw(time_BN, {"distance": distance_BN})
 
 
-def every_question(edge: Edge, hierarchy: Hierarchy, *, batch: int, std_divisor: float) -> tuple[Draw, jax.Array]:
-    """Return all that an edge which draws can ever be asked, as K draws, and how likely each question is.
+def every_draw(edge: Edge, hierarchy: Hierarchy, *, batch: int, std_divisor: float) -> tuple[Draw, jax.Array]:
+    """Return all that an edge which draws can ever be asked, as K draws, and how likely each is.
 
     In every draw all sources ask for different tokens of the target level.
 
@@ -122,7 +122,7 @@ def every_question(edge: Edge, hierarchy: Hierarchy, *, batch: int, std_divisor:
       std_divisor: as in `draw_step`.
 
     Returns:
-      a Draw of arrays [K, B, N], and float32 [K, N]: the share of a source's questions, even for members.
+      a Draw of arrays [K, B, N], and float32 [K, N]: the share of a source's draws, even for members.
     """
     level, groups = edge.source, hierarchy.num_tokens(edge.source)
     if edge.relation == "side":

@@ -229,13 +229,13 @@ def edge_loss(
 ) -> jax.Array:
     """Return the loss of one edge, a scalar over the predictions that count; arguments as in `local_losses`."""
     if settings.distance == "contrastive":
-        return masked_mean(question_losses(settings, edge, hierarchy, asked, candidates), counts(asked))
+        return masked_mean(prediction_losses(settings, edge, hierarchy, asked, candidates), counts(asked))
     # In the original a down target above the lowest level counts as regularised where it is source.
     regularize_target = edge.relation != "down" or edge.target == hierarchy.edges[0].source
     return distance(settings, asked.prediction, asked.target, asked.weight, regularize_target=regularize_target)
 
 
-def question_losses(
+def prediction_losses(
     settings: ObjectiveSettings,
     edge: Edge,
     hierarchy: Hierarchy,

@@ -48,7 +48,7 @@ def test_means_of_the_maps_are_losses_of_training():
     hierarchy = definition.hierarchy
     frame_valid = jnp.array([[True] * 4] * 3 + [[True] * 3 + [False]])
     every = {
-        str(edge): draws.every_question(edge, hierarchy, batch=small.BATCH, std_divisor=3.0)[0]
+        str(edge): draws.every_draw(edge, hierarchy, batch=small.BATCH, std_divisor=3.0)[0]
         for edge in hierarchy.edges
         if edge.relation != "up"
     }

@@ -186,12 +186,12 @@ def test_codes_fit_their_tables():
 
 
 @pytest.mark.parametrize("side", [True, False])
-def test_every_question_is_asked_once_and_as_training_asks_it(side):
+def test_every_draw_is_asked_once_and_as_training_asks_it(side):
     hierarchy = small.predicting(SIZES, side)
     for edge in hierarchy.edges:
         if edge.relation == "up":
             continue
-        asked, share = draws.every_question(edge, hierarchy, batch=2, std_divisor=DIVISOR)
+        asked, share = draws.every_draw(edge, hierarchy, batch=2, std_divisor=DIVISOR)
         target = np.asarray(asked.target)
         assert target.shape[:2] == (len(share), 2) and share.shape == target[:, 0].shape
         np.testing.assert_array_equal(target[:, 0], target[:, 1])
