@@ -6,7 +6,7 @@ import runpy
 import sys
 
 _HELP = ("-h", "--help", "help")
-COMMANDS = ("main", "make_digits", "scan", "prepare", "bench_data", "audit", "import_original")
+COMMANDS = ("main", "make_digits", "scan", "prepare", "bench_data", "audit", "evaluate", "import_original")
 
 
 def main() -> int:
