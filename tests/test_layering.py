@@ -53,7 +53,7 @@ MAY_USE = {
     "model": JAX | {"flax", "einops"},
     "objectives": JAX | {"einops"},
     "engine": JAX | {"optax", "dm_pix"},
-    "evaluation": JAX | {"optax", "sklearn"},
+    "evaluation": JAX | {"optax", "sklearn", "matplotlib"},
     "run": JAX | {"optax", "ml_collections", "rich", "tensorboardX", "wandb", "matplotlib"},
     "interop": JAX | {"safetensors", "torch", "yaml"},
     "tools": JAX | _STORAGES | {"sklearn", "apache_beam", "ray", "rich"},

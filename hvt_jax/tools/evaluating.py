@@ -104,12 +104,13 @@ def evaluate(evaluation: Evaluation, names: tuple[str, ...]) -> dict[str, Any]:
         )
         if done := [level for level in evaluation.levels if level not in pending]:
             evaluation.say(f"{name}: there already for {', '.join(done)}; --again repeats it")
+        found = _found(evaluation, name, pending) if pending else {}
         for level in pending:
             started = time.monotonic()
-            answers = _ask(evaluation, name, level, pending)
-            entry = {"hash": hashes[level], "label_sets": _measure(evaluation, name, *answers)}
+            trained, untrained, rows = _ask(evaluation, name, level, found)
+            entry = {"hash": hashes[level], "label_sets": _measure(evaluation, name, trained, untrained, rows)}
             entry["seconds"] = time.monotonic() - started
-            results.keep(name, level, entry, _confusions(evaluation, *answers))
+            results.keep(name, level, entry, _confusions(evaluation, trained, rows))
     results.write_report()
     return results.setup
 
@@ -135,17 +136,20 @@ def _hash(evaluation: Evaluation, name: str, level: str) -> str:
     return feature_cache.key_of(parts)
 
 
-def _ask(
-    evaluation: Evaluation, name: str, level: str, pending: tuple[str, ...]
-) -> tuple[Answers, Answers, np.ndarray]:
+def _found(evaluation: Evaluation, name: str, levels: tuple[str, ...]) -> dict[bool, tuple[Features, Features]]:
+    """Return what a protocol reads, see `Evaluation.features`; {} where it reads videos."""
+    if name in protocols.ON_TOKENS:
+        return evaluation.tokens(levels)
+    return evaluation.features if name in protocols.ON_FEATURES else {}
+
+
+def _ask(evaluation: Evaluation, name: str, level: str, found) -> tuple[Answers, Answers, np.ndarray]:
     """Return the answers of the trained and of the untrained network, and which test videos they are about."""
     if name == "finetune":
         run = functools.partial(finetuning.finetune, evaluation.data, level, evaluation.finetune, evaluation.bar)
         (trained, rows), (untrained, _) = run(evaluation.trained), run(evaluation.untrained)
         return trained, untrained, rows
-    on_tokens = name in protocols.ON_TOKENS
-    found = evaluation.tokens(pending) if on_tokens else evaluation.features
-    ask = (protocols.ON_TOKENS if on_tokens else protocols.ON_FEATURES)[name]
+    ask = (protocols.ON_FEATURES | protocols.ON_TOKENS)[name]
     advance, answers = evaluation.bar(f"{name} of {level}", 2), []
     for is_trained in (True, False):
         task = _task(evaluation, level, *found[is_trained])
@@ -190,10 +194,7 @@ def _recall(answer: protocols.Answer, learned: np.ndarray, labels: np.ndarray) -
     return {str(depth): 100.0 * float(hit.mean()) for depth, hit in hits.items()}
 
 
-def _confusions(
-    evaluation: Evaluation, trained: Answers, untrained: Answers, rows: np.ndarray
-) -> dict[str, np.ndarray]:
+def _confusions(evaluation: Evaluation, answers: Answers, rows: np.ndarray) -> dict[str, np.ndarray]:
     """Return the confusion matrix of every label set."""
-    del untrained
     labels = evaluation.data.test.dataset.labels
-    return {name: measures.confusion(answer.scores, labels[name][rows]) for name, answer in trained.items()}
+    return {name: measures.confusion(answer.scores, labels[name][rows]) for name, answer in answers.items()}

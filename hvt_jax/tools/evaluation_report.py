@@ -63,7 +63,7 @@ class Results:
             tables[level] = {"counts": counts.tolist(), "per_class_top1": measures.per_class(counts)}
             self._write(path, _to_json(tables, indent=None))
         levels = self.setup["protocols"].setdefault(protocol, {})
-        levels[level] = entry
+        levels[level] = json.loads(_to_json(entry))  # as it is read again
         self.setup["protocols"][protocol] = {name: levels[name] for name in LEVELS if name in levels}
         self._write(self._path, _to_json({"setups": self._setups}))
 
