@@ -38,6 +38,9 @@ SMOOTHING = flags.DEFINE_float(
 )
 
 
+_WIDTH = 140  # of the table where there is no terminal
+
+
 def main(argv: list[str]) -> int:
     """Check the flags, make one call, return its exit code."""
     if len(argv) > 1:
@@ -84,7 +87,7 @@ def _evaluate() -> int:
     shown = table.Table(*evaluation_report.COLUMNS)
     for row in evaluation_report.rows(setup):
         shown.add_row(*row)
-    screen.print(shown, markup=False)
+    screen.print(shown, markup=False, width=None if screen.is_terminal else _WIDTH)
     screen.print(f"{evaluation.out / 'report.md'}: also recall, settings and confusion matrices", markup=False)
     return 0
 

@@ -12,7 +12,7 @@ from hvt_jax.evaluation.grid_probes import Schedule, Setting
 from hvt_jax.evaluation.probe_networks import Probe
 from hvt_jax.settings import EvaluationSettings
 
-LINEAR_SETTINGS = grid_probes.grid((1e-4, 3e-4, 1e-3, 3e-3, 1e-2), (0.01, 0.3, 3.0, 30.0))
+LINEAR_SETTINGS = grid_probes.grid((3e-4, 1e-3, 3e-3, 1e-2, 3e-2), (0.01, 0.3, 3.0, 30.0))
 LINEAR_SCHEDULE = Schedule(batch=256, epochs=50, least=400, most=20_000)
 MLP_SETTINGS = grid_probes.grid((1e-3, 3e-3, 1e-2), (0.01, 0.1, 1.0))
 MLP_SCHEDULE = Schedule(batch=256, epochs=40, least=300, most=20_000)

@@ -37,10 +37,15 @@ class Results:
         self._label_names = label_names
         self._folder, self._path = folder, folder / "results.json"
         self._key = hashlib.sha256(json.dumps(setup, sort_keys=True).encode()).hexdigest()[:12]
-        self._setups = self._read()
-        self.setup = self._setups.setdefault(self._key, {**setup, "protocols": {}})
+        self._description = dict(setup)
+        self._read()
 
-    def _read(self) -> dict[str, dict]:
+    def _read(self) -> None:
+        """Take in what the file holds now: another process may have put something there."""
+        self._setups = self._read_setups()
+        self.setup = self._setups.setdefault(self._key, {**self._description, "protocols": {}})
+
+    def _read_setups(self) -> dict[str, dict]:
         try:
             setups = json.loads(self._path.read_text())["setups"]
             return {key: {**setup, "protocols": dict(setup["protocols"])} for key, setup in setups.items()}
@@ -62,6 +67,7 @@ class Results:
             tables = _read_json(path) | {"classes": list(self._label_names[label_set])}
             tables[level] = {"counts": counts.tolist(), "per_class_top1": measures.per_class(counts)}
             self._write(path, _to_json(tables, indent=None))
+        self._read()
         levels = self.setup["protocols"].setdefault(protocol, {})
         levels[level] = json.loads(_to_json(entry))  # as it is read again
         self.setup["protocols"][protocol] = {name: levels[name] for name in LEVELS if name in levels}
@@ -177,7 +183,7 @@ def _span(interval: tuple[float, float], sign: str = "") -> str:
 
 
 def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _file_name(label_set: str) -> str:
