@@ -69,6 +69,8 @@ def _evaluate() -> int:
     with progress.Progress(*progress.Progress.get_default_columns(), console=screen) as bars:
 
         def bar(title: str, total: int):
+            if not screen.is_terminal:
+                screen.print(title, markup=False)
             task = bars.add_task(title, total=total)
             return lambda done: bars.advance(task, done)
 

@@ -147,7 +147,7 @@ def build_step(definition: Definition, level: str, settings: FinetuneSettings, b
         counts_B = batch["valid"] & batch["valid"][::-1] if settings.mixup or settings.cutmix else batch["valid"]
 
         def loss(params):
-            logits_BK, stats = _logits(definition, level, params, state.stats, video, counts_B, keys[2])
+            logits_BK, stats = _logits(definition, level, (params, state.stats), video, valid=counts_B, key=keys[2])
             log_probs_BK = jax.nn.log_softmax(jnp.where(is_class_K, logits_BK, _OUT))
             losses_B = -(targets_BK * jnp.where(is_class_K, log_probs_BK, 0)).sum(axis=1)
             return jnp.where(counts_B, losses_B, 0).sum() / jnp.maximum(counts_B.sum(), 1), stats
@@ -177,14 +177,15 @@ def build_predict(definition: Definition, level: str) -> Callable:
         flat = views_BV.reshape(-1, *views_BV.shape[2:])
         flat = steps.augmentation.centre_crop(flat, data.height, data.width)
         flat = steps.augmentation.normalise(flat, data.mean, data.std)
-        logits_NK, _ = _logits(definition, level, params, stats, flat, None, None)
+        logits_NK, _ = _logits(definition, level, (params, stats), flat)
         return {"logits": logits_NK.reshape(*views_BV.shape[:2], -1)}
 
     return predict
 
 
-def _logits(definition: Definition, level: str, params: Tree, stats: Tree, video, valid, key):
+def _logits(definition: Definition, level: str, variables: tuple[Tree, Tree], video, *, valid=None, key=None):
     """Return [B, classes] and the new statistics; with a key of dropout as in training, without as in evaluation."""
+    params, stats = variables
     model = state_lib.merge(definition.graphdef, params["model"], stats)
     outputs = supervised.encode(model, video, train=key is not None, valid=valid, key=key)
     features_BD = outputs[level].tokens.astype(jnp.float32).mean(axis=1)

@@ -45,10 +45,9 @@ def finetune(
       bar: called with a title and a total, returns what is called with how many more are done.
       trained: the model to begin with, an untrained one for training from scratch.
     """
-    functions = _compile(trained.definition, level, settings, trained.settings.train.batch_size)
     answers, rows = {}, np.zeros(0, np.int64)
     for label_set in data.label_names:
-        answers[label_set], rows = _finetune_one(data, level, settings, bar, trained, functions, label_set)
+        answers[label_set], rows = _finetune_one(data, level, settings, bar, trained, label_set)
     return answers, rows
 
 
@@ -65,7 +64,9 @@ def _compile(definition: Definition, level: str, settings: FinetuneSettings, bat
     return _Functions(mesh, step, compilation.compile_encode(finetune_lib.build_predict(definition, level), mesh))
 
 
-def _finetune_one(data, level, settings, bar, trained, functions, label_set) -> tuple[Answer, np.ndarray]:
+def _finetune_one(data, level, settings, bar, trained, label_set) -> tuple[Answer, np.ndarray]:
+    batch_size = trained.settings.train.batch_size
+    functions = _compile(trained.definition, level, settings, batch_size)
     classes = {name: len(names) for name, names in data.label_names.items()}
     learn, held = grid_probes.hold_out(len(data.train.dataset))
     learn_set, held_set = (_part(data.train.dataset.with_primary(label_set), rows) for rows in (learn, held))
@@ -76,7 +77,6 @@ def _finetune_one(data, level, settings, bar, trained, functions, label_set) -> 
         out_shardings=sharding.replicated(functions.mesh),
     )
     state = begin(trained.params, trained.stats, key=jax.random.key(_SEED))
-    batch_size = trained.settings.train.batch_size
     steps = math.ceil(settings.epochs * len(learn_set) / batch_size)
     batches = pipeline.train_batches(learn_set, data.settings, batch_size=batch_size, seed=_SEED, start_step=0)
     judge = functools.partial(_predict, data, trained, functions, num_classes=classes[label_set])
