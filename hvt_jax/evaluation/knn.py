@@ -16,7 +16,6 @@ from hvt_jax.evaluation.accuracy import accuracy
 
 _CHUNK_ELEMENTS = 2**25  # similarities held at once: 128 MiB of float32
 _MAX_CHUNK = 1024  # queries per chunk for a small training set
-_GROUP = 64  # training examples whose best similarity is looked at first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,27 +133,7 @@ def _unit_rows(features: jax.Array) -> jax.Array:
 @functools.partial(jax.jit, static_argnames="neighbours")
 def _search(train_ND: jax.Array, queries_QD: jax.Array, neighbours: int) -> tuple[jax.Array, jax.Array]:
     similarity_QN = jnp.matmul(_unit_rows(queries_QD), train_ND.T, precision="highest")
-    return _best(similarity_QN, neighbours)
-
-
-def _best(similarity_QN: jax.Array, neighbours: int) -> tuple[jax.Array, jax.Array]:
-    """Return what `jax.lax.top_k` returns, for many columns in less time: on CPU it is slower than the product.
-
-    The `neighbours` groups of columns with the highest maxima hold all that is wanted: whatever is outside them is
-    behind the maxima of all of them, also among equal values, of which the lower column comes first.
-    """
-    num_queries, num_columns = similarity_QN.shape
-    groups = -(-num_columns // _GROUP)
-    if groups <= 2 * neighbours:
-        return jax.lax.top_k(similarity_QN, neighbours)
-    padding = ((0, 0), (0, groups * _GROUP - num_columns))
-    similarity_QGE = jnp.pad(similarity_QN, padding, constant_values=-jnp.inf).reshape(num_queries, groups, _GROUP)
-    _, chosen_QK = jax.lax.top_k(similarity_QGE.max(axis=2), neighbours)
-    chosen_QK = jnp.sort(chosen_QK, axis=1)  # so that columns are in their order again
-    some_QKE = jnp.take_along_axis(similarity_QGE, chosen_QK[..., None], axis=1)
-    best_QK, place_QK = jax.lax.top_k(some_QKE.reshape(num_queries, -1), neighbours)
-    group_QK = jnp.take_along_axis(chosen_QK, place_QK // _GROUP, axis=1)
-    return best_QK, group_QK * _GROUP + place_QK % _GROUP
+    return jax.lax.top_k(similarity_QN, neighbours)
 
 
 @functools.partial(jax.jit, static_argnames="num_classes")

@@ -1,6 +1,5 @@
 """kNN: the original's numbers, votes computed by hand, chunks that change nothing."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -131,12 +130,3 @@ def test_votes_are_counted_in_chunks_of_one_shape(monkeypatch):
     compiled = knn._vote._cache_size()
     np.testing.assert_array_equal(knn.knn_votes(found, labels, **options), whole)
     assert knn._vote._cache_size() == compiled + 1
-
-
-@pytest.mark.parametrize("columns", [64 * 40, 64 * 41 + 3])
-def test_the_best_of_many_are_those_of_top_k_also_among_equal_ones(columns):
-    values = np.random.default_rng(2).integers(0, 60, (6, columns)).astype(np.float32)  # many equal ones
-    values[0] = 1.0
-    found, expected = knn._best(jnp.asarray(values), 7), jax.lax.top_k(values, 7)
-    np.testing.assert_array_equal(found[0], expected[0])
-    np.testing.assert_array_equal(found[1], expected[1])
