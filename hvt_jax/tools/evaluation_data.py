@@ -82,9 +82,10 @@ def load_data(trained: Trained, other: Settings | None, *, clips: int, crops: in
         kept = {name: getattr(settings, name) for name in _OF_THE_MODEL}
         settings = dataclasses.replace(other.data, **kept)
     train, test = (catalog.load_dataset(settings, name) for name in ("train", "test"))
-    for name, dataset in {"train": train, "test": test}.items():
-        if not len(dataset):
-            raise DataError(f"{settings.root}: the {name} split has no video")
+    if len(train) < 2 or not len(test):
+        raise DataError(
+            f"{settings.root}: {len(train)} training and {len(test)} test videos; an evaluation needs at least 2 and 1"
+        )
     if train.label_names != test.label_names:
         raise DataError(f"{settings.root}: the classes of the training and the test split differ")
     partners = pairs.find_partners(source.evaluation.reversed_pairs, test.label_names)
