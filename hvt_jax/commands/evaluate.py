@@ -13,6 +13,7 @@ Exit codes: 0 done; 2 bad run, config or data.
 """
 
 import pathlib
+import sys
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -64,7 +65,7 @@ def _evaluate() -> int:
             return cli.fail(f"--protocol={name}, but must be one of {', '.join(evaluating.PROTOCOLS)}, or all")
     other = None if CONFIG.value is None else read_settings(CONFIG.value)
     trained = open_run(RUN.value, CHECKPOINT.value)
-    screen = console.Console(soft_wrap=True, highlight=False)
+    screen = console.Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
     recipe = FinetuneSettings(EPOCHS.value, RATE.value, LAYER_DECAY.value, MIXUP.value, CUTMIX.value, SMOOTHING.value)
     with progress.Progress(*progress.Progress.get_default_columns(), console=screen) as bars:
 
@@ -89,7 +90,7 @@ def _evaluate() -> int:
     shown = table.Table(*evaluation_report.COLUMNS)
     for row in evaluation_report.rows(setup):
         shown.add_row(*row)
-    screen.print(shown, markup=False, width=None if screen.is_terminal else _WIDTH)
+    screen.print(shown, markup=False)
     screen.print(f"{evaluation.out / 'report.md'}: also recall, settings and confusion matrices", markup=False)
     return 0
 
