@@ -6,7 +6,7 @@ import runpy
 import sys
 
 _HELP = ("-h", "--help", "help")
-COMMANDS = ("main", "make_digits", "scan", "prepare", "bench_data", "audit", "visualize", "import_original")
+COMMANDS = ("main", "evaluate", "visualize", "make_digits", "scan", "prepare", "bench_data", "audit", "import_original")
 
 
 def main() -> int:

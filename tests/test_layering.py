@@ -52,7 +52,7 @@ MAY_USE = {
     "model": JAX | {"flax", "einops"},
     "objectives": JAX | {"einops"},
     "engine": JAX | {"optax", "dm_pix"},
-    "evaluation": JAX | {"optax", "sklearn", "threadpoolctl", "umap"},
+    "evaluation": JAX | {"optax", "sklearn", "matplotlib", "threadpoolctl", "umap"},
     "run": JAX | {"clu", "optax", "ml_collections", "rich", "tensorboardX", "wandb", "matplotlib", "markdown_it"},
     "interop": JAX | {"safetensors", "torch", "yaml"},
     "tools": JAX | _STORAGES | {"sklearn", "apache_beam", "ray", "rich", "matplotlib"},

@@ -213,6 +213,23 @@ def build_encode(definition: Definition) -> Callable[[dict, dict, jax.Array], di
     return encode
 
 
+def build_tokens(definition: Definition) -> Callable[[dict, dict, jax.Array], dict[str, jax.Array]]:
+    """Return `tokens(params, stats, video) -> {level: float32 [B, N, D]}`: of every level, after the output norm.
+
+    `video` as in `build_encode`, whose features are the means over N of these.
+    """
+    data, method = definition.settings.data, definition.method
+
+    def encode(params, stats, video):
+        video = augmentation.centre_crop(video, data.height, data.width)
+        video = augmentation.normalise(video, data.mean, data.std)
+        model = state_lib.merge(definition.graphdef, params, stats)
+        outputs = model(video, train=False, last_state=method.last_state)
+        return {level: outputs[level].tokens.astype(jnp.float32) for level in definition.hierarchy.levels}
+
+    return encode
+
+
 def _sound_statistics(old: dict, new: dict, valid: jax.Array) -> dict:
     # A NaN in one step must not stay in the running statistics, nor must a batch without any video.
     sound = lambda before, after: jnp.where(valid.any() & jnp.isfinite(after).all(), after, before)  # noqa: E731

@@ -242,7 +242,7 @@ def prediction_losses(
     asked: Prediction,
     candidates: Candidates | None,
 ) -> jax.Array:
-    """Return the loss of every prediction of one edge, [B, N], whether it counts or not; arguments as in `local_losses`.
+    """Return the loss of every prediction of one edge, [B, N], whether it counts or not; see `local_losses`.
 
     What only a whole batch has, the variance and covariance of the distance `vicreg`, is not in it.
     """
