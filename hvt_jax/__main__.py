@@ -6,7 +6,18 @@ import runpy
 import sys
 
 _HELP = ("-h", "--help", "help")
-COMMANDS = ("main", "make_digits", "scan", "prepare", "bench_data", "audit", "import_original")
+COMMANDS = (
+    "main",
+    "make_digits",
+    "scan",
+    "prepare",
+    "bench_data",
+    "audit",
+    "extract",
+    "export",
+    "import_original",
+    "import_vit",
+)
 
 
 def main() -> int:

@@ -37,7 +37,7 @@ _DATA_ROWS = (
     "dataset",
     "annotations listing manifest quarantine segments storages",
     "catalog",
-    "clip_batches counts pipeline reading view_batches views",
+    "clip_batches counts pipeline reading video_windows view_batches views",
 )
 DATA_ROWS = {name: row for row, names in enumerate(_DATA_ROWS) for name in names.split()} | {"__init__": 0}
 NUMPY_ONLY = {"numpy"}
