@@ -55,7 +55,7 @@ MAY_USE = {
     "engine": JAX | {"optax", "dm_pix"},
     "evaluation": JAX | {"optax", "sklearn"},
     "run": JAX | {"optax", "ml_collections", "rich", "tensorboardX", "wandb", "matplotlib"},
-    "interop": JAX | {"safetensors", "torch", "yaml"},
+    "interop": JAX | {"safetensors", "torch", "yaml", "ml_collections", "pyarrow"},
     "tools": JAX | _STORAGES | {"sklearn", "apache_beam", "ray", "rich"},
     "commands": {"absl", "ml_collections", "rich"},
     "main": {"absl", "ml_collections", "jax"},
@@ -65,11 +65,13 @@ MAY_USE = {
 EXTRA = {
     "engine/state.py": {"flax"},  # the one place where modules are split and merged
     "run/checkpoint.py": {"orbax"},
+    "interop/parameter_checkpoint.py": {"orbax"},  # a checkpoint that Orbax alone restores
     "data/pipeline.py": {"absl"},  # Grain's processes want parsed flags, in notebooks too
 }
 LONGEST_FILE, LONGEST_FUNCTION, LONGEST_LOOP, MOST_POSITIONAL = 300, 50, 120, 6
 # Inside functions only: slow or optional.
 LAZY = {"sklearn", "matplotlib", "wandb", "torch", "safetensors", "yaml", "tensorflow_datasets", "apache_beam", "ray"}
+LAZY |= {"pyarrow"}
 
 
 def _name(path: pathlib.Path) -> str:

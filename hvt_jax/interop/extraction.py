@@ -98,12 +98,16 @@ def extract(
         if previous is not None:
             _keep(file, *previous, on_progress)
         damaged = [video for video in file.done if video.reason]
-        if not len(file):
-            file.discard()
-            first = f"{dataset.videos[0].path}: {damaged[0].reason}"
-            raise DataError(f"none of {len(dataset)} videos can be read; {first}")
-        windows = file.write(lambda numbers: _texts(dataset, numbers))
-    return Extracted(windows, damaged, resumed)
+        return Extracted(_finish(file, dataset, damaged), damaged, resumed)
+
+
+def _finish(file: FeatureFile, dataset: Dataset, damaged: list[Done]) -> int:
+    """Write the file and return the number of its windows; a DataError if there are none."""
+    if not len(file):
+        file.discard()
+        first = f"{dataset.videos[0].path}: {damaged[0].reason}"
+        raise DataError(f"none of {len(dataset)} videos can be read; {first}")
+    return file.write(lambda numbers: _texts(dataset, numbers))
 
 
 def _build_encode(definition: Definition, levels: tuple[str, ...]) -> Callable:
