@@ -56,6 +56,8 @@ class Level(nnx.Module):
             num_heads=settings.num_heads,
             head_width=settings.head_width,
             mlp_width=settings.mlp_width,
+            qkv_bias=settings.qkv_bias,
+            norm_epsilon=settings.norm_epsilon,
         )
         self.output_norm = normalization.make_norm(settings.output_norm, width, dtype)
         self.state_norm = normalization.make_norm(settings.output_norm, width, dtype) if settings.causal else None

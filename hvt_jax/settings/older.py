@@ -1,0 +1,20 @@
+"""Configs that runs of earlier versions left: the fields they lack, with the value that says what those runs did."""
+
+from typing import Any
+
+_LEVELS = ("frame", "clip", "sequence")
+_LATER = {"model.initial_weights": ""}
+_LATER |= {f"model.{level}.qkv_bias": False for level in _LEVELS}
+_LATER |= {f"model.{level}.norm_epsilon": 1e-5 for level in _LEVELS}
+
+
+def complete(config: dict[str, Any]) -> dict[str, Any]:
+    """Return `config`, read from a config.json, with the fields that came later; groups it lacks stay away."""
+    for name, value in _LATER.items():
+        *groups, field = name.split(".")
+        node = config
+        for group in groups:
+            node = node.get(group) if isinstance(node, dict) else None
+        if isinstance(node, dict):
+            node.setdefault(field, value)
+    return config
