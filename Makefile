@@ -30,7 +30,7 @@ $(INSTALLED): $(REQUIREMENTS) requirements.txt requirements-dev.txt pyproject.to
 	$(IN_VENV) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-demo: $(INSTALLED)  ## make the digits videos, train on them into runs/demo and judge every level; goes on where it stopped
+demo: $(INSTALLED)  ## make the digits videos, train on them into runs/demo and evaluate every level; goes on where it stopped
 	$(IN_VENV) -m hvt_jax make_digits --root=data/digits
 	$(MALLOC) $(IN_VENV) -m hvt_jax.main --config=configs/digits.py --workdir=$(RUN)
 

@@ -20,7 +20,7 @@ import numpy as np
 from hvt_jax.engine import compilation, optim, steps
 from hvt_jax.settings import read_settings
 
-REGRESSION = {"objective.distance": "smooth_l1", "objective.patch_questions": "uniform"}
+REGRESSION = {"objective.distance": "smooth_l1", "objective.patch_targets": "uniform"}
 
 
 def main() -> int:

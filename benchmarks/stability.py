@@ -2,9 +2,9 @@
 
     python -m benchmarks.stability --config=configs/digits.py --config.data.root=data/digits --seeds=20 --steps=200
 
-Every seed has its own initial network, draws and order of videos. Nothing is judged: what counts is what the monitors
-see; an alarm of the mean or of copying needs 20 checks in a row, one each `logging.interval_steps`. *Rank* is the
-effective rank of a level's tokens before the norm over that of the first step.
+Every seed has its own initial network, draws and order of videos. Nothing is evaluated: what counts is what the
+monitors see; an alarm of the mean or of copying needs 20 checks in a row, one each `logging.interval_steps`. *Rank* is
+the effective rank of a level's tokens before the norm over that of the first step.
 """
 
 import contextlib
@@ -17,9 +17,9 @@ from ml_collections import config_flags
 
 from hvt_jax.data import catalog, pipeline
 from hvt_jax.data.dataset import Dataset
-from hvt_jax.engine import alarms, compilation, steps
+from hvt_jax.engine import alarms, compilation, optim, steps
 from hvt_jax.engine.classes import fit_to_labels
-from hvt_jax.run.loop import build_optimizer, plan_run
+from hvt_jax.run.events import plan_run
 from hvt_jax.settings import Settings, read_settings
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/digits.py", "Config document.", lock_config=True)
@@ -35,7 +35,8 @@ def main(_: Sequence[str]) -> None:
     settings = read_settings(config)
     train_set = catalog.load_dataset(settings.data, "train")
     definition = fit_to_labels(steps.define(settings), train_set)
-    optimizer = build_optimizer(definition, plan_run(settings, train_set))
+    length = {"steps_per_epoch": plan_run(settings, train_set).steps_per_epoch, "num_steps": STEPS.value}
+    optimizer = optim.build_optimizer(settings.optimizer, definition.groups, **length)
     compiled = compilation.compile_functions(definition, optimizer, num_steps=STEPS.value)
     initialise = jax.jit(steps.build_initialise(definition, optimizer))
     histories = []

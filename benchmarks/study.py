@@ -27,7 +27,7 @@ BEGIN, END = "<!-- tables -->", "<!-- /tables -->"
 THREE = {"model.hierarchy": "frame-clip-sequence"}
 REGRESSION = {
     "objective.distance": "smooth_l1",
-    "objective.patch_questions": "uniform",
+    "objective.patch_targets": "uniform",
     "objective.patch_weight": 1.0,
     "objective.regularizer_weight": 0.5,
 }
@@ -37,7 +37,7 @@ ROWS: dict[str, dict[str, object]] = {
     "default": {},
     "16 frames": {"data.num_frames": 16, "data.frame_stride": 2},
     "three levels": THREE,
-    "patches asked evenly": {"objective.patch_questions": "uniform", "objective.patch_weight": 1.0},
+    "patches asked evenly": {"objective.patch_targets": "uniform", "objective.patch_weight": 1.0},
     "patches count once": {"objective.patch_weight": 1.0},
     "patches count 4 times": {"objective.patch_weight": 4.0},
     "other places compete": {"objective.place_candidates": 16},
@@ -156,8 +156,8 @@ def tables(workdir: pathlib.Path) -> list[str]:
             runs = [_read(path) for path in sorted(folder.glob("seed*")) if path.is_dir() and _is_done(path)]
             levels = [level for level in LEVELS[1:] if runs and level in runs[0]["knn"]]
             rows += [_row(name, level, runs) for level in levels]
-        judged = "motion kNN, linear, MLP, direction linear, MLP, digit kNN, linear, MLP"
-        names = f"row, seeds, level, {judged}, rank, least, alarms".split(", ")
+        evaluated = "motion kNN, linear, MLP, direction linear, MLP, digit kNN, linear, MLP"
+        names = f"row, seeds, level, {evaluated}, rank, least, alarms".split(", ")
         head = f"| {' | '.join(names)} |\n|---|---:|---|{'---:|' * (len(names) - 3)}"
         found.append(f"### {int(steps):,} steps, {videos}\n\n" + "\n".join([head, *rows]))
     return found

@@ -93,7 +93,7 @@ def our_settings(case: str, dtype: str, batch: int = 0):
             predictor_norm="batch",
         )
     config.data.update(num_frames=frames, height=height, width=width, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    config.objective.update(distance="mse", side=False, regularizer="none", patch_questions="uniform")
+    config.objective.update(distance="mse", side=False, regularizer="none", patch_targets="uniform")
     config.optimizer.update(
         name="sgd", momentum=0.8, nesterov=True, weight_decay=0.0, clip_norm=0.0, schedule="constant"
     )
@@ -132,8 +132,8 @@ class Ours:
 
         def forward(params, stats, batch, key):
             video = steps.prepare_training(definition, key, batch["video"])
-            questions = steps.draw_questions(definition, key, video)
-            return steps.build_loss(definition, {**batch, "video": video}, questions, weights)(params, stats, None)[0]
+            draws = steps.draw_targets(definition, key, video)
+            return steps.build_loss(definition, {**batch, "video": video}, draws, weights)(params, stats, None)[0]
 
         train_step = steps.build_train_step(definition, optimizer, num_steps=1000)
         start = time.perf_counter()

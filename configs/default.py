@@ -66,7 +66,7 @@ def _data() -> ConfigDict:
     data.storage_root = ""  # folder of that storage; "" = data.root
     data.follow_links = False  # also read what links in the folder lead to, outside it; only for folders you trust
     data.split = 1  # official split number, where a data set has several
-    data.label = ""  # label set judged first, by which `supervised` trains; "" = the data set's own first one
+    data.label = ""  # label set evaluated first, by which `supervised` trains; "" = the data set's own first one
     data.num_frames = 16  # T, frames in one sample
     data.frame_stride = 2  # frames of the video between two frames of a sample ("frequency")
     data.window_step = 4  # frames of the video between the starts of two training windows
@@ -161,7 +161,7 @@ def _objective() -> ConfigDict:
     objective.batch_candidates_weight = 0.0  # contrastive: loss of choosing among tokens of the whole batch
     objective.batch_candidates = 512  # contrastive: tokens of the batch that compete, where their weight is not 0
     objective.place_candidates = 0  # contrastive: other places of a frame that compete for patches; of single images 16
-    objective.patch_questions = "change"  # where patches are asked for: change: where the video changes | uniform
+    objective.patch_targets = "change"  # where patches are asked for: change: where the video changes | uniform
     objective.patch_weight = 16.0  # multiplies the loss of predicting patches from frames: it is what knows appearance
     objective.least_distance = 1  # contrastive: what is nearer in time to the target is no candidate, in tokens
     objective.prediction_temperature = 1.0  # cross_entropy: divides predictions before the softmax
@@ -228,7 +228,7 @@ def _evaluation() -> ConfigDict:
     evaluation = ConfigDict()
     evaluation.schedule = "exponential"  # linear: every `interval` epochs | exponential: 1, i, i*i, ...
     evaluation.interval = 2.0  # epochs, or the growth factor
-    evaluation.batch_size = 64  # videos per batch over all devices while levels are judged
+    evaluation.batch_size = 64  # videos per batch over all devices while levels are evaluated
     evaluation.neighbours = 20  # k of the weighted kNN
     evaluation.temperature = 0.07  # of the kNN's weights exp(similarity / temperature)
     evaluation.probe_steps = 400  # updates of the MLP probe, 512 examples each; 0 = no MLP probe

@@ -1,6 +1,6 @@
 """A folder of your own videos, with no other preparation.
 
-Class folders (`root/<class>/<video>`) are judged by kNN; in a flat folder everything is one class and the
+Class folders (`root/<class>/<video>`) are evaluated by kNN; in a flat folder everything is one class and the
 accuracy says nothing. `train/` and `test/` (or `val/`) folders are taken as they are, otherwise a stable fifth of the
 videos is held out. Any container that PyAV reads; damaged files are masked and named with the reason,
 `python -m hvt_jax scan` names them beforehand.

@@ -33,7 +33,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.model.frame.update(predictor_hidden=(384,), scan=True)
     config.model.compute_dtype = "bfloat16"
     # One frame a video: a patch is chosen among other places, what is one a video among others of the batch.
-    config.objective.update(place_candidates=16, batch_candidates_weight=1.0, patch_questions="uniform")
+    config.objective.update(place_candidates=16, batch_candidates_weight=1.0, patch_targets="uniform")
     config.optimizer.update(learning_rate=5e-4, warmup_epochs=2.0)
     config.train.update(batch_size=512, num_epochs=50.0)
     config.evaluation.update(schedule="exponential", interval=2.0)

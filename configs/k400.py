@@ -1,6 +1,6 @@
 """Kinetics-400: some 240,000 training and 20,000 validation videos of 400 actions, as many as a crawler still gets.
 
-Trains all four levels at 112x112 with ViT-Ti-sized frames and judges on the validation set. Videos and CSV files:
+Trains all four levels at 112x112 with ViT-Ti-sized frames and evaluates on the validation set. Videos and CSV files:
 https://github.com/cvdfoundation/kinetics-dataset. They are read as published; videos that are listed and missing are
 counted in one line of the log and left out.
 

@@ -3,8 +3,8 @@
 Trains frame-clip with the conv stem and a causal clip level, as the original's default config says, to be compared with
 `ucf.py`. What differs from the original: the size is 56x84 pixels (its 60x80 cuts the last rows and columns of the
 convolved map away); the order of frames within clips is kept, which the original lost; the cosine falls once over the
-training, where the original's rises again after six epochs; levels are judged as in `ucf.py`. Targets are attached: the
-gradients of a level then reach the levels it predicts (docs/faults.md); the settings in `default.py` do not.
+training, where the original's rises again after six epochs; levels are evaluated as in `ucf.py`. Targets are attached:
+the gradients of a level then reach the levels it predicts (docs/faults.md); the settings in `default.py` do not.
 
     python -m hvt_jax.main --config=configs/original.py --workdir=runs/original
 
@@ -32,7 +32,7 @@ def get_config(argument: str = "") -> ConfigDict:
     for level in ("patch", "frame", "clip", "sequence"):
         config.model[level].update(predictor_hidden=(), predictor_norm="batch")
     config.objective.update(
-        distance="mse", targets="attached", side=False, regularizer="none", patch_questions="uniform", patch_weight=1.0
+        distance="mse", targets="attached", side=False, regularizer="none", patch_targets="uniform", patch_weight=1.0
     )
     config.objective.weights_to_uniform = True
     config.optimizer.update(name="sgd", learning_rate=0.1, momentum=0.8, nesterov=True, weight_decay=0.0, clip_norm=0.0)

@@ -1,7 +1,7 @@
 """Something-Something v2: 168,913 training and 24,777 validation videos of 174 templates, "Pushing [something] ...".
 
-Trains all four levels at 112x112 with ViT-Ti-sized frames and judges on the validation set. What happens matters here,
-not what is seen, and left and right are different labels: nothing is mirrored. Videos and label package:
+Trains all four levels at 112x112 with ViT-Ti-sized frames and evaluates on the validation set. What happens matters
+here, not what is seen, and left and right are different labels: nothing is mirrored. Videos and label package:
 https://www.qualcomm.com/developer/software/something-something-v-2-dataset:
 
     data/ssv2/20bn-something-something-v2/<id>.webm
@@ -9,8 +9,8 @@ https://www.qualcomm.com/developer/software/something-something-v-2-dataset:
 
     python -m hvt_jax.main --config=configs/ssv2.py --workdir=runs/ssv2
 
-`:smoke` takes 20 steps at 64x64 on whatever part of it is there; `--config.data.split=2` judges on the test set, if its
-answers are there. Published reference points (validation set): frozen features with a linear probe, VideoMAE ViT-B
+`:smoke` takes 20 steps at 64x64 on whatever part of it is there; `--config.data.split=2` evaluates on the test set, if
+its answers are there. Published reference points (validation set): frozen features with a linear probe, VideoMAE ViT-B
 38.9 %; with an attentive one, V-JEPA ViT-L 69.5 %, V-JEPA 2 ViT-L 73.7 %; fine-tuned, VideoMAE ViT-B 70.8 %. No number
 of a locally trained hierarchy has been published, and this config has not been run. Next:
 `--config.data.num_frames=32`.

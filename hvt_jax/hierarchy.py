@@ -114,19 +114,6 @@ class Hierarchy:
         return {}
 
 
-def parse_hierarchy(name: str) -> tuple[str, ...]:
-    """Return the levels of a hierarchy written as `frame-clip-sequence`.
-
-    Raises:
-      ValueError: if the name is not one of HIERARCHIES, listing them.
-    """
-    levels = tuple(name.split("-"))
-    if levels not in HIERARCHIES:
-        choices = ", ".join("-".join(levels) for levels in HIERARCHIES)
-        raise ValueError(f"{name!r} is no hierarchy; choose one of {choices}")
-    return levels
-
-
 def level_below(level: str) -> str:
     """Return the level whose tokens `level` groups."""
     return LEVELS[LEVELS.index(level) - 1]

@@ -12,7 +12,7 @@ from hvt_jax.commands import cli
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config document, e.g. configs/digits.py.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Run folder, e.g. runs/digits; a run in it is resumed.")
-DESCRIBE = flags.DEFINE_bool("describe", False, "Print levels, tokens, edges, parameters and FLOPs, and stop.")
+DESCRIBE = flags.DEFINE_bool("describe", False, "Print levels, tokens, edges, FLOPs and all parameters, and stop.")
 DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several processes; under SLURM or MPI nothing else.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "With --distributed elsewhere: host:port of process 0.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many processes there are.")
@@ -62,7 +62,8 @@ def _describe() -> int:
     from hvt_jax.run import describe
     from hvt_jax.settings import read_settings
 
-    print(describe.describe(steps.define(read_settings(CONFIG.value))))
+    definition = steps.define(read_settings(CONFIG.value))
+    print(f"{describe.parameter_table(definition)}\n\n{describe.describe(definition)}")
     return 0
 
 

@@ -15,10 +15,10 @@ import numpy as np
 from configs.default import get_config
 from hvt_jax.engine import state as state_lib
 from hvt_jax.interop import original, original_config
-from hvt_jax.model.pyramid import model_hierarchy
 from hvt_jax.objectives import local
 from hvt_jax.objectives.draws import Draw, distance_code
 from hvt_jax.settings import read_settings
+from hvt_jax.settings.geometry import model_hierarchy
 from tests.small import predicting
 
 MOMENTUM = 0.8

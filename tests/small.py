@@ -27,7 +27,7 @@ NO_AUGMENTATION = {
 # Tests of what is not about the objective hit their targets, as the original does.
 HIT_TARGETS = {
     "objective.distance": "smooth_l1",
-    "objective.patch_questions": "uniform",
+    "objective.patch_targets": "uniform",
     "objective.patch_weight": 1.0,
     "objective.place_candidates": 16,
     "objective.regularizer_weight": 0.5,
@@ -135,9 +135,9 @@ def _train_step(definition: Definition):
 def _loss_and_gradients(definition: Definition):
     def run(params, stats, batch, key):
         video = steps.prepare_training(definition, key, batch["video"])
-        questions = steps.draw_questions(definition, key, video)
+        draws = steps.draw_targets(definition, key, video)
         weights = steps.edge_weights(definition, jnp.zeros((), jnp.int32), STEPS["num_steps"])
-        loss = steps.build_loss(definition, {**batch, "video": video}, questions, weights)
+        loss = steps.build_loss(definition, {**batch, "video": video}, draws, weights)
         return jax.value_and_grad(loss, has_aux=True)(params, stats, key)
 
     return jax.jit(run)

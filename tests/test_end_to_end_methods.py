@@ -39,7 +39,7 @@ def test_what_it_leaves_behind(world):
     assert not [name for name in trained[0] if "predictors" in name or "->" in name]
     heads = [record for record in records if "test/top1" in record]
     assert [record["step"] for record in heads] == [0, 4, 8] and heads[0]["test/chance"] == 10.0
-    assert results["head"]["judged_step"] == 8 and results["head"]["top1"] == heads[-1]["test/top1"]
+    assert results["head"]["evaluated_step"] == 8 and results["head"]["top1"] == heads[-1]["test/top1"]
     assert {"motion", "digit"} <= results["knn"]["clip"].keys()
     said, report = (world / "said.txt").read_text(), (world / "run" / "report.md").read_text()
     assert "method    supervised: all levels end to end by the labels 'digit', cross-entropy of a linear head" in said

@@ -20,12 +20,12 @@ from hvt_jax.engine import state as state_lib
 from hvt_jax.interop import original, original_config
 from hvt_jax.interop.grow import grow_variables
 from hvt_jax.model.predictor import make_projector
-from hvt_jax.model.pyramid import model_hierarchy
 from hvt_jax.objectives import siamese, supervised
 from hvt_jax.objectives.distances import distance, vicreg
 from hvt_jax.objectives.draws import distance_code, side_log_probabilities
 from hvt_jax.objectives.method import Inputs
 from hvt_jax.objectives.methods import METHODS
+from hvt_jax.settings.geometry import model_hierarchy
 from tests import golden_files, parity
 from tests.parity_case import close, load, quick_jit, under
 from tests.small import predicting, small_settings

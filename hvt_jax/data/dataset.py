@@ -46,7 +46,7 @@ class Dataset:
     Attributes:
       root: folder that every path is relative to.
       videos: the videos.
-      label_names: class names of every label set; the first set is the one judged first.
+      label_names: class names of every label set; the first set is the one evaluated first.
       quarantine: videos that could not be opened, {path: (problem, frames found)}. Whoever reads the data set adds to
         it and opens them no more; every decoding process has its own copy.
       reasons: of them in words, {path: reason}.
@@ -71,7 +71,7 @@ class Dataset:
 
     @property
     def primary_label(self) -> str:
-        """Name of the label set judged first."""
+        """Name of the label set evaluated first."""
         return next(iter(self.label_names))
 
     def with_primary(self, name: str) -> "Dataset":

@@ -122,7 +122,7 @@ class _HostShare(grain.MapDataset):
     """This host's rows of every batch, neighbours in it.
 
     A sample then has the same place in the global batch on any number of hosts, and with it the same augmentation,
-    questions and dropout. Every `hosts`-th sample would not do: a global array is put together host after host.
+    predictions and dropout. Every `hosts`-th sample would not do: a global array is put together host after host.
     """
 
     def __init__(self, samples: grain.MapDataset, share: int, batch_size: int, host: int):

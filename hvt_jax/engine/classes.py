@@ -9,7 +9,7 @@ from hvt_jax.settings import SettingsError
 
 
 def fit_to_labels(definition: Definition, train_set: Dataset) -> Definition:
-    """Return the definition for the classes of the label set judged first, where the method is trained on labels.
+    """Return the definition for the classes of the label set evaluated first, where the method is trained on labels.
 
     Raises:
       SettingsError: if the labels tell nothing apart.

@@ -141,9 +141,9 @@ def format_table(table: Table) -> str:
 def _weighted_losses(shares, params, definition: Definition, stats, batch, key) -> jax.Array:
     keys = jax.random.split(key, 3)
     video = steps.prepare_training(definition, keys[0], batch["video"])
-    questions = steps.draw_questions(definition, keys[1], video, batch.get("frame_valid"))
+    draws = steps.draw_targets(definition, keys[1], video, batch.get("frame_valid"))
     weights = {str(edge): 1.0 for edge in definition.hierarchy.edges}
-    loss = steps.build_loss(definition, {**batch, "video": video}, questions, weights)
+    loss = steps.build_loss(definition, {**batch, "video": video}, draws, weights)
     owned = definition.method.owned_losses(loss(params, stats, keys[2])[1][0])
     return sum((share * owned[owner] for owner, share in shares.items()), jnp.zeros(()))
 

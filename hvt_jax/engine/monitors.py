@@ -87,7 +87,7 @@ def monitor_rows(tokens: jax.Array, valid: jax.Array) -> dict[str, jax.Array]:
 
 
 def mean_target(target: jax.Array, weight: jax.Array | None) -> jax.Array:
-    """Return the mean target [D] of the questions that count: what is best answered by who knows nothing.
+    """Return the mean target [D] of the predictions that count: what is best answered by who knows nothing.
 
     Args:
       target: [B, N, D] or [B, 1, D].
@@ -101,7 +101,7 @@ def mean_target(target: jax.Array, weight: jax.Array | None) -> jax.Array:
 
 
 def loss_ratio(loss: jax.Array, cost: jax.Array) -> jax.Array:
-    """Return a loss over the loss of another answer to the same questions.
+    """Return a loss over the loss of another answer to the same predictions.
 
     1 means that the prediction is worth no more; so does an answer that costs nothing, where this returns 1.
 

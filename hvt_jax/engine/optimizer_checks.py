@@ -4,13 +4,13 @@ A run that trains less than its config says would look like any other until some
 """
 
 from hvt_jax.engine.groups import levels_of
-from hvt_jax.settings import OptimizerSettings
+from hvt_jax.settings import OptimizerSettings, SettingsError
 
 
 def check_optimizer(
     settings: OptimizerSettings, groups: tuple[str, ...], *, steps_per_epoch: int, num_steps: int
 ) -> None:
-    """Raise ValueError for settings that exclude each other or leave something untrained, with the remedy.
+    """Raise SettingsError for settings that leave something untrained, with the remedy.
 
     Args:
       settings: see `configs/default.py`.
@@ -18,14 +18,10 @@ def check_optimizer(
       steps_per_epoch: mini-batches in an epoch.
       num_steps: mini-batches in the run.
     """
-    if settings.single and settings.predictors == "own":
-        raise ValueError("optimizer.single and optimizer.predictors='own' exclude each other; use 'with' or 'rate'")
     _check_frozen(settings.frozen, groups)
     count = settings.accumulation_steps
-    if count < 1:
-        raise ValueError(f"optimizer.accumulation_steps is {count}; use 1 or more")
     if count > num_steps:
-        raise ValueError(
+        raise SettingsError(
             f"optimizer.accumulation_steps = {count}, but the run has {num_steps} steps, too few for one update; "
             f"use at most {num_steps}, or raise train.num_epochs or train.max_steps"
         )
@@ -35,7 +31,7 @@ def check_optimizer(
         start = getattr(settings.start_epochs, level)
         if round(start * steps_per_epoch) > last_start:
             own = [group for group in groups if group.split("/")[0] == level]
-            raise ValueError(
+            raise SettingsError(
                 f"optimizer.start_epochs.{level} = {start:g}, but the last update of the run begins at step "
                 f"{last_start}, {last_start / steps_per_epoch:g} epochs in, so {level} would never train; start it "
                 f"earlier, raise train.num_epochs or train.max_steps, or name {' and '.join(own)} in "
@@ -46,9 +42,9 @@ def check_optimizer(
 def _check_frozen(frozen: tuple[str, ...], names: tuple[str, ...]) -> None:
     unknown = [label for label in frozen if label not in names]
     if unknown:
-        raise ValueError(f"optimizer.frozen names {', '.join(unknown)}; the labels are {', '.join(names)}")
+        raise SettingsError(f"optimizer.frozen names {', '.join(unknown)}; the groups are {', '.join(names)}")
     if set(frozen) == set(names):
-        raise ValueError(
-            f"optimizer.frozen names all {len(names)} labels ({', '.join(names)}), so nothing would train; "
+        raise SettingsError(
+            f"optimizer.frozen names all {len(names)} groups ({', '.join(names)}), so nothing would train; "
             "leave at least one out"
         )

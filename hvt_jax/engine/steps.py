@@ -17,12 +17,11 @@ from hvt_jax.engine import state as state_lib
 from hvt_jax.engine.optim import optimizer_statistics, update_norms
 from hvt_jax.engine.state import TrainState
 from hvt_jax.hierarchy import Hierarchy
-from hvt_jax.model.pyramid import model_hierarchy
-from hvt_jax.objectives import local, methods
-from hvt_jax.objectives import questions as questions_lib
+from hvt_jax.objectives import local, methods, step_draws
 from hvt_jax.objectives.method import Inputs, Method
-from hvt_jax.objectives.questions import Questions
+from hvt_jax.objectives.step_draws import StepDraws
 from hvt_jax.settings import ObjectiveSettings, Settings, SettingsError
+from hvt_jax.settings.geometry import model_hierarchy
 
 HEAD = "head"  # among the features of a video: the class that the model names
 LONGEST_BAD_ROW = "longest_bad_row"  # metric: the most bad updates that ever followed one another, of any label
@@ -65,10 +64,7 @@ def define(settings: Settings, num_classes: int = 0) -> Definition:
     data, model, method = settings.data, settings.model, methods.METHODS[settings.method]
     if model.compute_dtype == "float64" and not jax.config.jax_enable_x64:
         raise SettingsError("model.compute_dtype = float64 needs the environment variable JAX_ENABLE_X64=1")
-    try:
-        hierarchy = model_hierarchy(model, num_frames=data.num_frames, height=data.height, width=data.width)
-    except ValueError as error:
-        raise SettingsError(str(error)) from error
+    hierarchy = model_hierarchy(model, num_frames=data.num_frames, height=data.height, width=data.width)
     hierarchy = method.predictions(settings, hierarchy)
     graphdef = state_lib.graph_of(functools.partial(method.build_model, settings, hierarchy, num_classes))
     return Definition(settings, hierarchy, graphdef, num_classes)
@@ -111,9 +107,9 @@ def build_train_step(
         key = jnp.where(state.rollbacks > 0, jax.random.fold_in(key, state.rollbacks), key)
         keys = jax.random.split(jax.random.fold_in(key, state.step), 3)
         video = prepare_training(definition, keys[0], batch["video"])
-        questions = draw_questions(definition, keys[1], video, batch.get("frame_valid"))
+        draws = draw_targets(definition, keys[1], video, batch.get("frame_valid"))
         weights = edge_weights(definition, state.step, num_steps)
-        loss = build_loss(definition, batch | {"video": video}, questions, weights)
+        loss = build_loss(definition, batch | {"video": video}, draws, weights)
         gradients, (losses, outputs, predictions, stats) = jax.grad(loss, has_aux=True)(
             state.params, state.stats, keys[2]
         )
@@ -124,7 +120,7 @@ def build_train_step(
         metrics = {"train/total": losses.total} | definition.method.metrics(losses)
         metrics["data/valid_share"] = batch["valid"].mean()
         metrics |= _optimizer_metrics(opt_state)
-        asked = (losses, outputs, predictions, questions.candidates, batch["valid"])
+        asked = (losses, outputs, predictions, draws.candidates, batch["valid"])
         metrics |= _monitors(definition, state.step, num_steps, asked)
         metrics[ROLLBACKS] = state.rollbacks
         return TrainState(state.step + 1, state.rollbacks, params, stats, opt_state), metrics
@@ -145,11 +141,11 @@ def prepare_training(definition: Definition, key: jax.Array, video: jax.Array) -
     return augmentation.normalise(video, data.mean, data.std)
 
 
-def draw_questions(
+def draw_targets(
     definition: Definition, key: jax.Array, video: jax.Array, frame_valid: jax.Array | None = None
-) -> Questions:
-    """Return what every edge is asked about `video`, see `objectives.questions`."""
-    return questions_lib.draw_questions(definition.settings, definition.hierarchy, key, video, frame_valid)
+) -> StepDraws:
+    """Return what every edge is asked about `video`, see `objectives.step_draws`."""
+    return step_draws.draw(definition.settings, definition.hierarchy, key, video, frame_valid)
 
 
 def edge_weights(definition: Definition, step: jax.Array, num_steps: int) -> dict[str, jax.Array | float]:
@@ -161,17 +157,17 @@ def edge_weights(definition: Definition, step: jax.Array, num_steps: int) -> dic
     return weights
 
 
-def build_loss(definition: Definition, batch: dict, questions: Questions, weights: dict) -> Callable:
+def build_loss(definition: Definition, batch: dict, draws: StepDraws, weights: dict) -> Callable:
     """Return `loss(params, stats, dropout_key) -> (total, (losses, outputs, predictions, statistics))`.
 
     Args:
       definition: of the run.
       batch: `video` float [B, T, Y, X, 3], normalised, and the other fields as in `build_train_step`.
-      questions: of this step.
+      draws: of this step.
       weights: of every edge, by its name.
     """
     masks = (batch.get("valid"), batch.get("frame_valid"), batch.get("label"))
-    inputs, objective = Inputs(batch["video"], *masks, questions, weights), definition.settings.objective
+    inputs, objective = Inputs(batch["video"], *masks, draws, weights), definition.settings.objective
 
     def loss(params, stats, key):
         model = state_lib.merge(definition.graphdef, params, stats)

@@ -1,6 +1,6 @@
-"""How right a judge's scores are: accuracies, their error, and accuracy within pairs of classes.
+"""How right a protocol's scores are: accuracies, their error, and accuracy within pairs of classes.
 
-Every judge (neighbours, linear and MLP probe) gives a score to each class of each test video; a higher one is
+Every protocol (neighbours, linear and MLP probe) gives a score to each class of each test video; a higher one is
 a better one, and their scale means nothing here.
 """
 

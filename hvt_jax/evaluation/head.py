@@ -25,17 +25,18 @@ def head_metrics(named: np.ndarray, labels: np.ndarray, num_classes: int) -> dic
 
 
 def read_head(records: Sequence[Mapping]) -> dict[str, float]:
-    """Return {"judged_step", "top1", "chance", "standard_error"} of the latest judgement of a head; {} if none."""
-    judged = {record["step"]: record for record in records if _PREFIX + "top1" in record}
-    if not judged:
+    """Return {"evaluated_step", "top1", "chance", "standard_error"} of the latest evaluation of a head; {} if none."""
+    evaluated = {record["step"]: record for record in records if _PREFIX + "top1" in record}
+    if not evaluated:
         return {}
-    last = max(judged)
-    return {"judged_step": last} | {name: judged[last].get(_PREFIX + name, math.nan) for name in _QUANTITIES}
+    last = max(evaluated)
+    return {"evaluated_step": last} | {name: evaluated[last].get(_PREFIX + name, math.nan) for name in _QUANTITIES}
 
 
 def sentence(head: Mapping[str, float]) -> str:
     """Return what a report says of a head, from `read_head`."""
+    beside = f"chance {head['chance']:.1f} %, standard error {head['standard_error']:.1f} %"
     return (
         f"The model's own head, trained end to end on labels, is right for {head['top1']:.1f} % of the test videos "
-        f"(chance {head['chance']:.1f} %, standard error {head['standard_error']:.1f} %, step {head['judged_step']})."
+        f"at step {head['evaluated_step']} ({beside})."
     )

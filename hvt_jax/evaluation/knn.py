@@ -1,6 +1,6 @@
 """Weighted nearest neighbours on frozen features, on the device.
 
-The judge of DINO (arXiv 2104.14294) and SVT (2112.01514), which the original uses too: the k most
+The protocol of DINO (arXiv 2104.14294) and SVT (2112.01514), which the original uses too: the k most
 similar training features vote for their label with weight exp(cosine similarity / temperature).
 """
 
@@ -32,7 +32,7 @@ class Neighbours:
 
 
 def find_neighbours(train_features: np.ndarray, test_features: np.ndarray, neighbours: int) -> Neighbours:
-    """Search once; any number of label sets can then be judged with `knn_votes`.
+    """Search once; any number of label sets can then be evaluated with `knn_votes`.
 
     The queries go through in chunks of one static shape (one compilation). Similarities are float32 at full
     precision, whatever the features' dtype, because rounded ones would change the order of the neighbours.
@@ -50,7 +50,7 @@ def find_neighbours(train_features: np.ndarray, test_features: np.ndarray, neigh
         raise ValueError(f"features are {train_features.shape} and {test_features.shape}; both must be [examples, D]")
     num_train, num_test = len(train_features), len(test_features)
     if not num_train or not num_test or neighbours < 1:
-        raise ValueError(f"kNN needs examples: {num_train} to learn from, {num_test} to judge, k = {neighbours}")
+        raise ValueError(f"kNN needs examples: {num_train} to learn from, {num_test} to evaluate, k = {neighbours}")
     train_ND = _unit_rows(jnp.asarray(train_features, jnp.float32))
 
     def search(queries_QD: np.ndarray) -> tuple[jax.Array, jax.Array]:

@@ -23,7 +23,7 @@ PENALTIES = tuple(10.0 ** (half / 2) for half in range(-8, 5))
 HIDDEN, BATCH, PEAK_RATE, WEIGHT_DECAY = 256, 512, 3e-3, 0.1  # of the MLP
 _CHUNK = 8192  # rows that the ridge holds rotated at once
 _SMALLEST_SHARE = 1e-6  # of a feature's size: a spread below it is rounding
-_KEY = 0  # the same network and the same batches in every judgement
+_KEY = 0  # the same network and the same batches in every evaluation
 
 _matmul = functools.partial(jnp.matmul, precision="highest")
 
@@ -69,7 +69,9 @@ def prepare(
       ValueError: if a split is empty or a label is outside its classes.
     """
     if not len(train_features) or not len(test_features):
-        raise ValueError(f"a probe needs examples: {len(train_features)} to learn from, {len(test_features)} to judge")
+        raise ValueError(
+            f"a probe needs examples: {len(train_features)} to learn from, {len(test_features)} to evaluate"
+        )
     for name, labels in train_labels.items():
         if labels.min() < 0 or labels.max() >= num_classes[name]:
             raise ValueError(

@@ -1,7 +1,7 @@
-"""What the records of a run say of its levels: names of the metrics of judgements, and the scores behind every report.
+"""What the records of a run say of its levels: names of the metrics of evaluations, and the scores behind every report.
 
 A report is made of what was written down, not of what a process remembers: so a run that diverged, was
-preempted or was resumed reports what was judged.
+preempted or was resumed reports what was evaluated.
 """
 
 import json
@@ -15,41 +15,41 @@ from hvt_jax.hierarchy import LEVELS
 from hvt_jax.settings import SettingsError
 
 LevelScores = dict[str, dict[str, dict[str, float]]]  # {level: {label set: {quantity: number}}}
-Scores = dict[str, LevelScores]  # by judge
+Scores = dict[str, LevelScores]  # by protocol
 
-JUDGES = ("knn", "linear", "mlp")
-FINGERPRINT = "data/fingerprint"  # in the records of judgements: of the videos they were made on
+PROTOCOLS = ("knn", "linear", "mlp")
+FINGERPRINT = "data/fingerprint"  # in the records of evaluations: of the videos they were made on
 
-_UNTRAINED = "untrained/"  # before the names of a judgement of the untrained network that was made later
+_UNTRAINED = "untrained/"  # before the names of an evaluation of the untrained network that was made later
 _COMPARED = ("top1", "standard_error", "within_pairs")  # of which the untrained network's are shown beside
 
 
-def metric_name(judge: str, level: str, label_set: str, quantity: str = "top1") -> str:
-    """Return the full name of a metric of a judgement, such as `knn/frame/motion/top1`."""
-    return f"{judge}/{level}/{label_set}/{quantity}"
+def metric_name(protocol: str, level: str, label_set: str, quantity: str = "top1") -> str:
+    """Return the full name of a metric of an evaluation, such as `knn/frame/motion/top1`."""
+    return f"{protocol}/{level}/{label_set}/{quantity}"
 
 
-def short_names(judge: str, level: str, label_set: str) -> dict[str, str]:
-    """Return {`knn/<level>/top1`: full name, ...}: short names of the label set that is judged first.
+def short_names(protocol: str, level: str, label_set: str) -> dict[str, str]:
+    """Return {`knn/<level>/top1`: full name, ...}: short names of the label set that is evaluated first.
 
     Which set that is may change from start to start of a run, so whatever compares two steps reads the full names.
     """
-    tops = ("top1", "top5") if judge == "knn" else ("top1",)
-    return {f"{judge}/{level}/{top}": metric_name(judge, level, label_set, top) for top in tops}
+    tops = ("top1", "top5") if protocol == "knn" else ("top1",)
+    return {f"{protocol}/{level}/{top}": metric_name(protocol, level, label_set, top) for top in tops}
 
 
 def best_metric(name: str, hierarchy: tuple[str, ...], dataset: Dataset, *, has_mlp: bool = True) -> str:
     """Return the full name of the metric `name`; of the top level's first linear top-1 accuracy if it is empty.
 
     Raises:
-      SettingsError: if no judgement writes it.
+      SettingsError: if no evaluation writes it.
     """
     short, known = {}, []
-    for judge in JUDGES if has_mlp else JUDGES[:2]:
+    for protocol in PROTOCOLS if has_mlp else PROTOCOLS[:2]:
         for level in hierarchy:
-            short |= short_names(judge, level, dataset.primary_label)
+            short |= short_names(protocol, level, dataset.primary_label)
             known += [
-                full for label_set in dataset.label_names for full in short_names(judge, level, label_set).values()
+                full for label_set in dataset.label_names for full in short_names(protocol, level, label_set).values()
             ]
     name = name or metric_name("linear", hierarchy[-1], dataset.primary_label)
     if name not in (*short, *known):
@@ -58,7 +58,7 @@ def best_metric(name: str, hierarchy: tuple[str, ...], dataset: Dataset, *, has_
 
 
 def read_ceiling(path: str) -> Scores:
-    """Return the accuracies in the results.json of a supervised run, {judge: {level: {label set: numbers}}}.
+    """Return the accuracies in the results.json of a supervised run, {protocol: {level: {label set: numbers}}}.
 
     Args:
       path: of `evaluation.supervised_ceiling`; "" for none.
@@ -73,38 +73,40 @@ def read_ceiling(path: str) -> Scores:
         found = json.loads(Path(path).expanduser().read_text())
     except (OSError, ValueError) as error:
         raise SettingsError(f"{field} cannot be read ({type(error).__name__}); give a run's results.json") from error
-    ceiling = {judge: found[judge] for judge in JUDGES if isinstance(found, dict) and found.get(judge)}
+    ceiling = {protocol: found[protocol] for protocol in PROTOCOLS if isinstance(found, dict) and found.get(protocol)}
     if not ceiling:
-        raise SettingsError(f"{field} holds no accuracy of {', '.join(JUDGES)}; give the results.json of a judged run")
+        raise SettingsError(
+            f"{field} holds no accuracy of {', '.join(PROTOCOLS)}; give the results.json of an evaluated run"
+        )
     return ceiling
 
 
-def _ceiling_of(ceiling: Mapping, judge: str, level: str, label_set: str) -> float | None:
+def _ceiling_of(ceiling: Mapping, protocol: str, level: str, label_set: str) -> float | None:
     """Return the supervised top-1 for one level, or that of the best level if the supervised run lacks this one."""
-    levels = {name: sets[label_set]["top1"] for name, sets in ceiling.get(judge, {}).items() if label_set in sets}
+    levels = {name: sets[label_set]["top1"] for name, sets in ceiling.get(protocol, {}).items() if label_set in sets}
     return levels.get(level, max(levels.values(), default=None))
 
 
 def flatten_scores(scores: Scores) -> dict[str, float]:
-    """Return the metrics of a judgement by name: the full names of every label set, and the first one's short names."""
+    """Return the metrics of an evaluation by name: full ones of every label set, and the first one's short ones."""
     flat = {}
-    for judge, levels in scores.items():
+    for protocol, levels in scores.items():
         for level, sets in levels.items():
             for name, values in sets.items():
-                flat |= {metric_name(judge, level, name, quantity): value for quantity, value in values.items()}
-            flat |= {short: flat[full] for short, full in short_names(judge, level, next(iter(sets))).items()}
+                flat |= {metric_name(protocol, level, name, quantity): value for quantity, value in values.items()}
+            flat |= {short: flat[full] for short, full in short_names(protocol, level, next(iter(sets))).items()}
     return flat
 
 
 def flatten_untrained(scores: Scores) -> dict[str, float]:
-    """Return the metrics of a judgement of the untrained network that was made after step 0, by name."""
+    """Return the metrics of an evaluation of the untrained network that was made after step 0, by name."""
     return {_UNTRAINED + name: value for name, value in flatten_scores(scores).items()}
 
 
 def untrained_metrics(records: Sequence[Mapping], fingerprint: float | None) -> dict[str, float]:
-    """Return what is known of the untrained network on the videos of `fingerprint`, {} if it was judged on others."""
+    """Return what is known of the untrained network on the videos of `fingerprint`, {} if only others were used."""
     alike = [record for record in records if record.get(FINGERPRINT) == fingerprint]
-    at_start = next((judged_metrics(record) for record in alike if not record["step"] and judged_metrics(record)), {})
+    at_start = next((scored_metrics(record) for record in alike if not record["step"] and scored_metrics(record)), {})
     later = [
         {name.removeprefix(_UNTRAINED): value for name, value in record.items() if name.startswith(_UNTRAINED)}
         for record in alike
@@ -112,45 +114,45 @@ def untrained_metrics(records: Sequence[Mapping], fingerprint: float | None) -> 
     return next(filter(None, reversed(later)), at_start)
 
 
-def judged_metrics(record: Mapping) -> dict[str, float]:
-    """Return the metrics of a judgement in a record of metrics.jsonl; empty if no level was judged in it."""
-    return {name: value for name, value in record.items() if name.split("/")[0] in JUDGES}
+def scored_metrics(record: Mapping) -> dict[str, float]:
+    """Return the metrics of an evaluation in a record of metrics.jsonl; empty if no level was evaluated in it."""
+    return {name: value for name, value in record.items() if name.split("/")[0] in PROTOCOLS}
 
 
-def judged_steps(records: Sequence[Mapping]) -> list[int]:
-    """Return the steps at which the levels were judged, going up."""
-    return sorted({record["step"] for record in records if judged_metrics(record)})
+def evaluated_steps(records: Sequence[Mapping]) -> list[int]:
+    """Return the steps at which the levels were evaluated, going up."""
+    return sorted({record["step"] for record in records if scored_metrics(record)})
 
 
 def read_scores(records: Sequence[Mapping], ceiling: Mapping | None = None) -> Scores:
-    """Return what the latest judgement in a run's records says, beside that of the untrained network; {} if none.
+    """Return what the latest evaluation in a run's records says, beside that of the untrained network; {} if none.
 
     Args:
       records: of metrics.jsonl.
       ceiling: from `read_ceiling`.
 
     Returns:
-      {judge: {level: {label set: {"judged_step", "top1", "chance", "standard_error", "untrained_top1",
+      {protocol: {level: {label set: {"evaluated_step", "top1", "chance", "standard_error", "untrained_top1",
       "untrained_standard_error"}}}}, accuracies in %; of neighbours "top5", too, of label sets with classes in pairs
-      "within_pairs" and "untrained_within_pairs". "untrained_..." only where it was judged on the same videos,
+      "within_pairs" and "untrained_within_pairs". "untrained_..." only where it was evaluated on the same videos,
       "supervised_top1" only where the ceiling has it.
     """
-    judged = {record["step"]: record for record in records if judged_metrics(record)}
+    evaluated = {record["step"]: record for record in records if scored_metrics(record)}
     scores: Scores = {}
-    if not judged:
+    if not evaluated:
         return scores
-    last = max(judged)
-    untrained = untrained_metrics(records, judged[last].get(FINGERPRINT))
-    for name, value in judged_metrics(judged[last]).items():
-        judge, level, *label_set, quantity = name.split("/")
+    last = max(evaluated)
+    untrained = untrained_metrics(records, evaluated[last].get(FINGERPRINT))
+    for name, value in scored_metrics(evaluated[last]).items():
+        protocol, level, *label_set, quantity = name.split("/")
         if not label_set:  # a short name
             continue
-        sets = scores.setdefault(judge, {}).setdefault(level, {})
-        values = sets.setdefault("/".join(label_set), {"judged_step": last})
+        sets = scores.setdefault(protocol, {}).setdefault(level, {})
+        values = sets.setdefault("/".join(label_set), {"evaluated_step": last})
         values[quantity] = value
         if quantity in _COMPARED and name in untrained:
             values[f"untrained_{quantity}"] = untrained[name]
-        top1 = _ceiling_of(ceiling or {}, judge, level, "/".join(label_set))
+        top1 = _ceiling_of(ceiling or {}, protocol, level, "/".join(label_set))
         if top1 is not None:
             values["supervised_top1"] = top1
     return scores
@@ -174,17 +176,23 @@ def read_edges(records: Sequence[Mapping]) -> dict[str, dict[str, float | None]]
 
 
 def by_level(scores: Mapping) -> list[tuple[str, str, dict[str, Mapping]]]:
-    """Return (level, label set, {judge: its numbers}) for all of them, the lowest level first.
+    """Return (level, label set, {protocol: its numbers}) for all of them, the lowest level first.
 
     Args:
-      scores: may hold more than judges, as results.json does.
+      scores: may hold more than protocols, as results.json does.
     """
     rows = []
     for level in LEVELS:
-        judges = {judge: scores[judge][level] for judge in JUDGES if level in (scores.get(judge) or {})}
-        for label_set in dict.fromkeys(name for sets in judges.values() for name in sets):
+        protocols = {
+            protocol: scores[protocol][level] for protocol in PROTOCOLS if level in (scores.get(protocol) or {})
+        }
+        for label_set in dict.fromkeys(name for sets in protocols.values() for name in sets):
             rows.append(
-                (level, label_set, {judge: sets[label_set] for judge, sets in judges.items() if label_set in sets})
+                (
+                    level,
+                    label_set,
+                    {protocol: sets[label_set] for protocol, sets in protocols.items() if label_set in sets},
+                )
             )
     return rows
 

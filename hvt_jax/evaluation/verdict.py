@@ -1,4 +1,4 @@
-"""What the numbers of a judgement mean, in words: one verdict a level and label set, and the lines of the console."""
+"""What the numbers of an evaluation mean, in words: one verdict a level and label set, and the lines of the console."""
 
 import math
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ BETTER, WORSE, SAME = "better", "worse than untrained", "no better than untraine
 
 
 def gain(scores: Mapping) -> int | None:
-    """Return 1 or -1 where a judge finds the trained network better or worse than the untrained one, else 0.
+    """Return 1 or -1 where a protocol finds the trained network better or worse than the untrained one, else 0.
 
-    By more than STANDARD_ERRORS standard errors of the difference. None where one of the two was not judged.
+    By more than STANDARD_ERRORS standard errors of the difference. None where one of the two was not evaluated.
 
     Args:
       scores: "top1", "untrained_top1", "standard_error" and "untrained_standard_error" in %.
@@ -25,7 +25,7 @@ def gain(scores: Mapping) -> int | None:
     return (difference > margin) - (-difference > margin)
 
 
-def verdict(judges: Mapping[str, Mapping]) -> str:
+def verdict(protocols: Mapping[str, Mapping]) -> str:
     """Return in words what training did to one level, for one label set.
 
     "better" needs a trained probe, linear or MLP: neighbours alone come closer, too, when a level forgets what tells
@@ -33,14 +33,14 @@ def verdict(judges: Mapping[str, Mapping]) -> str:
     neighbours alone find is said as such.
 
     Args:
-      judges: {judge: its numbers}, see `gain`, with "judged_step".
+      protocols: {protocol: its numbers}, see `gain`, with "evaluated_step".
     """
-    if any(scores.get("judged_step") == 0 for scores in judges.values()):
+    if any(scores.get("evaluated_step") == 0 for scores in protocols.values()):
         return "not trained yet"
-    gains = {judge: found for judge, scores in judges.items() if (found := gain(scores)) is not None}
+    gains = {protocol: found for protocol, scores in protocols.items() if (found := gain(scores)) is not None}
     if not gains:
-        return "not judged"
-    better, worse = ([judge for judge in ("linear", "mlp") if gains.get(judge) == sign] for sign in (1, -1))
+        return "not evaluated"
+    better, worse = ([protocol for protocol in ("linear", "mlp") if gains.get(protocol) == sign] for sign in (1, -1))
     neighbours = gains.get("knn", 0)
     if better and worse:
         return f"better by the {TITLES[better[0]]} probe, worse by the {TITLES[worse[0]]} probe"
@@ -51,17 +51,17 @@ def verdict(judges: Mapping[str, Mapping]) -> str:
     return {1: "better for neighbours only", -1: "worse for neighbours only", 0: SAME}[neighbours]
 
 
-def sentence(level: str, label_set: str, judges: Mapping[str, Mapping]) -> str:
+def sentence(level: str, label_set: str, protocols: Mapping[str, Mapping]) -> str:
     """Return `clip: motion kNN 45.1 (20.2), linear 52.0 (30.5), pairs 80.0 (50.3) %; chance 12.5: better`.
 
     In brackets the untrained network and, where it is known, supervised training. "pairs" is the accuracy within pairs,
-    of the last judge, see `pairs_judge`.
+    of the last protocol, see `pairs_protocol`.
     """
-    parts = [f"{TITLES[judge]} {beside(scores, 'top1')}" for judge, scores in judges.items()]
-    if judge := pairs_judge(judges):
-        parts.append(f"pairs {beside(judges[judge], 'within_pairs')}")
-    chance = shown(next(iter(judges.values())).get("chance"))
-    return f"{level}: {label_set} {', '.join(parts)} %; chance {chance}: {verdict(judges)}"
+    parts = [f"{TITLES[protocol]} {beside(scores, 'top1')}" for protocol, scores in protocols.items()]
+    if protocol := pairs_protocol(protocols):
+        parts.append(f"pairs {beside(protocols[protocol], 'within_pairs')}")
+    chance = shown(next(iter(protocols.values())).get("chance"))
+    return f"{level}: {label_set} {', '.join(parts)} %; chance {chance}: {verdict(protocols)}"
 
 
 def ratios(edges: Mapping[str, Mapping[str, float | None]]) -> str:
@@ -70,9 +70,11 @@ def ratios(edges: Mapping[str, Mapping[str, float | None]]) -> str:
     return ", ".join(f"{edge} {ratio(mean)} / {ratio(copy)}" for edge, (mean, copy) in pairs.items())
 
 
-def pairs_judge(judges: Mapping[str, Mapping]) -> str | None:
-    """Return the judge whose accuracy within pairs stands for the level: the MLP, else linear, else neighbours."""
-    return next((judge for judge in ("mlp", "linear", "knn") if "within_pairs" in judges.get(judge, {})), None)
+def pairs_protocol(protocols: Mapping[str, Mapping]) -> str | None:
+    """Return the protocol whose accuracy within pairs stands for the level: the MLP, else linear, else neighbours."""
+    return next(
+        (protocol for protocol in ("mlp", "linear", "knn") if "within_pairs" in protocols.get(protocol, {})), None
+    )
 
 
 def beside(scores: Mapping, quantity: str) -> str:

@@ -13,8 +13,8 @@ from hvt_jax.engine import state as state_lib
 from hvt_jax.hierarchy import encoded_levels, level_below
 from hvt_jax.interop import original, original_config, torch_file
 from hvt_jax.interop.safetensors_io import read_arrays, save_variables
-from hvt_jax.model.pyramid import model_hierarchy
 from hvt_jax.run.seals import CheckpointError
+from hvt_jax.settings.geometry import model_hierarchy
 
 VARIABLES_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 _LARGEST_CONFIG = 1_000_000  # bytes

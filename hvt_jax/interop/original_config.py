@@ -134,7 +134,7 @@ def _objective_overrides(train: dict) -> dict[str, Any]:
         "side": bool(train["use_temporal_prediction"]),
         "std_divisor": float(train["std_divisor"]),
         "regularizer": "none",
-        "patch_questions": "uniform",
+        "patch_targets": "uniform",
         "patch_weight": 1.0,
         "weights_to_uniform": bool(train.get("interpolate_loss_weights_to_uniformity", False)),
         **{name: float(constants[loss][key]) for name, (loss, key) in _CONSTANTS.items()},

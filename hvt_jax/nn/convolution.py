@@ -4,17 +4,14 @@ A spatial convolution acts on [B·T, Y, X, C], a temporal one on [B, Y·X, T, C]
 convolutions, which every backend runs fast, unlike 3-D ones, which are slow on CPU.
 """
 
-import math
-from collections.abc import Iterable
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from hvt_jax.nn import cpu
 from hvt_jax.nn.normalization import BatchNorm
 
 S3D_EPSILON = 1e-3  # of BatchNorm in S3D
-_MOST_FRAMES_AT_ONCE = 8  # above, too few blocks of a product of all frames with all frames are used
 
 
 class ConvNormRelu(nnx.Module):
@@ -52,8 +49,7 @@ class ConvNormRelu(nnx.Module):
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolve [B, T, Y, X, C] over space with a kernel [y, x, C, D] of odd sizes, padded with zeros to the same size.
 
-    On CPU its weight gradient is written as matrix products. Derived by jax it would be a convolution
-    whose window is the whole map, which is slow there: `python -m benchmarks.convolution` shows by how much.
+    On CPU its weight gradient is another, see `cpu`.
     """
     frames = x.reshape(-1, *x.shape[2:])
     y = jax.lax.conv_general_dilated(frames, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
@@ -61,53 +57,7 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _convolve_backward(kept, gradient):
-    return _gradients(convolve.fun, _kernel_gradient, *kept, gradient)
-
-
-def _gradients(plain, written, x, kernel, gradient):
-    """Return the gradients of `plain`, a convolution without a rule of its own, and on CPU `written` for the kernel."""
-    (gradient_x,) = jax.linear_transpose(lambda x: plain(x, kernel), x)(gradient)
-
-    def derived(x, gradient):
-        return jax.linear_transpose(lambda kernel: plain(x, kernel), kernel)(gradient)[0]
-
-    def on_cpu(x, gradient):
-        return written(x, gradient, kernel.shape).astype(kernel.dtype)
-
-    return gradient_x, jax.lax.platform_dependent(x, gradient, cpu=on_cpu, default=derived)
-
-
-def _kernel_gradient(x: jax.Array, gradient: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    rows, columns, channels_in, channels = shape
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
-    # A product of what all columns of the kernel see with what all its rows make has every weight in it. Of a
-    # picture's few channels it is cheaper to see all rows, too, than to widen the gradient.
-    few = columns * channels_in < channels
-
-    def add_frame(total, time):
-        seen, made = _side_by_side(x[:, time], 2, range(columns)), gradient[:, time]
-        if few:
-            seen = _side_by_side(seen, 1, range(rows))
-        else:
-            made = _side_by_side(made, 1, reversed(range(rows)))
-        seen, made = seen.reshape(-1, seen.shape[-1]), made.reshape(-1, made.shape[-1])
-        return total + jnp.matmul(seen.T, made, preferred_element_type=dtype), None
-
-    # Frame by frame, so that what lies side by side stays in the caches; over T, as B may be spread over devices.
-    order = (rows, columns, channels_in, 1, channels) if few else (1, columns, channels_in, rows, channels)
-    sizes = math.prod(order[:3]), math.prod(order[3:])
-    total, _ = jax.lax.scan(add_frame, jnp.zeros(sizes, dtype), jnp.arange(x.shape[1]))
-    return total.reshape(order).transpose(0, 3, 1, 2, 4).reshape(shape)
-
-
-def _side_by_side(x: jax.Array, axis: int, shifts: Iterable[int]) -> jax.Array:
-    """Return `x` [B, Y, X, C], padded with zeros and shifted along an axis, once a shift: [B, Y, X, shifts·C]."""
-    shifts = list(shifts)
-    padding = [(0, 0)] * x.ndim
-    padding[axis] = (len(shifts) // 2, len(shifts) // 2)
-    padded = jnp.pad(x, padding)
-    parts = [jax.lax.slice_in_dim(padded, shift, shift + x.shape[axis], axis=axis) for shift in shifts]
-    return jnp.stack(parts, axis=3).reshape(*x.shape[:3], -1)
+    return cpu.gradients(convolve.fun, cpu.kernel_gradient, *kept, gradient)
 
 
 convolve.defvjp(lambda x, kernel: (convolve(x, kernel), (x, kernel)), _convolve_backward)
@@ -117,8 +67,7 @@ convolve.defvjp(lambda x, kernel: (convolve(x, kernel), (x, kernel)), _convolve_
 def convolve_time(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolve [B, N, T, C] over T with a kernel [t, C, D] of odd size at stride 1, padded with zeros to the same T.
 
-    On CPU its weight gradient is written as products, too. Of few frames every one meets every other in one product
-    of which only some blocks are used: still less work than cutting out the frames that each weight sees.
+    On CPU its weight gradient is another, see `cpu`.
     """
     y = jax.lax.conv_general_dilated(
         x.reshape(-1, *x.shape[2:]), kernel, (1,), "SAME", dimension_numbers=("NHC", "HIO", "NHC")
@@ -127,19 +76,7 @@ def convolve_time(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _convolve_time_backward(kept, gradient):
-    return _gradients(convolve_time.fun, _time_kernel_gradient, *kept, gradient)
-
-
-def _time_kernel_gradient(x: jax.Array, gradient: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    frames, size = x.shape[2], shape[0]
-    # For each weight the frames of x it sees, and the frames of the result it makes of them.
-    offsets = [shift - size // 2 for shift in range(size)]
-    pairs = [(slice(max(0, o), min(frames, frames + o)), slice(max(0, -o), min(frames, frames - o))) for o in offsets]
-    if frames > _MOST_FRAMES_AT_ONCE:
-        return jnp.stack([jnp.einsum("bntc,bntd->cd", x[:, :, seen], gradient[:, :, made]) for seen, made in pairs])
-    rows = x.size // (frames * x.shape[3])
-    products_TCUD = (x.reshape(rows, -1).T @ gradient.reshape(rows, -1)).reshape(frames, x.shape[3], frames, -1)
-    return jnp.stack([jnp.trace(products_TCUD, offset=-offset, axis1=0, axis2=2) for offset in offsets])
+    return cpu.gradients(convolve_time.fun, cpu.time_kernel_gradient, *kept, gradient)
 
 
 convolve_time.defvjp(lambda x, kernel: (convolve_time(x, kernel), (x, kernel)), _convolve_time_backward)

@@ -5,12 +5,12 @@ the tokens of the same video cannot, so time must be encoded (CPC, van den Oord 
 sequence; Greedy InfoMax, Loewe et al. 2019, for losses without a gradient between blocks). Candidates of the whole
 batch reward what tells videos apart; they are an option with a weight of their own.
 
-Every question has its own target and, as candidates beside it,
+Every prediction has its own target and, as candidates beside it,
 
 * of the video, where the target level has few tokens: all others;
 * of the video, where the target is a patch: other times of the same place and some other places of the same frame, so
   that memory is linear in the number of tokens;
-* of the batch: one draw of tokens for all questions to a level.
+* of the batch: one draw of tokens for all predictions to a level.
 
 Never a candidate: the source itself, a token nearer in time to the target than `least_distance`, what is not valid.
 """
@@ -30,11 +30,11 @@ _NEVER = -1e9  # logit of what is no candidate
 
 
 class Choice(NamedTuple):
-    """What the questions of one edge are asked about.
+    """What the predictions of one edge are asked about.
 
     Attributes:
       tokens: [B, M, D], the tokens of the target level, flat and in time order.
-      index: int32 [B, N], which of them each question wants.
+      index: int32 [B, N], which of them each prediction wants.
       source: int32 [N], which token of the same level asks, or None if another level does.
       valid: bool [B, M], tokens that may be candidates, or None for all.
     """
@@ -53,12 +53,12 @@ def choice_losses(
     settings: ObjectiveSettings,
     candidates: Candidates,
 ) -> jax.Array:
-    """Return the loss of every question, [B, N], float32 or wider; 0 where nothing competes with the target.
+    """Return the loss of every prediction, [B, N], float32 or wider; 0 where nothing competes with the target.
 
     Args:
       prediction: [B, N, D].
       choice: what is asked about.
-      edge: whose questions they are.
+      edge: whose predictions they are.
       hierarchy: its sizes.
       settings: temperature, weights of the two kinds of candidates, least distance.
       candidates: those that are drawn, see `objectives.draws`.
@@ -113,18 +113,18 @@ def _of_video(asked_BND, choice: Choice, hierarchy: Hierarchy, least: int, place
 def _of_patches(asked_BND, choice: Choice, hierarchy: Hierarchy, least: int, places) -> list[jax.Array]:
     """Cosines with other times of the same place, [B, N, T], and other places of the same frame, [B, N, places]."""
     times, patches = hierarchy.num_frames, hierarchy.patches_per_frame
-    questions = asked_BND.shape[1]
+    predictions = asked_BND.shape[1]
     tokens_BTPD = rearrange(choice.tokens, "b (t p) d -> b t p d", t=times)
     place_BN, time_BN = choice.index % patches, choice.index // patches
-    if questions == times:
-        # One question a frame: its column of patches, and its frame.
+    if predictions == times:
+        # One prediction a frame: its column of patches, and its frame.
         columns_BTND = jnp.take_along_axis(tokens_BTPD, place_BN[:, None, :, None], axis=2)
         at_times = jnp.einsum("bnd,btnd->bnt", asked_BND, columns_BTND)
         frames_BNPD = jnp.take_along_axis(tokens_BTPD[:, :, places], time_BN[..., None, None], axis=1)
         at_places = jnp.einsum("bnd,bnpd->bnp", asked_BND, frames_BNPD)
     else:
-        # A question for every place, in the order of the places: no token is copied for each of them.
-        missing = times * patches - questions  # a causal level is not asked for the first patch
+        # A prediction for every place, in the order of the places: no token is copied for each of them.
+        missing = times * patches - predictions  # a causal level is not asked for the first patch
         grid_BTPD = rearrange(jnp.pad(asked_BND, ((0, 0), (missing, 0), (0, 0))), "b (t p) d -> b t p d", t=times)
         at_times = rearrange(jnp.einsum("btpd,bspd->btps", grid_BTPD, tokens_BTPD), "b t p s -> b (t p) s")
         at_times = at_times[:, missing:]

@@ -10,7 +10,7 @@ from einops import rearrange
 
 from hvt_jax.hierarchy import Hierarchy
 
-_MAX_COSINES = 2**23  # of the questions of one edge with tokens of the batch: 32 MiB of float32
+_MAX_COSINES = 2**23  # of the predictions of one edge with tokens of the batch: 32 MiB of float32
 
 
 class Candidates(NamedTuple):
@@ -26,7 +26,7 @@ class Candidates(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """The question to one edge, per video and source token.
+    """What one edge is asked, per video and source token.
 
     Attributes:
       target: int32 [B, N], index of the wanted token among the target level's flat tokens.
@@ -142,7 +142,7 @@ def draw_candidates(
       batch: B, over all devices.
       places: how many places of a frame at most.
       for_every_edge: also draw tokens where the target level has several a video, which compete themselves.
-      tokens: K, tokens of the batch for each edge; 0 for none. Fewer where the questions are many: what is held at once
+      tokens: K, tokens of the batch for each edge; 0 for none. Fewer where predictions are many: what is held at once
         is linear in the tokens of a batch, whatever K.
     """
     place_key, token_key = jax.random.split(key)

@@ -26,7 +26,7 @@ class Prediction(NamedTuple):
       prediction: [B, N, D].
       target: [B, N, D] or [B, 1, D].
       choice: what the target is chosen from.
-      weight: bool [B, N], questions that count, or None for all.
+      weight: bool [B, N], predictions that count, or None for all.
       source: [B, N, D of the source level], the tokens that were asked.
       emphasis: [B, N], not negative: how much each counts where the target is chosen, or None for the same.
     """
@@ -54,7 +54,7 @@ class LocalLosses(NamedTuple):
 
 
 def leaves_up_to_one(settings: ObjectiveSettings) -> bool:
-    """Whether a prediction up to a level with one token a video is no question: nothing there is to choose from."""
+    """Whether an edge up to a level with one token a video is left out: there is nothing to choose from."""
     return settings.distance == "contrastive" and not settings.batch_candidates_weight
 
 
@@ -75,11 +75,11 @@ def predict(
     Args:
       pyramid: the model whose predictors are asked.
       outputs: its `LevelOutput` per level.
-      draws: the questions of this step.
+      draws: what every edge is asked in this step.
       train: use batch statistics in the predictors and update the running ones.
       valid: bool [B].
       frame_valid: bool [B, T], frames that are pictures and no padding, or None for all.
-      change: [B, T, P], emphasis on questions that patches ask or that ask for every patch; None for the same on all.
+      change: [B, T, P], emphasis on predictions by patches or of every patch; None for the same on all.
       attached: let gradients through targets of encoded levels, as the original did (docs/faults.md).
       attached_side: let gradients through targets of side edges, which are of the source level itself.
     """
@@ -206,7 +206,7 @@ def edge_loss(
     asked: Prediction,
     candidates: Candidates | None,
 ) -> jax.Array:
-    """Return the loss of one edge, a scalar over the questions that count; arguments as in `local_losses`."""
+    """Return the loss of one edge, a scalar over the predictions that count; arguments as in `local_losses`."""
     if settings.distance == "contrastive":
         rows_BN = contrastive.choice_losses(asked.prediction, asked.choice, edge, hierarchy, settings, candidates)
         return masked_mean(rows_BN, counts(asked))
@@ -216,7 +216,7 @@ def edge_loss(
 
 
 def counts(asked: Prediction) -> jax.Array | None:
-    """Return how much every question of an edge counts where the target is chosen, [B, N]; None for the same."""
+    """Return how much every prediction of an edge counts where the target is chosen, [B, N]; None for the same."""
     if asked.emphasis is None or asked.weight is None:
         return asked.weight if asked.emphasis is None else asked.emphasis
     return jnp.where(asked.weight, asked.emphasis, 0)

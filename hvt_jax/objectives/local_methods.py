@@ -61,8 +61,8 @@ class Local(Method):
         masks = {"valid": inputs.valid, "frame_valid": inputs.frame_valid}
         attached = {"attached": settings.targets == "attached", "attached_side": settings.distance == "contrastive"}
         outputs = model(inputs.video, train=True, valid=inputs.valid, key=key, isolated=self.isolated)
-        asked = inputs.questions
-        predictions = local.predict(model, outputs, asked.draws, train=True, change=asked.change, **masks, **attached)
+        asked = inputs.draws
+        predictions = local.predict(model, outputs, asked.edges, train=True, change=asked.change, **masks, **attached)
         parts = (predictions, outputs, model.hierarchy, settings)
         weights = {"edge_weights": inputs.edge_weights, "candidates": asked.candidates}
         losses = local.local_losses(*parts, **weights, **masks)

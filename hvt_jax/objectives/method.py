@@ -10,7 +10,7 @@ from hvt_jax.hierarchy import Hierarchy
 from hvt_jax.model.level import LevelOutput
 from hvt_jax.model.pyramid import Pyramid
 from hvt_jax.objectives.local import Prediction
-from hvt_jax.objectives.questions import Questions
+from hvt_jax.objectives.step_draws import StepDraws
 from hvt_jax.settings import ObjectiveSettings, Settings
 
 
@@ -21,8 +21,8 @@ class Inputs(NamedTuple):
       video: float [B, T, Y, X, 3], augmented and normalised.
       valid: bool [B], or None for all; videos that are not valid count in no loss and no statistics.
       frame_valid: bool [B, T], frames that are pictures and no padding, or None for all.
-      labels: int [B], of the label set judged first, -1 where there is none; None unless the method asks for them.
-      questions: what every edge is asked.
+      labels: int [B], of the label set evaluated first, -1 where there is none; None unless the method asks for them.
+      draws: what every edge is asked.
       edge_weights: weight of every edge now.
     """
 
@@ -30,7 +30,7 @@ class Inputs(NamedTuple):
     valid: jax.Array | None
     frame_valid: jax.Array | None
     labels: jax.Array | None
-    questions: Questions
+    draws: StepDraws
     edge_weights: Mapping[str, jax.Array | float]
 
 

@@ -44,7 +44,7 @@ class BadVideos:
             for video in quarantine.read_quarantine(self._path, restored_step):
                 if video.path in known:
                     self._add(video)
-            self._judge()
+            self._check_share()
         elif jax.process_index() == 0:
             with contextlib.suppress(FileNotFoundError):
                 os.remove(self._path)
@@ -67,7 +67,7 @@ class BadVideos:
         if new:
             self._write()
             if jax.process_count() == 1:
-                self._judge()
+                self._check_share()
         return new
 
     def share(self) -> None:
@@ -89,7 +89,7 @@ class BadVideos:
         self._shared |= self._found.keys()
         if len(self) > count:
             self._write()
-        self._judge()
+        self._check_share()
 
     def _add(self, video: BadVideo) -> bool:
         """Keep a video and return whether it was unknown; the splits open it no more."""
@@ -106,7 +106,7 @@ class BadVideos:
         if jax.process_index() == 0:
             quarantine.write_quarantine(self._path, list(self._found.values()))
 
-    def _judge(self) -> None:
+    def _check_share(self) -> None:
         bad = sorted(str(video) for video in self._found.values() if video.is_counted)
         total = len(self._paths)
         if manifest.are_too_many(len(bad), total, self._max_fraction):

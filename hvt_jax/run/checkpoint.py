@@ -52,7 +52,7 @@ class Checkpoints:
         Args:
           folder: made if missing.
           settings: `keep_latest` (at least 1 is kept) and `keep_best`.
-          best_metric: key of the `metrics` of a save by which it is judged, among those of the same `tests` (videos).
+          best_metric: key of the `metrics` of a save by which it is ranked, among those of the same `tests` (videos).
           warn: called with one line when a checkpoint is rejected.
           tests: a number for the videos that metrics are of.
           read_only: look without cleaning, renaming or saving, as beside a live run.
@@ -87,7 +87,7 @@ class Checkpoints:
         Args:
           step: number of updates done.
           state: any pytree of arrays; the caller may donate it as soon as this returns.
-          metrics: judged by `best_metric`; those of the step, if it was evaluated.
+          metrics: ranked by `best_metric`; those of the step, if it was evaluated.
 
         Raises:
           CheckpointError: if space is short, the folder cannot be written, or the save before failed.

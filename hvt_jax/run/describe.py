@@ -3,7 +3,7 @@
 import dataclasses
 
 import jax
-import numpy as np
+from clu import parameter_overview
 
 from hvt_jax.engine import steps
 from hvt_jax.engine.groups import parameter_labels
@@ -49,6 +49,11 @@ def describe(definition: Definition) -> str:
     return "\n".join(lines)
 
 
+def parameter_table(definition: Definition) -> str:
+    """Return a table of all parameters, made by clu: name, shape, dtype and size of each."""
+    return parameter_overview.get_parameter_overview(_variables(definition)[0], include_stats=False)
+
+
 def _silent_edges(definition: Definition) -> list[str]:
     every = definition.hierarchy.possible_edges(side=definition.settings.objective.side)
     silent = ", ".join(str(edge) for edge in every if edge not in definition.hierarchy.edges)
@@ -75,7 +80,7 @@ def _parameter_counts(params: dict, groups: tuple[str, ...]) -> dict[str, int]:
     counts = dict.fromkeys(groups, 0)
     labels = jax.tree.leaves(parameter_labels(params, groups))
     for label, leaf in zip(labels, jax.tree.leaves(params), strict=True):
-        counts[label] += int(np.prod(leaf.shape))
+        counts[label] += leaf.size
     return counts
 
 
@@ -99,8 +104,8 @@ def count_flops(definition: Definition) -> tuple[float, float]:
     definition = _written_out(definition)
 
     def total(params, stats, video, valid, label):
-        questions = steps.draw_questions(definition, jax.random.key(0), video)
-        loss = steps.build_loss(definition, {"video": video, "valid": valid, "label": label}, questions, weights)
+        draws = steps.draw_targets(definition, jax.random.key(0), video)
+        loss = steps.build_loss(definition, {"video": video, "valid": valid, "label": label}, draws, weights)
         return loss(params, stats, jax.random.key(1))[0]
 
     # As for a GPU on every machine: gradients written for CPU have loops, and work that only spares a copy.

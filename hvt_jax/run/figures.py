@@ -18,20 +18,20 @@ from hvt_jax.run.run_folder import ELSEWHERE, RunFolderError, write_file
 
 LEVEL_COLORS = {"patch": "#8c6bb1", "frame": "#2b7bba", "clip": "#e07b39", "sequence": "#3a9a5b"}
 RELATION_COLORS = {"up": "#2b7bba", "down": "#e07b39", "side": "#3a9a5b"}
-JUDGE_COLORS = {"knn": "#7f7f7f", "linear": "#2b7bba", "mlp": "#e07b39"}
+PROTOCOL_COLORS = {"knn": "#7f7f7f", "linear": "#2b7bba", "mlp": "#e07b39"}
 RELATION_STYLES = {"up": "-", "down": "--", "side": ":"}
 ALARM_COLOR, HEAD_COLOR = "#c0392b", "#777777"
 _MANY_POINTS = 40  # above this a curve is smoothed and the raw values stay visible behind it
 _PANEL = (4.2, 2.9)  # inches
 
 
-def draw_all(folder: Path, metrics: Sequence[Mapping], judged: Mapping) -> dict[str, Path]:
+def draw_all(folder: Path, metrics: Sequence[Mapping], evaluated: Mapping) -> dict[str, Path]:
     """Draw every picture that the metrics have numbers for, as PNG files.
 
     Args:
       folder: made if missing.
       metrics: records of metrics.jsonl; a metric need not be in every record, NaN leaves a gap.
-      judged: the results, see `report.write_report`; may be empty.
+      evaluated: the results, see `report.write_report`; may be empty.
 
     Returns:
       by name ("losses", "head", "accuracy", "pairs", "monitors", "gradients") the file, of those that were drawn.
@@ -44,8 +44,8 @@ def draw_all(folder: Path, metrics: Sequence[Mapping], judged: Mapping) -> dict[
     drawings = {
         "losses": _losses(metrics),
         "head": _head(metrics),
-        "accuracy": _accuracies(metrics, judged, "top1", "What is read from frozen features"),
-        "pairs": _accuracies(metrics, judged, "within_pairs", "A class against its reverse in time"),
+        "accuracy": _accuracies(metrics, evaluated, "top1", "What is read from frozen features"),
+        "pairs": _accuracies(metrics, evaluated, "within_pairs", "A class against its reverse in time"),
         "monitors": _monitors(metrics),
         "gradients": _gradients(metrics),
     }
@@ -90,20 +90,22 @@ def _head(metrics: Sequence[Mapping]):
     return figure
 
 
-def _accuracies(metrics: Sequence[Mapping], judged: Mapping, quantity: str, title: str):
-    """Draw one quantity of all judges, a panel for every level and a row for every label set that has it."""
-    rows = [row for row in by_level(judged) if any(quantity in scores for scores in row[2].values())]
+def _accuracies(metrics: Sequence[Mapping], evaluated: Mapping, quantity: str, title: str):
+    """Draw one quantity of all protocols, a panel for every level and a row for every label set that has it."""
+    rows = [row for row in by_level(evaluated) if any(quantity in scores for scores in row[2].values())]
     # The untrained network alone is no curve.
-    if all(scores.get("judged_step") == 0 for *_, found in rows for scores in found.values()):
+    if all(scores.get("evaluated_step") == 0 for *_, found in rows for scores in found.values()):
         return None
     label_sets = dict.fromkeys(label_set for _, label_set, _ in rows)
     rows = [row for label_set in label_sets for row in rows if row[1] == label_set]
     levels = len({level for level, *_ in rows})
     figure, axes = _panels(len(rows), _columns(levels), title)
     for axis, (level, label_set, found) in zip(axes, rows, strict=True):
-        for judge, scores in found.items():
-            color = JUDGE_COLORS[judge]
-            _curve(axis, metrics, metric_name(judge, level, label_set, quantity), TITLES[judge], color, marker="o")
+        for protocol, scores in found.items():
+            color = PROTOCOL_COLORS[protocol]
+            _curve(
+                axis, metrics, metric_name(protocol, level, label_set, quantity), TITLES[protocol], color, marker="o"
+            )
             _level_line(axis, scores.get(f"untrained_{quantity}"), None, color, (0, (5, 2)))
             _level_line(axis, scores.get(f"supervised_{quantity}"), None, color, (0, (6, 2, 1, 2)))
         chance = 50.0 if quantity == "within_pairs" else next(iter(found.values())).get("chance")

@@ -9,43 +9,33 @@ import dataclasses
 import functools
 import json
 import logging
-import math
 from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from ml_collections import ConfigDict
 
 from hvt_jax.data import catalog, pipeline
 from hvt_jax.data.dataset import DataError, Dataset
-from hvt_jax.engine import optim, schedules, steps
+from hvt_jax.engine import optim, steps
 from hvt_jax.engine.classes import fit_to_labels
 from hvt_jax.engine.compilation import Compiled, compile_functions
 from hvt_jax.engine.state import TrainState
 from hvt_jax.engine.steps import Definition
-from hvt_jax.evaluation import judge
+from hvt_jax.evaluation import evaluate
 from hvt_jax.run import checkpoint as checkpoint_lib
 from hvt_jax.run import metrics, preemption
 from hvt_jax.run.bad_videos import BadVideos
+from hvt_jax.run.events import Plan, events, plan_run
 from hvt_jax.run.run_data import RunData
 from hvt_jax.run.run_folder import RunFolder
 from hvt_jax.run.run_log import RunLog
-from hvt_jax.settings import Settings, SettingsError, read_settings
+from hvt_jax.settings import SettingsError, read_settings
 
 DONE, DIVERGED, COLLAPSED, PREEMPTED = 0, 3, 4, preemption.EXIT_CODE  # exit codes
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """How long a run is and when it is judged, in steps."""
-
-    steps_per_epoch: int
-    num_steps: int
-    evaluations: frozenset[int]
 
 
 def train(config: ConfigDict, workdir: str) -> int:
@@ -62,8 +52,10 @@ def train(config: ConfigDict, workdir: str) -> int:
     train_set, test_set = (catalog.load_dataset(settings.data, split) for split in ("train", "test"))
     definition = fit_to_labels(definition, train_set)
     plan = plan_run(settings, train_set)
-    compiled = compile_functions(definition, build_optimizer(definition, plan), num_steps=plan.num_steps)
-    best = judge.check_names(settings, definition.hierarchy.levels, test_set)
+    length = {"steps_per_epoch": plan.steps_per_epoch, "num_steps": plan.num_steps}
+    optimizer = optim.build_optimizer(settings.optimizer, definition.groups, **length)
+    compiled = compile_functions(definition, optimizer, num_steps=plan.num_steps)
+    best = evaluate.check_names(settings, definition.hierarchy.levels, test_set)
     data, warn = RunData({"train": train_set, "test": test_set}), _LOG.warning
     keep = {"best_metric": best, "tests": data.fingerprint}
     with (
@@ -88,37 +80,13 @@ def train(config: ConfigDict, workdir: str) -> int:
             folder.write_config(config)
             folder.write_environment(settings.seed)
             data.write(folder.path)
-            length = {"steps_per_epoch": plan.steps_per_epoch, "num_steps": plan.num_steps}
             log = RunLog(settings, folder, writer, bad_videos=bad_videos, fingerprint=data.fingerprint, **length)
             log.announce(definition, (len(train_set), len(test_set)), restored_step)
             run = Run(definition, plan, compiled, log, saved, folder, train_set, test_set)
             state = state or run.initialise()
             if restored_step and not log.knows_untrained:
-                run.judge_untrained(restored_step, preempted)
+                run.evaluate_untrained(restored_step, preempted)
             return run.train(state, restored_step, preempted)
-
-
-def plan_run(settings: Settings, train_set: Dataset) -> Plan:
-    """Return the length of the run in steps; the levels are judged at step 0, by schedule, and at the end."""
-    steps_per_epoch = pipeline.steps_per_epoch(train_set, settings.data, settings.train.batch_size)
-    num_steps = math.ceil(settings.train.num_epochs * steps_per_epoch)
-    if settings.train.max_steps:
-        num_steps = min(num_steps, settings.train.max_steps)
-    if num_steps < 1:
-        raise SettingsError(f"train.num_epochs = {settings.train.num_epochs} makes no step; use more")
-    evaluation = settings.evaluation
-    epochs = schedules.validation_epochs(evaluation.schedule, evaluation.interval, math.ceil(settings.train.num_epochs))
-    due = {min(epoch * steps_per_epoch, num_steps) for epoch in epochs}
-    return Plan(steps_per_epoch, num_steps, frozenset(due | {0, num_steps}))
-
-
-def build_optimizer(definition: Definition, plan: Plan) -> optax.GradientTransformation:
-    """Return the run's optimizer; a mistake in its settings is a SettingsError."""
-    try:
-        length = {"steps_per_epoch": plan.steps_per_epoch, "num_steps": plan.num_steps}
-        return optim.build_optimizer(definition.settings.optimizer, definition.groups, **length)
-    except ValueError as error:
-        raise SettingsError(str(error)) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,40 +129,30 @@ class Run:
     ) -> int | Collapse:
         """Train to the end, a preemption, divergence or collapse; return the exit code, or why the run shall go back.
 
-        Order of a step, which resuming relies on: write the metrics of the steps before, look for alarms, checkpoint,
-        evaluate, take the next batch, dispatch it. A notice of preemption ends a judgement; the resumed run makes it.
+        `events` says what is due before a step, and in which order; resuming relies on it. A notice of preemption ends
+        an evaluation; the resumed run makes it.
         """
-        settings, plan, compiled, log = self.definition.settings, self.plan, self.compiled, self.log
-        key, start = compiled.key(), restored_step or 0
+        plan, compiled, log, key = self.plan, self.compiled, self.log, self.compiled.key()
+        start, recorded = restored_step or 0, log.evaluated(restored_step) if restored_step is not None else None
+        if recorded:
+            with log.speed.paused():
+                self._keep_scores(restored_step, state, recorded)
         for step in range(start, plan.num_steps + 1):
-            stop, is_last = preempted.requested() or bool(log.bad_videos.excess), step == plan.num_steps
-            # Only the restored step can have been judged before.
-            known = log.judged(step) if step == restored_step else None
-            is_due = step in plan.evaluations and not known
-            if is_due or known or stop or (step and step % settings.checkpoint.interval_steps == 0):
-                if log.catch_up():
-                    return self._end_diverged(state, step)
-                if (since := log.collapsed_since()) is not None:
-                    return self._collapse(state, step, since)
+            stop = preempted.requested() or bool(log.bad_videos.excess)
+            due = events(step, plan, restored=restored_step, evaluated=bool(recorded), stop=stop)
+            if due.check:
+                if (end := self._end_by_alarm(state, step)) is not None:
+                    return end
                 with log.speed.paused():
-                    if step and step != restored_step:
+                    if due.save:
                         self.saved.save(step, state)
-                    if is_due and not stop:
-                        judgement = self._judge(state, step, preempted)
-                        is_due = stop = judgement is None
-                        known = None if judgement is None else log.write_judgement(step, judgement)
-                    if step and known:  # adds the metrics to the checkpoint
-                        self.saved.save(step, state, known)
+                    interrupted = due.evaluate and not self._evaluate(state, step, preempted)
                     log.bad_videos.share()
-                    if known and not is_last:
-                        log.report(step, "running")
-            if log.bad_videos.excess:
-                self.saved.wait()
-                log.report(step, "stopped")
-                raise DataError(f"stopped at step {step}: {log.bad_videos.excess}")
-            if stop and (is_due or not is_last):
-                return self._end_preempted(step)
-            if is_last:
+                if log.bad_videos.excess:
+                    self._end_by_bad_videos(step)
+                if due.stop or interrupted:
+                    return self._end_preempted(step)
+            if due.done:
                 break
             batch = next(batches)
             log.note_problems(self.train_set, batch, step + 1)
@@ -213,11 +171,11 @@ class Run:
         with self.log.busy("compiling the network"):
             return self.compiled.initialise()
 
-    def judge_untrained(self, step: int, preempted: preemption.Preemption) -> None:
-        """Judge the network before its first step once more, on the videos of now, to compare with."""
-        self.log.note("the untrained network has not been judged on these videos: it is, to compare with")
-        if judgement := self._judge(self.initialise(), step, preempted):
-            self.log.write_untrained(step, judgement.scores)
+    def evaluate_untrained(self, step: int, preempted: preemption.Preemption) -> None:
+        """Evaluate the network before its first step once more, on the videos of now, to compare with."""
+        self.log.note("the untrained network has not been evaluated on these videos: it is, to compare with")
+        if evaluation := self._evaluate_levels(self.initialise(), step, preempted):
+            self.log.write_untrained(step, evaluation.scores)
 
     def training_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
         """Return endless batches from that of `start_step` on; close them to end what decodes ahead."""
@@ -232,15 +190,32 @@ class Run:
             hosts=jax.process_count(),
         )
 
-    def _judge(self, state: TrainState, step: int, preempted: preemption.Preemption) -> judge.Judgement | None:
+    def _evaluate(self, state: TrainState, step: int, preempted: preemption.Preemption) -> bool:
+        """Evaluate the levels, write what was found, and keep it; return whether it came to its end."""
+        evaluation = self._evaluate_levels(state, step, preempted)
+        if evaluation is None:
+            return False
+        self._keep_scores(step, state, self.log.write_evaluation(step, evaluation))
+        return True
+
+    def _keep_scores(self, step: int, state: TrainState, scores: dict[str, float]) -> None:
+        """Add scores to the checkpoint of their step, and report them, if there are any."""
+        if step and scores:
+            self.saved.save(step, state, scores)
+        if scores and step != self.plan.num_steps:
+            self.log.report(step, "running")
+
+    def _evaluate_levels(
+        self, state: TrainState, step: int, preempted: preemption.Preemption
+    ) -> evaluate.Evaluation | None:
         """Return how good the features of every level are now, or None after a notice of preemption."""
 
-        def split(dataset: Dataset) -> judge.Split:
+        def split(dataset: Dataset) -> evaluate.Split:
             note = functools.partial(self.log.note_problems, dataset, step=step)
-            return judge.make_split(dataset, self.definition.settings, note)
+            return evaluate.make_split(dataset, self.definition.settings, note)
 
-        with self.log.busy(f"judging {len(self.train_set)} + {len(self.test_set)} videos"):
-            return judge.judge_levels(
+        with self.log.busy(f"evaluating {len(self.train_set)} + {len(self.test_set)} videos"):
+            return evaluate.evaluate_levels(
                 lambda batch: self.compiled.encode(state.params, state.stats, batch),
                 self.compiled.to_devices,
                 split(self.train_set),
@@ -249,8 +224,12 @@ class Run:
                 should_stop=preempted.requested,
             )
 
-    def _collapse(self, state: TrainState, step: int, since: int) -> int | Collapse:
-        """Return what follows from an alarm that is on: an end, or that the run goes back."""
+    def _end_by_alarm(self, state: TrainState, step: int) -> int | Collapse | None:
+        """Return what follows from the numbers so far: an end, that the run goes back, or None."""
+        if self.log.catch_up():
+            return self._end_diverged(state, step)
+        if (since := self.log.collapsed_since()) is None:
+            return None
         alarms, rollbacks = self.definition.settings.alarms, int(state.rollbacks)
         if alarms.action == "rollback" and rollbacks < alarms.max_rollbacks:
             return Collapse(step, since, rollbacks + 1)
@@ -271,6 +250,11 @@ class Run:
         self.log.go_back(collapse.step, step, collapse.rollbacks)
         count = jax.jit(lambda: jnp.int32(collapse.rollbacks), out_shardings=abstract.rollbacks.sharding)
         return step, state.replace(rollbacks=count())
+
+    def _end_by_bad_videos(self, step: int) -> None:
+        self.saved.wait()
+        self.log.report(step, "stopped")
+        raise DataError(f"stopped at step {step}: {self.log.bad_videos.excess}")
 
     def _end_preempted(self, step: int) -> int:
         self.saved.wait()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hvt_jax.evaluation.accuracy import STANDARD_ERRORS
 from hvt_jax.evaluation.head import sentence as head_sentence
-from hvt_jax.evaluation.results import JUDGES, by_level, difference_error
+from hvt_jax.evaluation.results import PROTOCOLS, by_level, difference_error
 from hvt_jax.evaluation.verdict import BETTER, TITLES, beside, ratio, shown, verdict
 from hvt_jax.run import figures
 from hvt_jax.run.run_folder import write_file
@@ -35,7 +35,7 @@ _PAIRS = (
 
 _CAPTIONS = {
     "head": "Loss and accuracy of the head that supervised training has.",
-    "accuracy": "What is read from the frozen features of every level while training. Dashed: the same judge on the "
+    "accuracy": "What is read from the frozen features of every level while training. Dashed: the same protocol on the "
     "untrained network.",
     "pairs": "Accuracy within pairs of classes that are each other reversed in time.",
     "losses": "Loss of each prediction, by the level that predicts. Faint: every record; strong: running mean.",
@@ -69,7 +69,7 @@ def write_report(folder: Path | str, metrics: Sequence[Mapping], results: Mappin
     pictures = figures.draw_all(folder / "figures", metrics, results)
     sections = [
         ["# Report", _summary(results)],
-        ["## Did it learn anything?", *_judgement(results), _head(results)],
+        ["## Did it learn anything?", *_evaluation(results), _head(results)],
         ["## What are the predictions worth?", *_edges(results.get("edges") or {})],
         ["## Alarms", _bullets(warnings) or "None."],
         ["## Data and updates", _bullets(_incidents(results))],
@@ -95,29 +95,32 @@ def _summary(results: Mapping) -> str:
     return " ".join(facts) + (". " if facts else "") + (f"Parameters: `{digest}`." if digest else "")
 
 
-def _judgement(results: Mapping) -> list[str]:
+def _evaluation(results: Mapping) -> list[str]:
     """Return the table of levels and label sets with its explanation."""
     rows = by_level(results)
     if not rows:
-        return ["No level was judged: the run ended before an evaluation."]
-    judges = [judge for judge in JUDGES if any(judge in found for *_, found in rows)]
-    paired = [judge for judge in judges if any("within_pairs" in found.get(judge, {}) for *_, found in rows)]
+        return ["No level was evaluated: the run ended before an evaluation."]
+    protocols = [protocol for protocol in PROTOCOLS if any(protocol in found for *_, found in rows)]
+    paired = [
+        protocol for protocol in protocols if any("within_pairs" in found.get(protocol, {}) for *_, found in rows)
+    ]
     supervised = any("supervised_top1" in scores for *_, found in rows for scores in found.values())
-    titles = [TITLES[judge] for judge in judges] + [f"pairs, {TITLES[judge]}" for judge in paired]
+    titles = [TITLES[protocol] for protocol in protocols] + [f"pairs, {TITLES[protocol]}" for protocol in paired]
     table = [
         f"| level | label | {' | '.join(titles)} | chance | noise | verdict |",
         f"|---|---|{'---:|' * (len(titles) + 2)}---|",
     ]
     for level, name, found in rows:
-        cells = [beside(found[judge], "top1") if judge in found else "-" for judge in judges]
+        cells = [beside(found[protocol], "top1") if protocol in found else "-" for protocol in protocols]
         cells += [
-            beside(found[judge], "within_pairs") if "within_pairs" in found.get(judge, {}) else "-" for judge in paired
+            beside(found[protocol], "within_pairs") if "within_pairs" in found.get(protocol, {}) else "-"
+            for protocol in paired
         ]
         cells.append(shown(next(iter(found.values())).get("chance")))
         cells.append(shown(STANDARD_ERRORS * max(difference_error(scores) for scores in found.values())))
         words = verdict(found)
         table.append(f"| {level} | {name} | {' | '.join(cells)} | {f'**{words}**' if words == BETTER else words} |")
-    steps = [scores["judged_step"] for *_, found in rows for scores in found.values() if "judged_step" in scores]
+    steps = [scores["evaluated_step"] for *_, found in rows for scores in found.values() if "evaluated_step" in scores]
     brackets = "the untrained network / supervised training" if supervised else "the untrained network"
     when = f" at step {max(steps)}" if steps else ""
     explanation = _EXPLANATION.format(when=when, brackets=brackets, errors=STANDARD_ERRORS)

@@ -1,4 +1,4 @@
-"""Which videos a run trains and is judged on: `RUN/data.json`, and `RUN/videos.jsonl.gz` with a line for each.
+"""Which videos a run trains and is evaluated on: `RUN/data.json`, and `RUN/videos.jsonl.gz` with a line for each.
 
 A resumed run compares them with those of before: scores on other videos, or other labels, say nothing of each other.
 """
@@ -114,7 +114,7 @@ def _labels_of(dataset: Dataset, label_sets: list[str]) -> dict[tuple[str, float
 
 
 def read_label_sets(folder: str | os.PathLike) -> list[str]:
-    """Return the names of the label sets of a run, the one judged first in front; [] if its data.json says nothing."""
+    """Return the names of the label sets of a run, the first one in front; [] if its data.json says nothing."""
     try:
         with open(os.path.join(folder, FILE_NAME), encoding="utf-8") as file:
             names = json.load(file)["label_sets"]

@@ -79,7 +79,7 @@ class RunFolder:
         self.close()
 
     def write_config(self, config: Any) -> None:
-        """Write `config` (a ConfigDict) to `config.json`; call it after `changed_fields` was judged."""
+        """Write `config` (a ConfigDict) to `config.json`; call it after `changed_fields` was looked at."""
         if self._is_writer:
             write_json(os.path.join(self.path, "config.json"), json.loads(config.to_json_best_effort()))
 

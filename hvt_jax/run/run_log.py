@@ -13,8 +13,8 @@ from hvt_jax.data.dataset import Dataset
 from hvt_jax.engine import alarms, optim, schedules
 from hvt_jax.engine.state import TrainState
 from hvt_jax.engine.steps import LONGEST_BAD_ROW, ROLLBACKS, Definition
+from hvt_jax.evaluation import evaluate, verdict
 from hvt_jax.evaluation import head as head_lib
-from hvt_jax.evaluation import judge, verdict
 from hvt_jax.evaluation import results as results_lib
 from hvt_jax.objectives.methods import parameter_groups
 from hvt_jax.run import describe, metrics, report
@@ -55,7 +55,7 @@ class RunLog:
         self._pending: collections.deque[tuple[int, Scalars]] = collections.deque()
         self._ceiling = results_lib.read_ceiling(settings.evaluation.supervised_ceiling)
         self._collapse: list[alarms.Alarm] = []
-        self._told: int | None = None  # step of the judgement that was printed last
+        self._told: int | None = None  # step of the evaluation that was printed last
         self.speed = metrics.Throughput(settings.train.batch_size, num_steps)
         self.note, self.busy = writer.note, writer.busy
 
@@ -79,10 +79,10 @@ class RunLog:
         path = os.path.join(self._folder.path, "metrics.jsonl")
         return metrics.read_metrics(path) if os.path.exists(path) else []
 
-    def judged(self, step: int) -> dict[str, float] | None:
-        """Return the scores written for `step`, or None if it was not judged yet on the videos of now."""
+    def evaluated(self, step: int) -> dict[str, float] | None:
+        """Return the scores written for `step`, or None if it was not evaluated yet on the videos of now."""
         found = [
-            results_lib.judged_metrics(record)
+            results_lib.scored_metrics(record)
             for record in self.records()
             if record["step"] == step and record.get(results_lib.FINGERPRINT) == self._fingerprint
         ]
@@ -90,11 +90,11 @@ class RunLog:
 
     @property
     def knows_untrained(self) -> bool:
-        """Whether the untrained network was judged on the videos of now."""
+        """Whether the untrained network was evaluated on the videos of now."""
         return bool(results_lib.untrained_metrics(self.records(), self._fingerprint))
 
     def write_untrained(self, step: int, scores: results_lib.Scores) -> None:
-        """Write the accuracies of the untrained network, judged once more at `step`, where the videos changed."""
+        """Write the accuracies of the untrained network, evaluated once more at `step`, where the videos changed."""
         self._writer.write(step, {**results_lib.flatten_untrained(scores), **self._data()})
 
     def _data(self) -> dict[str, float]:
@@ -175,22 +175,22 @@ class RunLog:
             eta_seconds=self.speed.eta_seconds,
         )
 
-    def write_judgement(self, step: int, judgement: judge.Judgement) -> dict[str, float]:
+    def write_evaluation(self, step: int, evaluation: evaluate.Evaluation) -> dict[str, float]:
         """Write and print what was found at `step`; return it as metrics, empty if nothing was."""
-        flat = results_lib.flatten_scores(judgement.scores)
+        flat = results_lib.flatten_scores(evaluation.scores)
         if not flat:
-            self.note(f"step {step}: not judged, no video of the training or of the test split can be read")
+            self.note(f"step {step}: not evaluated, no video of the training or of the test split can be read")
             return flat
-        seconds = judgement.feature_seconds, judgement.judge_seconds
-        times = {"time/feature_seconds": seconds[0], "time/judge_seconds": seconds[1]}
-        found = {**flat, **(judgement.head or {}), **self._data(), **times}
+        seconds = evaluation.feature_seconds, evaluation.probe_seconds
+        times = {"time/feature_seconds": seconds[0], "time/probe_seconds": seconds[1]}
+        found = {**flat, **(evaluation.head or {}), **self._data(), **times}
         self._writer.write(step, {"epoch": step / self._steps_per_epoch, **found})
         if not jax.process_index():
             brackets = "untrained | supervised" if self._ceiling else "untrained"
             spent = f"features {seconds[0]:.1f} s, neighbours and probes {seconds[1]:.1f} s"
-            self.note(f"step {step}: top-1 ({brackets}), judged in {sum(seconds):.1f} s: {spent}")
-            if judgement.head:
-                self.note(f"head top-1 {judgement.head['test/top1']:.1f} % of the test videos")
+            self.note(f"step {step}: top-1 ({brackets}), evaluated in {sum(seconds):.1f} s: {spent}")
+            if evaluation.head:
+                self.note(f"head top-1 {evaluation.head['test/top1']:.1f} % of the test videos")
             self._tell(self.records())
             self._told = step
         return flat
@@ -218,7 +218,7 @@ class RunLog:
         )
 
     def report(self, step: int, outcome: str, state: TrainState | None = None) -> None:
-        """Write results.json and report.md as of `step`, and print the alarms that are new since the judgement before.
+        """Write results.json and report.md as of `step`, and print the alarms that are new since the evaluation before.
 
         Args:
           step: number of updates done.
@@ -249,7 +249,7 @@ class RunLog:
         warnings = [*alarms.rollbacks(records), *(alarm.text for alarm in alarms.find(records))]
         self._folder.write_results(results)
         report.write_report(self._folder.path, records, results, warnings)
-        before = max((judged for judged in results_lib.judged_steps(records) if judged < step), default=-1)
+        before = max((evaluated for evaluated in results_lib.evaluated_steps(records) if evaluated < step), default=-1)
         for alarm in alarms.find_new(records, before):
             self.note(f"alarm     {alarm.text}")
         if outcome == "running":

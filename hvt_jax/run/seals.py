@@ -136,11 +136,11 @@ def retain(folder: str, latest: int, best: int, metric: str) -> None:
     """
     records = {step: record for step in steps_in(folder) if (record := read_manifest(folder, step))}
     scores = {step: record["metrics"].get(metric) for step, record in records.items()}
-    judged: dict[int, list[int]] = {}
+    evaluated: dict[int, list[int]] = {}
     for step, score in scores.items():
         if isinstance(score, (int, float)):
-            judged.setdefault(records[step].get("tests", 0), []).append(step)
-    ranked = [sorted(alike, key=lambda step: (scores[step], step), reverse=True) for alike in judged.values()]
+            evaluated.setdefault(records[step].get("tests", 0), []).append(step)
+    ranked = [sorted(alike, key=lambda step: (scores[step], step), reverse=True) for alike in evaluated.values()]
     kept = {step for alike in ranked for step in alike[:best]}
     for step in list(records)[: -max(1, latest)]:
         if step not in kept:

@@ -134,7 +134,7 @@ def _choose(folder: str, checkpoints: str, settings: Settings, which: str) -> in
 
 
 def _score(folder: str, checkpoints: str, settings: Settings, step: int) -> float:
-    """Return the metric by which the best checkpoint is chosen; less than any where it was not judged."""
+    """Return the metric by which the best checkpoint is chosen; less than any where it was not evaluated."""
     metrics = (seals.read_manifest(checkpoints, step) or {}).get("metrics", {})
     name = settings.checkpoint.best_metric
     if not name:

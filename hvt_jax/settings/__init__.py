@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 
 from ml_collections import ConfigDict
 
-from hvt_jax import hierarchy as hierarchy_lib
 from hvt_jax.settings import reader
+from hvt_jax.settings.geometry import model_hierarchy
 from hvt_jax.settings.model_settings import ModelSettings
 from hvt_jax.settings.reader import Count, NotNegative, Range, Share
 
@@ -102,7 +102,7 @@ class ObjectiveSettings:
     batch_candidates_weight: NotNegative
     batch_candidates: Annotated[int, Range(1, 2**20)]
     place_candidates: Annotated[int, Range(0, 2**20)]
-    patch_questions: Literal["change", "uniform"]
+    patch_targets: Literal["change", "uniform"]
     patch_weight: NotNegative
     least_distance: Annotated[int, Range(1, 4096)]
     prediction_temperature: Annotated[float, Range(1e-06)]
@@ -172,7 +172,7 @@ class TrainSettings:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSettings:
-    """When and how the levels are judged."""
+    """When and how the levels are evaluated."""
 
     schedule: Literal["linear", "exponential"]
     interval: NotNegative
@@ -257,7 +257,9 @@ def _check_together(settings: Settings) -> None:
             f"config.data.storage_root = {data.storage_root!r}, but with config.data.storage = 'raw' videos "
             "are read from config.data.root; set the storage to what that folder holds, or leave the folder out"
         )
-    try:
-        hierarchy_lib.parse_hierarchy(settings.model.hierarchy)
-    except ValueError as error:
-        raise SettingsError(f"config.model.hierarchy: {error}") from error
+    optimizer = settings.optimizer
+    if optimizer.single and optimizer.predictors == "own":
+        raise SettingsError(
+            "config.optimizer.single and config.optimizer.predictors = 'own' exclude each other; use 'with' or 'rate'"
+        )
+    model_hierarchy(settings.model, num_frames=data.num_frames, height=data.height, width=data.width)

@@ -51,7 +51,7 @@ class LevelSettings(PatchSettings):
 class ModelSettings:
     """The hierarchy as a model."""
 
-    hierarchy: str
+    hierarchy: Literal[*("-".join(levels) for levels in hierarchy_lib.HIERARCHIES)]
     num_clips: Annotated[int, Range(1, 4096)]
     compute_dtype: Literal["float32", "bfloat16", "float64"]
     initial_weights: str
@@ -64,7 +64,7 @@ class ModelSettings:
     @property
     def levels(self) -> tuple[str, ...]:
         """Trained levels, lowest first."""
-        return hierarchy_lib.parse_hierarchy(self.hierarchy)
+        return tuple(self.hierarchy.split("-"))
 
     @property
     def causal_levels(self) -> tuple[str, ...]:

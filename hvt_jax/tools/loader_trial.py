@@ -9,9 +9,9 @@ import jax
 
 from hvt_jax.data import parallel, pipeline, usage
 from hvt_jax.data.dataset import Dataset
-from hvt_jax.engine import compilation, steps
+from hvt_jax.engine import compilation, optim, steps
 from hvt_jax.engine.classes import fit_to_labels
-from hvt_jax.run.loop import build_optimizer, plan_run
+from hvt_jax.run.events import plan_run
 from hvt_jax.settings import Settings
 from hvt_jax.tools import bare_decoding, doctor, loader_advice
 
@@ -105,7 +105,8 @@ def measure_device(settings: Settings, dataset: Dataset, *, batches: int, second
     """Compile the training step of a config and run it on its real batches."""
     definition = fit_to_labels(steps.define(settings), dataset)
     plan = plan_run(settings, dataset)
-    optimizer = build_optimizer(definition, plan)
+    length = {"steps_per_epoch": plan.steps_per_epoch, "num_steps": plan.num_steps}
+    optimizer = optim.build_optimizer(settings.optimizer, definition.groups, **length)
     compiled = compilation.compile_functions(definition, optimizer, num_steps=plan.num_steps)
     loader = pipeline.train_batches(
         dataset, settings.data, batch_size=settings.train.batch_size, seed=settings.seed, start_step=0

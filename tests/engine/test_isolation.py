@@ -13,7 +13,7 @@ CASES = {
     "contrastive": {
         "objective.distance": "contrastive",
         "objective.batch_candidates_weight": 0.5,
-        "objective.patch_questions": "change",
+        "objective.patch_targets": "change",
     },
 }
 # Every hierarchy, and once each what could open another way through: the conv stem, other distances, scan and remat.

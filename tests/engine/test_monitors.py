@@ -113,7 +113,7 @@ def test_levels_are_named_and_bfloat16_is_measured_in_float32():
     assert float(scores["monitor/frame/std"]) == 0 and float(scores["monitor/clip/std"]) > 0.3
 
 
-def test_the_mean_target_is_of_the_questions_that_count():
+def test_the_mean_target_is_of_the_predictions_that_count():
     target = jnp.array([0.0, 4.0, 1000.0]).reshape(3, 1, 1)
     assert monitors.mean_target(target, jnp.array([[True], [True], [False]])).tolist() == [2.0]
     # One target that four predictions share counts once.

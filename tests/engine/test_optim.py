@@ -310,8 +310,6 @@ def test_single_skips_everything_but_only_for_labels_that_move():
     for single, expected in ((False, "x"), (True, "-")):
         history = run(build(single=single, learning_rate=1e30), [huge])
         assert moved(history, "frame") == expected and moved(history, "clip") == "-"
-    with pytest.raises(ValueError, match="single"):
-        build(single=True, predictors="own")
 
 
 # Freezing, staged start, turns
@@ -372,9 +370,9 @@ def test_staged_start():
     [
         (
             {"frozen": ("frame/predictor",)},
-            "names frame/predictor; the labels are frame, frame/predictors, clip, clip/predictors",
+            "names frame/predictor; the groups are frame, frame/predictors, clip, clip/predictors",
         ),
-        ({"frozen": LABELS[::-1]}, r"optimizer.frozen names all 4 labels \(frame, .*nothing would train; leave"),
+        ({"frozen": LABELS[::-1]}, r"optimizer.frozen names all 4 groups \(frame, .*nothing would train; leave"),
         ({"accumulation_steps": 9}, "optimizer.accumulation_steps = 9, but the run has 8 steps, .*use at most 8"),
         (
             {"start_epochs": 2.0},

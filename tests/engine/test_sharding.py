@@ -18,7 +18,7 @@ FIELDS = {
     "model.frame.predictor_norm": "batch",
     "model.frame.dropout": 0.1,
     "objective.distance": "contrastive",  # with candidates from the batch, which are those of all devices
-    "objective.patch_questions": "change",
+    "objective.patch_targets": "change",
     "objective.batch_candidates_weight": 0.5,
     "objective.batch_candidates": 32,
     "objective.regularizer": "vicreg",

@@ -33,10 +33,10 @@ def _with_garbage(batch, place, seed=9):
 
 def _run(definition):
     @jax.jit
-    def run(params, stats, batch, questions):
+    def run(params, stats, batch, draws):
         video = steps.prepare_training(definition, KEY, batch["video"])
         weights = steps.edge_weights(definition, jnp.int32(0), 8)
-        loss = steps.build_loss(definition, {**batch, "video": video}, questions, weights)
+        loss = steps.build_loss(definition, {**batch, "video": video}, draws, weights)
         (_, (losses, _, _, stats)), gradients = jax.value_and_grad(loss, has_aux=True)(params, stats, KEY)
         return losses, gradients, stats
 
@@ -48,7 +48,7 @@ def test_the_content_of_an_invalid_video_changes_nothing_and_the_batch_is_that_w
     kind = {"model.hierarchy": "frame-clip", "objective.distance": "vicreg"}
     definition = small.define(**BATCH_NORM, **kind)
     state, batch, run = small.new_state(definition), small.batch_of(definition), _run(definition)
-    asked = steps.draw_questions(definition, KEY, batch["video"])
+    asked = steps.draw_targets(definition, KEY, batch["video"])
     alone = run(state.params, state.stats, batch, asked)
     asked = asked._replace(draws=jax.tree.map(lambda x: jnp.insert(x, 1, 0, axis=0), asked.draws))
     one, other = (run(state.params, state.stats, _with_garbage(batch, 1, seed), asked) for seed in (0, 1))
@@ -88,9 +88,9 @@ def test_derivatives_equal_finite_differences(x64):
     state, batch = small.new_state(definition), small.batch_of(definition)
     params, stats = jax.tree.map(lambda x: x.astype(jnp.float64), (state.params, state.stats))
     video = steps.prepare_training(definition, KEY, batch["video"]).astype(jnp.float64)
-    questions = steps.draw_questions(definition, KEY, video)
+    draws = steps.draw_targets(definition, KEY, video)
     weights = {str(edge): 0.5 + index for index, edge in enumerate(definition.hierarchy.edges)}
-    loss = jax.jit(jax.value_and_grad(steps.build_loss(definition, {"video": video}, questions, weights), has_aux=True))
+    loss = jax.jit(jax.value_and_grad(steps.build_loss(definition, {"video": video}, draws, weights), has_aux=True))
     (total, (_, outputs, predictions, _)), gradients = loss(params, stats, None)
 
     @jax.jit
@@ -99,7 +99,7 @@ def test_derivatives_equal_finite_differences(x64):
         patches, _ = pyramid.stem(video, train=True)
         found = {"frame": pyramid.levels["frame"](patches, train=True)}
         found["clip"] = pyramid.levels["clip"](outputs["frame"].tokens, train=True)
-        moving = local.predict(pyramid, found, questions.draws, train=True)
+        moving = local.predict(pyramid, found, draws.edges, train=True)
         pairs = {name: predictions[name]._replace(prediction=moving[name].prediction) for name in moving}
         parts = definition.hierarchy, definition.settings.objective
         return local.local_losses(pairs, found, *parts, edge_weights=weights).total

@@ -84,7 +84,7 @@ def test_more_neighbours_than_examples_means_all():
     ("train", "test", "neighbours", "words"),
     [
         (np.zeros((3, 4)), np.zeros((2, 5)), 1, r"\(3, 4\) and \(2, 5\)"),
-        (np.zeros((0, 4)), np.zeros((2, 4)), 1, "0 to learn from, 2 to judge"),
+        (np.zeros((0, 4)), np.zeros((2, 4)), 1, "0 to learn from, 2 to evaluate"),
         (np.zeros((3, 4)), np.zeros((2, 4)), 0, "k = 0"),
     ],
 )

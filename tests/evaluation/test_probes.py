@@ -68,7 +68,7 @@ def test_features_are_standardised_by_the_training_split_and_padded():
 def test_nothing_to_learn_from_gives_finite_scores_and_mistakes_are_refused():
     constant = probes.prepare(np.ones((6, 3)), {"a": np.arange(6) % 3}, np.ones((2, 3)), {"a": 3}, width=3)
     np.testing.assert_allclose(probes.linear_scores(constant)["a"], 1 / 3, atol=1e-5)
-    with pytest.raises(ValueError, match="0 to learn from, 2 to judge"):
+    with pytest.raises(ValueError, match="0 to learn from, 2 to evaluate"):
         probes.prepare(np.ones((0, 3)), {"a": np.zeros(0, int)}, np.ones((2, 3)), {"a": 3}, width=3)
     with pytest.raises(ValueError, match="a: labels run from 0 to 5; num_classes is 3"):
         probes.prepare(np.ones((6, 3)), {"a": np.arange(6)}, np.ones((2, 3)), {"a": 3}, width=3)

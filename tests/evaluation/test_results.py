@@ -41,7 +41,7 @@ def test_another_first_label_set_is_compared_with_itself():
     found = results.read_scores(records)["knn"]["clip"]
     assert list(found) == ["digit", "motion"]
     assert found["digit"] == {
-        "judged_step": 8,
+        "evaluated_step": 8,
         "top1": 25.0,
         "top5": 50.0,
         "chance": 10.0,
@@ -51,12 +51,12 @@ def test_another_first_label_set_is_compared_with_itself():
     }
 
 
-def test_the_latest_judgement_counts_whatever_came_after_it():
+def test_the_latest_evaluation_counts_whatever_came_after_it():
     records = [record(0, motion=12.0), record(4, motion=20.0), {"step": 6, "train/total": math.nan}]
-    assert results.read_scores(records)["knn"]["clip"]["motion"]["judged_step"] == 4
-    assert results.judged_steps(records) == [0, 4]
+    assert results.read_scores(records)["knn"]["clip"]["motion"]["evaluated_step"] == 4
+    assert results.evaluated_steps(records) == [0, 4]
     untrained = results.read_scores(records[:1])["knn"]["clip"]["motion"]
-    assert (untrained["judged_step"], untrained["top1"], untrained["untrained_top1"]) == (0, 12.0, 12.0)
+    assert (untrained["evaluated_step"], untrained["top1"], untrained["untrained_top1"]) == (0, 12.0, 12.0)
     assert "untrained_top1" not in results.read_scores(records[1:])["knn"]["clip"]["motion"]
     assert results.read_scores([{"step": 1, "train/total": 1.0}]) == {}
 
@@ -70,7 +70,7 @@ def test_a_verdict_compares_with_the_untrained_network_on_the_same_videos_only()
     again = {"step": 6, **results.flatten_untrained(scores(motion=55.0)), **now}
     found = results.read_scores([*records[:2], again, records[2]])["knn"]["clip"]["motion"]
     assert (found["top1"], found["untrained_top1"], found["untrained_standard_error"]) == (60.0, 55.0, 1.0)
-    assert results.judged_steps([*records, again]) == [0, 4, 8]
+    assert results.evaluated_steps([*records, again]) == [0, 4, 8]
     # And back to the videos of the beginning.
     back = record(9, motion=30.0) | before
     assert (
@@ -83,22 +83,24 @@ def test_error_of_a_difference_by_hand():
     assert math.isnan(results.difference_error({"standard_error": 3.0}))
 
 
-def test_every_judge_is_read_with_pairs_and_the_ceiling():
-    found = {judge: scores(motion=value)["knn"] for judge, value in (("knn", 20.0), ("linear", 30.0), ("mlp", 40.0))}
-    before = {judge: scores(motion=10.0)["knn"] for judge in found}
-    for judged, within in ((found, 80.0), (before, 50.0)):
-        judged["mlp"]["clip"]["motion"]["within_pairs"] = within
-    records = [{"step": step, **results.flatten_scores(judged)} for step, judged in ((0, before), (8, found))]
+def test_every_protocol_is_read_with_pairs_and_the_ceiling():
+    found = {
+        protocol: scores(motion=value)["knn"] for protocol, value in (("knn", 20.0), ("linear", 30.0), ("mlp", 40.0))
+    }
+    before = {protocol: scores(motion=10.0)["knn"] for protocol in found}
+    for evaluated, within in ((found, 80.0), (before, 50.0)):
+        evaluated["mlp"]["clip"]["motion"]["within_pairs"] = within
+    records = [{"step": step, **results.flatten_scores(evaluated)} for step, evaluated in ((0, before), (8, found))]
     assert records[1]["mlp/clip/top1"] == 40.0 and "mlp/clip/top5" not in records[1]
     ceiling = {"linear": {"clip": {"motion": {"top1": 99.0}}}, "mlp": {"frame": {"motion": {"top1": 98.0}}}}
     read = results.read_scores(records, ceiling)
     mlp = read["mlp"]["clip"]["motion"]
     assert (mlp["within_pairs"], mlp["untrained_within_pairs"]) == (80.0, 50.0)
     # Of the same level, else of the best one that there is.
-    tops = {judge: levels["clip"]["motion"].get("supervised_top1") for judge, levels in read.items()}
+    tops = {protocol: levels["clip"]["motion"].get("supervised_top1") for protocol, levels in read.items()}
     assert tops == {"knn": None, "linear": 99.0, "mlp": 98.0}
-    ((level, label_set, judges),) = results.by_level({"steps": 8, **read})
-    assert (level, label_set, list(judges)) == ("clip", "motion", ["knn", "linear", "mlp"])
+    ((level, label_set, protocols),) = results.by_level({"steps": 8, **read})
+    assert (level, label_set, list(protocols)) == ("clip", "motion", ["knn", "linear", "mlp"])
 
 
 def test_a_ceiling_is_the_results_of_another_run(tmp_path):

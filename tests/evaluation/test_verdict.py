@@ -6,19 +6,19 @@ import pytest
 
 from hvt_jax.evaluation import verdict
 
-BEFORE = {"untrained_top1": 38.0, "standard_error": 2.5, "untrained_standard_error": 2.5, "judged_step": 50}
+BEFORE = {"untrained_top1": 38.0, "standard_error": 2.5, "untrained_standard_error": 2.5, "evaluated_step": 50}
 
 
-def judges(**top1):
+def protocols(**top1):
     """Errors of 2.5 each: of the difference 3.54, so that the noise is 7.07."""
-    return {judge: {"top1": value, "chance": 12.5, **BEFORE} for judge, value in top1.items()}
+    return {protocol: {"top1": value, "chance": 12.5, **BEFORE} for protocol, value in top1.items()}
 
 
 @pytest.mark.parametrize(
     ("top1", "gain"), [(45.1, 1), (45.0, 0), (38.0, 0), (31.0, 0), (30.9, -1), (math.nan, None), (None, None)]
 )
 def test_a_gain_is_more_than_two_standard_errors_of_the_difference(top1, gain):
-    assert verdict.gain(judges(mlp=top1)["mlp"]) == gain
+    assert verdict.gain(protocols(mlp=top1)["mlp"]) == gain
 
 
 @pytest.mark.parametrize(
@@ -32,27 +32,27 @@ def test_a_gain_is_more_than_two_standard_errors_of_the_difference(top1, gain):
         ({"knn": 38.0, "linear": 20.0, "mlp": 50.0}, "better by the MLP probe, worse by the linear probe"),
         ({"knn": 38.0, "linear": 38.0, "mlp": 38.0}, "no better than untrained"),
         ({"knn": 99.0}, "better for neighbours only"),
-        ({"linear": math.nan}, "not judged"),
-        ({}, "not judged"),
+        ({"linear": math.nan}, "not evaluated"),
+        ({}, "not evaluated"),
     ],
 )
 def test_better_needs_a_probe(top1, words):
-    assert verdict.verdict(judges(**top1)) == words
+    assert verdict.verdict(protocols(**top1)) == words
 
 
 def test_nothing_is_said_before_training_or_without_an_error():
-    assert verdict.verdict({"mlp": judges(mlp=60.0)["mlp"] | {"judged_step": 0}}) == "not trained yet"
-    assert verdict.verdict({"mlp": judges(mlp=60.0)["mlp"] | {"untrained_standard_error": None}}) == "not judged"
+    assert verdict.verdict({"mlp": protocols(mlp=60.0)["mlp"] | {"evaluated_step": 0}}) == "not trained yet"
+    assert verdict.verdict({"mlp": protocols(mlp=60.0)["mlp"] | {"untrained_standard_error": None}}) == "not evaluated"
 
 
 def test_sentence_in_plain_words():
-    found = judges(knn=45.1, mlp=52.0)
+    found = protocols(knn=45.1, mlp=52.0)
     found["mlp"] |= {"within_pairs": 80.0, "untrained_within_pairs": 50.3, "supervised_top1": 99.9}
     assert verdict.sentence("clip", "motion", found) == (
         "clip: motion kNN 45.1 (38.0), MLP 52.0 (38.0 / 99.9), pairs 80.0 (50.3) %; chance 12.5: better"
     )
     assert verdict.sentence("clip", "digit", {"knn": {"top1": 12.0}}) == (
-        "clip: digit kNN 12.0 (?) %; chance ?: not judged"
+        "clip: digit kNN 12.0 (?) %; chance ?: not evaluated"
     )
 
 

@@ -234,7 +234,7 @@ def test_every_config_of_the_original_becomes_settings(key, golden):
     clips = theirs["arch"]["architecture_time"]["size_ratio"] if "clip" in groups else 1
     fields = original_config.settings_overrides(theirs, {}, num_groups={"clips": clips})
     config = get_config()
-    config.update_from_flattened_dict(fields)
+    config.update_from_flattened_dict(fields | {"model.stem.patch_size": 1})  # what patches are only the arrays say
     settings = read_settings(config)
     data, objective, losses = settings.data, settings.objective, theirs["train"]["loss_params"]
     sampler = theirs["data"][theirs["train"]["dataset"]]["sampler"]

@@ -11,10 +11,11 @@ from hvt_jax.engine import steps
 from hvt_jax.hierarchy import HIERARCHIES, LEVELS, Edge, Hierarchy
 from hvt_jax.model.level import Level
 from hvt_jax.model.predictor import Predictor, code_split
-from hvt_jax.model.pyramid import Pyramid, model_hierarchy
+from hvt_jax.model.pyramid import Pyramid
 from hvt_jax.model.stem import cut_patches
 from hvt_jax.objectives import local
-from hvt_jax.settings import read_settings
+from hvt_jax.settings import SettingsError, read_settings
+from hvt_jax.settings.geometry import model_hierarchy
 from tests import small
 
 FULL = "patch-frame-clip-sequence"
@@ -85,7 +86,7 @@ def test_tokens_are_in_time_order_and_see_their_own_frames_only():
 def test_positions_of_a_level_do_not_enter_the_tokens_below_that_are_targets():
     """The original added them in place, into storage that it shared with the target."""
     definition = small.define(**{"model.hierarchy": "patch-frame-clip"}, **EQUAL_WIDTHS, **NO_NORM)
-    questions = steps.draw_questions(definition, jax.random.key(0), _video(definition))
+    draws = steps.draw_targets(definition, jax.random.key(0), _video(definition))
     graphdef, params, stats = state_lib.split(_pyramid(definition))
     for level in ("frame", "clip"):
         table = params["levels"][level]["positions"]["table"]
@@ -96,7 +97,7 @@ def test_positions_of_a_level_do_not_enter_the_tokens_below_that_are_targets():
         pyramid = state_lib.merge(graphdef, params, stats)
         outputs = pyramid(video, train=False)
         targets = {
-            name: found.target for name, found in local.predict(pyramid, outputs, questions.draws, train=False).items()
+            name: found.target for name, found in local.predict(pyramid, outputs, draws.edges, train=False).items()
         }
         patches = pyramid.stem(video, train=False)[0]
         return outputs, targets, {"patch": patches, "frame": pyramid.levels["frame"](patches, train=False).tokens}
@@ -104,7 +105,7 @@ def test_positions_of_a_level_do_not_enter_the_tokens_below_that_are_targets():
     outputs, targets, before = run(params, stats, _video(definition))
     for level, source in (("patch", "frame"), ("frame", "clip")):
         np.testing.assert_allclose(outputs[level].tokens, before[level], rtol=1e-5, atol=1e-5)
-        asked = questions.draws[f"{source}->{level}/down"].target
+        asked = draws.edges[f"{source}->{level}/down"].target
         expected = np.take_along_axis(np.asarray(before[level]), np.asarray(asked)[..., None], axis=1)
         np.testing.assert_allclose(targets[f"{source}->{level}/down"], expected, rtol=1e-5, atol=1e-5)
 
@@ -235,11 +236,14 @@ def test_codes_are_heard_although_the_level_has_one_token_a_video(hidden):
         ({"model.num_clips": 1}, "model.num_clips = 1, but the level `sequence` needs at least 2"),
         ({"model.num_clips": 3}, "data.num_frames = 4 cannot be cut into model.num_clips = 3"),
         ({"model.num_clips": 8}, "data.num_frames = 4 cannot be cut into model.num_clips = 8"),
-        ({"model.hierarchy": "frame-patch"}, "is no hierarchy; choose one of patch-frame, frame-clip"),
+        (
+            {"model.hierarchy": "frame-patch"},
+            "model.hierarchy = .frame-patch., but must be one of patch-frame, ",
+        ),
     ],
 )
 def test_impossible_sizes_are_named_with_its_numbers(change, words):
-    with pytest.raises(steps.SettingsError, match=words):
+    with pytest.raises(SettingsError, match=words):
         small.define(**{"model.hierarchy": FULL} | change)
 
 
@@ -249,7 +253,7 @@ def test_impossible_sizes_are_named_with_its_numbers(change, words):
 )
 def test_a_causal_level_needs_two_members(hierarchy, frames, size, level):
     fields = {"data.num_frames": frames, "data.height": size, "data.width": size, f"model.{level}.causal": True}
-    with pytest.raises(steps.SettingsError, match=f"model.{level}.causal"):
+    with pytest.raises(SettingsError, match=f"model.{level}.causal"):
         small.define(**{"model.hierarchy": hierarchy}, **fields)
 
 

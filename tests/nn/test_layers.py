@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from hvt_jax.nn import convolution, normalization
+from hvt_jax.nn import convolution, cpu, normalization
 from hvt_jax.nn.activation import gelu
 from hvt_jax.nn.attention import attend
 from hvt_jax.nn.linear import Linear
@@ -122,6 +122,13 @@ def test_written_gradients_of_spatial_convolutions_are_those_of_jax(rows, column
 def _assert_written_is_derived(function, x, kernel):
     written, derived = _gradients(function, x, kernel), _gradients(function.fun, x, kernel)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), written, derived)
+
+
+def test_the_switch_leaves_gradients_to_jax(monkeypatch):
+    x, kernel = jnp.ones((1, 2, 4, 4, 3)), jnp.ones((3, 3, 3, 2))
+    assert "platform_index" in str(jax.make_jaxpr(jax.grad(lambda k: convolution.convolve(x, k).sum()))(kernel))
+    monkeypatch.setattr(cpu, "WRITTEN", False)
+    assert "platform_index" not in str(jax.make_jaxpr(jax.grad(lambda k: convolution.convolve(x, k).sum()))(kernel))
 
 
 def test_written_gradients_of_gelu_and_of_rows_are_those_of_jax(x64):

@@ -52,26 +52,26 @@ def test_a_frame_is_asked_for_its_patches_in_proportion_to_their_change():
         np.testing.assert_allclose(shares, 0.25, atol=0.03)
 
 
-def test_questions_of_patches_count_by_the_change_there_and_no_others():
-    fields = {"objective.distance": "contrastive", "objective.patch_questions": "change"}
+def test_predictions_of_patches_count_by_the_change_there_and_no_others():
+    fields = {"objective.distance": "contrastive", "objective.patch_targets": "change"}
     definition = small.define(**{"model.hierarchy": "patch-frame-clip"}, **fields)
     state, batch = small.new_state(definition), small.batch_of(definition)
     video = steps.prepare_training(definition, jax.random.key(1), batch["video"])
-    questions = steps.draw_questions(definition, jax.random.key(2), video)
+    draws = steps.draw_targets(definition, jax.random.key(2), video)
     weights = {str(edge): 1.0 for edge in definition.hierarchy.edges}
 
     @jax.jit
     def run(valid):
-        loss = steps.build_loss(definition, {"video": video, "valid": valid}, questions, weights)
+        loss = steps.build_loss(definition, {"video": video, "valid": valid}, draws, weights)
         return loss(state.params, state.stats, None)[1][2]
 
     valid = jnp.ones(small.BATCH, bool).at[0].set(False)
     predictions = run(valid)
-    change = np.asarray(questions.change).reshape(small.BATCH, -1)
+    change = np.asarray(draws.change).reshape(small.BATCH, -1)
     emphasised = {name for name, asked in predictions.items() if asked.emphasis is not None}
     assert emphasised == {"patch->frame/up", "patch->patch/side"}
     np.testing.assert_array_equal(predictions["patch->frame/up"].emphasis, change)
-    wanted = np.take_along_axis(change, np.asarray(questions.draws["patch->patch/side"].target), 1)
+    wanted = np.take_along_axis(change, np.asarray(draws.edges["patch->patch/side"].target), 1)
     np.testing.assert_array_equal(predictions["patch->patch/side"].emphasis, wanted)
     rows = np.arange(change.size, dtype=np.float32).reshape(change.shape)
     mean = local.masked_mean(jnp.asarray(rows), local.counts(predictions["patch->frame/up"]))

@@ -22,10 +22,10 @@ def _unit(x):
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def _arrays(questions, tokens, seed=0, batch=BATCH):
+def _arrays(predictions, tokens, seed=0, batch=BATCH):
     rng = np.random.default_rng(seed)
-    prediction, bank = rng.normal(size=(batch, questions, WIDTH)), rng.normal(size=(batch, tokens, WIDTH))
-    return prediction.astype(np.float32), bank.astype(np.float32), rng.integers(0, tokens, (batch, questions))
+    prediction, bank = rng.normal(size=(batch, predictions, WIDTH)), rng.normal(size=(batch, tokens, WIDTH))
+    return prediction.astype(np.float32), bank.astype(np.float32), rng.integers(0, tokens, (batch, predictions))
 
 
 def _losses(prediction, choice, edge, candidates=ALL_PLACES, **changes):
@@ -35,17 +35,17 @@ def _losses(prediction, choice, edge, candidates=ALL_PLACES, **changes):
 
 
 def _by_hand(prediction, bank, index, competes):
-    """Cross-entropy of each question among the tokens that `competes(video, question, other video, token)` names."""
+    """Cross-entropy of predictions among the tokens that `competes(video, prediction, other video, token)` names."""
     losses = np.zeros(index.shape)
     p, t = _unit(prediction), _unit(bank)
-    for video, question in np.ndindex(*index.shape):
-        own = p[video, question] @ t[video, index[video, question]] / 0.5
+    for video, prediction in np.ndindex(*index.shape):
+        own = p[video, prediction] @ t[video, index[video, prediction]] / 0.5
         others = [
-            p[video, question] @ t[other] / 0.5
+            p[video, prediction] @ t[other] / 0.5
             for other in np.ndindex(*bank.shape[:2])
-            if other != (video, index[video, question]) and competes(video, question, *other)
+            if other != (video, index[video, prediction]) and competes(video, prediction, *other)
         ]
-        losses[video, question] = np.log(np.exp([own, *others]).sum()) - own
+        losses[video, prediction] = np.log(np.exp([own, *others]).sum()) - own
     return losses
 
 
@@ -77,13 +77,13 @@ def test_what_is_near_in_time_or_not_valid_is_no_candidate():
     np.testing.assert_array_equal(found[wanted_is_valid], other[wanted_is_valid])
 
 
-@pytest.mark.parametrize("kind", ["a question a frame", "a question a patch", "causal"])
+@pytest.mark.parametrize("kind", ["a prediction a frame", "a prediction a patch", "causal"])
 def test_patches_compete_with_other_times_of_their_place_and_places_of_their_frame(kind):
     total = TIMES * PATCHES
-    questions = {"a question a frame": TIMES, "a question a patch": total, "causal": total - 1}[kind]
-    prediction, bank, index = _arrays(questions, total)
+    predictions = {"a prediction a frame": TIMES, "a prediction a patch": total, "causal": total - 1}[kind]
+    prediction, bank, index = _arrays(predictions, total)
     source, places = None, np.array([2, 0])
-    if kind == "a question a patch":
+    if kind == "a prediction a patch":
         times = np.random.default_rng(5).integers(0, TIMES, (BATCH, TIMES))
         index = (times[..., None] * PATCHES + np.arange(PATCHES)).reshape(BATCH, -1)
         source = jnp.arange(total)
@@ -92,10 +92,10 @@ def test_patches_compete_with_other_times_of_their_place_and_places_of_their_fra
     edge = Edge("patch", "patch", "side") if source is not None else Edge("frame", "patch", "down")
     candidates = draws.Candidates(jnp.asarray(places), {})
 
-    def competes(video, question, other, token):
-        wanted = index[video, question]
+    def competes(video, prediction, other, token):
+        wanted = index[video, prediction]
         same_place = token % PATCHES == wanted % PATCHES
-        is_source = source is not None and token == question
+        is_source = source is not None and token == prediction
         same_frame = token // PATCHES == wanted // PATCHES and token % PATCHES in places
         return other == video and (same_place and not is_source or same_frame)
 
@@ -171,7 +171,7 @@ def test_nothing_predicts_up_to_a_single_token_unless_the_batch_competes():
 def test_a_level_that_would_predict_nothing_chooses_among_the_batch():
     """Single images: patches predict up to the one frame, which chooses patches among other places."""
     fields = {"model.hierarchy": "patch-frame", "data.num_frames": 1, "objective.distance": "contrastive"}
-    definition = small.define(**fields, **{"objective.place_candidates": 0, "objective.patch_questions": "change"})
+    definition = small.define(**fields, **{"objective.place_candidates": 0, "objective.patch_targets": "change"})
     assert [str(edge) for edge in definition.hierarchy.edges] == ["patch->frame/up", "frame->patch/down"]
     state, batch = small.new_state(definition), small.batch_of(definition)
     run = small.loss_and_gradients(definition)
@@ -187,10 +187,10 @@ def test_no_more_than_64_mb_of_cosines_at_vit_s_size():
     sizes = {"batch": batch, "places": settings.place_candidates, "tokens": 512}
     drawn = jax.eval_shape(lambda: draws.draw_candidates(jax.random.key(0), hierarchy, **sizes))
     for edge in hierarchy.edges:
-        questions, tokens = hierarchy.num_tokens(edge.source), hierarchy.num_tokens(edge.target)
-        prediction, bank = (jax.ShapeDtypeStruct((batch, n, width), jnp.float32) for n in (questions, tokens))
-        index = jax.ShapeDtypeStruct((batch, questions), jnp.int32)
-        source = jnp.arange(questions) if edge.relation == "side" else None
+        predictions, tokens = hierarchy.num_tokens(edge.source), hierarchy.num_tokens(edge.target)
+        prediction, bank = (jax.ShapeDtypeStruct((batch, n, width), jnp.float32) for n in (predictions, tokens))
+        index = jax.ShapeDtypeStruct((batch, predictions), jnp.int32)
+        source = jnp.arange(predictions) if edge.relation == "side" else None
 
         def losses(p, b, i, k, edge=edge, source=source):
             return contrastive.choice_losses(p, contrastive.Choice(b, i, source, None), edge, hierarchy, settings, k)

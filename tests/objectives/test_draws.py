@@ -1,4 +1,4 @@
-"""The questions of a step as index tables: who is asked for, by which code, how often."""
+"""The draws of a step as index tables: who is asked for, by which code, how often."""
 
 import dataclasses
 

@@ -116,7 +116,7 @@ def test_what_cannot_be_opened_is_opened_once(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Data in which late windows of the 16 training videos are damaged; the central ones, that are judged, are not."""
+    """Data in which late windows of the 16 training videos are damaged; the central ones are not."""
     folder = tmp_path_factory.mktemp("world")
     data = runs.make_data(folder / "digits")
     rows = (data / "annotations" / "trainlist01.txt").read_text().splitlines()

@@ -380,7 +380,7 @@ def test_the_best_are_those_among_scores_of_the_same_tests(tmp_path):
         seals.retain(str(tmp_path), 1, 1, METRIC)
     assert seals.steps_in(str(tmp_path)) == [2, 4, 6]
     seals.add_metrics(str(tmp_path), 6, {METRIC: 70.0}, 2)
-    seals.add_metrics(str(tmp_path), 2, {METRIC: 20.0}, 2)  # judged anew, on the others
+    seals.add_metrics(str(tmp_path), 2, {METRIC: 20.0}, 2)  # evaluated anew, on the others
     seals.retain(str(tmp_path), 1, 1, METRIC)
     assert seals.steps_in(str(tmp_path)) == [6]
     assert seals.read_manifest(str(tmp_path), 6)["metrics"] == {METRIC: 70.0}

@@ -57,3 +57,12 @@ def test_the_work_is_that_of_the_matrix_products_and_little_more(work):
 def test_the_work_does_not_depend_on_how_a_level_is_run(work):
     ways = {f"model.{level}.{way}": True for level in ("frame", "clip") for way in ("scan", "remat")}
     assert describe.count_flops(small.define(**FIELDS, **ways)) == pytest.approx(work, rel=1e-3)
+
+
+def test_the_table_has_every_parameter():
+    definition = small.define()
+    rows = [line.split("|") for line in describe.parameter_table(definition).splitlines() if line.startswith("| ")]
+    sizes = {row[1].strip(): int(row[4].replace(",", "")) for row in rows[1:]}
+    assert "levels/frame/positions/table" in sizes
+    total = next(line for line in describe.describe(definition).splitlines() if line.startswith("total"))
+    assert total.split()[1] == f"{sum(sizes.values()):,d}"

@@ -5,21 +5,21 @@ import types
 
 import pytest
 
-from hvt_jax.run import loop
+from hvt_jax.run import events, loop
 from tests import small
 
 NUM_STEPS = 6
-PLAN = loop.Plan(steps_per_epoch=3, num_steps=NUM_STEPS, evaluations=frozenset({0, 3, NUM_STEPS}))
+PLAN = events.Plan(3, NUM_STEPS, evaluations=frozenset({0, 3, NUM_STEPS}), save_interval=100)
 
 
 class World:
     """Stands for log, checkpoints, compiled functions and signals of a run; `did` is what they were asked for."""
 
-    def __init__(self, judged_at: int | None = None):
+    def __init__(self, evaluated_at: int | None = None):
         self.did, self.is_paused, self.asked, self.stop_at = [], False, 0, None
         self.bad_videos = types.SimpleNamespace(excess="", share=lambda: None)
         self.speed = types.SimpleNamespace(paused=self._paused)
-        self._judged_at = judged_at
+        self._evaluated_at = evaluated_at
 
     @contextlib.contextmanager
     def _paused(self):
@@ -31,7 +31,7 @@ class World:
         self.asked += 1
         return self.stop_at is not None and self.asked >= self.stop_at
 
-    def judge(self, *_, should_stop):
+    def evaluate(self, *_, should_stop):
         """Three batches, each of which asks."""
         return None if any([should_stop() for _ in range(3)]) else {"clip": {}}
 
@@ -50,10 +50,10 @@ class World:
         self.did.append(line)
         return contextlib.nullcontext()
 
-    def judged(self, step):
-        return {"knn/clip/top1": 1.0} if step == self._judged_at else None
+    def evaluated(self, step):
+        return {"knn/clip/top1": 1.0} if step == self._evaluated_at else None
 
-    def write_judgement(self, step, judgement):
+    def write_evaluation(self, step, evaluation):
         self.did.append(f"scores {step}")
         return {"knn/clip/top1": 1.0}
 
@@ -81,8 +81,8 @@ class World:
 @pytest.fixture
 def run_loop(monkeypatch):
     def run(world: World, restored_step: int | None = None) -> int:
-        monkeypatch.setattr(loop.judge, "judge_levels", world.judge)
-        monkeypatch.setattr(loop.judge, "make_split", lambda *_: None)
+        monkeypatch.setattr(loop.evaluate, "evaluate_levels", world.evaluate)
+        monkeypatch.setattr(loop.evaluate, "make_split", lambda *_: None)
         compiled = types.SimpleNamespace(
             key=lambda: None,
             to_devices=lambda batch: batch,
@@ -97,28 +97,28 @@ def run_loop(monkeypatch):
     return run
 
 
-JUDGING = "judging 7 + 2 videos"
+EVALUATING = "evaluating 7 + 2 videos"
 COMPILING = "compiling the training step"
-FIRST_HALF = [JUDGING, "scores 0", "report 0 running", COMPILING, "step 1", "step 2", "step 3"]
-SECOND_HALF = ["step 4", "step 5", "step 6", "save 6", JUDGING, "scores 6", "save 6 scores", "wait"]
+FIRST_HALF = [EVALUATING, "scores 0", "report 0 running", COMPILING, "step 1", "step 2", "step 3"]
+SECOND_HALF = ["step 4", "step 5", "step 6", "save 6", EVALUATING, "scores 6", "save 6 scores", "wait"]
 
 
-def test_every_judgement_is_reported_while_the_clock_stands(run_loop):
+def test_every_evaluation_is_reported_while_the_clock_stands(run_loop):
     world = World()
     assert run_loop(world) == 0
-    middle = ["save 3", JUDGING, "scores 3", "save 3 scores", "report 3 running"]
+    middle = ["save 3", EVALUATING, "scores 3", "save 3 scores", "report 3 running"]
     assert world.did == [*FIRST_HALF, *middle, *SECOND_HALF, "report 6 done digests"]
 
 
-def test_a_notice_ends_a_judgement_which_the_resumed_run_makes(run_loop):
+def test_a_notice_ends_an_evaluation_which_the_resumed_run_makes(run_loop):
     world = World()
     world.stop_at = 1 + 3 + 3 + 2  # step 0 and its three batches, three steps, the second batch at step 3
     assert run_loop(world) == 143
-    stopped = ["save 3", JUDGING, "wait", "preempted at step 3, which is saved; run the same command again to go on"]
+    stopped = ["save 3", EVALUATING, "wait", "preempted at step 3, which is saved; run the same command again to go on"]
     assert world.did == [*FIRST_HALF, *stopped, "report 3 preempted"]
     resumed = World()
     assert run_loop(resumed, restored_step=3) == 0
-    middle = [JUDGING, "scores 3", "save 3 scores", "report 3 running", COMPILING]
+    middle = [EVALUATING, "scores 3", "save 3 scores", "report 3 running", COMPILING]
     assert resumed.did == [*middle, *SECOND_HALF, "report 6 done digests"]
 
 
@@ -127,11 +127,11 @@ def test_a_notice_before_the_first_step_claims_no_save(run_loop):
     world.stop_at = 2
     assert run_loop(world) == 143
     line = "preempted before the first step, so there is nothing to save; run the same command again"
-    assert world.did == [JUDGING, "wait", line, "report 0 preempted"]
+    assert world.did == [EVALUATING, "wait", line, "report 0 preempted"]
 
 
-def test_a_notice_at_the_last_judgement_leaves_it_to_the_resumed_run(run_loop):
-    world = World(judged_at=3)
+def test_a_notice_at_the_last_evaluation_leaves_it_to_the_resumed_run(run_loop):
+    world = World(evaluated_at=3)
     world.stop_at = 4 + 1  # steps 3 to 6, and the first batch
     assert run_loop(world, restored_step=3) == 143
     assert world.did[-2:] == ["preempted at step 6, which is saved; run the same command again to go on"] + [
@@ -139,11 +139,11 @@ def test_a_notice_at_the_last_judgement_leaves_it_to_the_resumed_run(run_loop):
     ]
     resumed = World()
     assert run_loop(resumed, restored_step=6) == 0
-    assert resumed.did == [JUDGING, "scores 6", "save 6 scores", "wait", "report 6 done digests"]
+    assert resumed.did == [EVALUATING, "scores 6", "save 6 scores", "wait", "report 6 done digests"]
 
 
-def test_a_finished_run_is_not_judged_again(run_loop):
-    world = World(judged_at=6)
+def test_a_finished_run_is_not_evaluated_again(run_loop):
+    world = World(evaluated_at=6)
     world.stop_at = 1
     assert run_loop(world, restored_step=6) == 0
     assert world.did == ["save 6 scores", "wait", "report 6 done digests"]

@@ -131,11 +131,11 @@ def test_one_live_line_on_a_terminal(tmp_path):
 def test_what_takes_long_is_printed_once_where_lines_stay(tmp_path):
     screen = console(terminal=False)
     with MetricWriter(tmp_path, PLAIN, console=screen) as writer:
-        for line in ("compiling", "judging 2 + 1 videos", "judging 2 + 1 videos"):
+        for line in ("compiling", "evaluating 2 + 1 videos", "evaluating 2 + 1 videos"):
             with writer.busy(line):
                 writer.note("meanwhile")
     assert screen.file.getvalue().splitlines() == [
-        *("compiling", "meanwhile", "judging 2 + 1 videos", "meanwhile", "meanwhile")
+        *("compiling", "meanwhile", "evaluating 2 + 1 videos", "meanwhile", "meanwhile")
     ]
 
 
@@ -144,11 +144,11 @@ def test_what_takes_long_is_live_on_a_terminal_and_gives_the_line_back(tmp_path)
     with MetricWriter(tmp_path, PLAIN, console=screen) as writer:
         writer.progress(10, 20, loss=1.0, clips_per_second=2.5, eta_seconds=0)
         for _ in range(2):
-            with writer.busy("judging 2 + 1 videos"):
+            with writer.busy("evaluating 2 + 1 videos"):
                 pass
     text = screen.file.getvalue()
-    assert text.count("judging 2 + 1 videos") == 2
-    assert text.rindex("step 10/20") > text.rindex("judging 2 + 1 videos")  # it stays on the screen
+    assert text.count("evaluating 2 + 1 videos") == 2
+    assert text.rindex("step 10/20") > text.rindex("evaluating 2 + 1 videos")  # it stays on the screen
 
 
 def _events(path):

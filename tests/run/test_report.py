@@ -10,7 +10,7 @@ import pytest
 from hvt_jax.run import figures, report
 
 SCORES = {
-    "judged_step": 50,
+    "evaluated_step": 50,
     "top1": 45.1,
     "top5": 90.0,
     "chance": 12.5,
@@ -105,7 +105,7 @@ def test_bad_videos_and_skipped_updates_are_named_and_counted(tmp_path):
 
 def test_report_of_a_run_that_ended_before_anything_was_measured(tmp_path):
     text = report.write_report(tmp_path, [], {}, []).read_text()
-    assert "No level was judged" in text and "There was nothing to draw yet." in text and "None." in text
+    assert "No level was evaluated" in text and "There was nothing to draw yet." in text and "None." in text
 
 
 @pytest.mark.parametrize("outcome", ["running", "preempted", "stopped", "diverged"])
@@ -142,16 +142,16 @@ def test_tables_keep_their_columns_beside_a_ceiling(tmp_path):
 
 
 def test_accuracies_show_trained_untrained_chance_and_supervised():
-    judged = {"knn": {"frame": {"motion": SCORES, "digit": SCORES}}, "mlp": {"frame": {"motion": SCORES}}}
-    judged["knn"]["frame"]["motion"] = dict(SCORES, supervised_top1=99.0)
-    axes = figures._accuracies(run_metrics(), judged, "top1", "").axes
+    evaluated = {"knn": {"frame": {"motion": SCORES, "digit": SCORES}}, "mlp": {"frame": {"motion": SCORES}}}
+    evaluated["knn"]["frame"]["motion"] = dict(SCORES, supervised_top1=99.0)
+    axes = figures._accuracies(run_metrics(), evaluated, "top1", "").axes
     assert [axis.get_title() for axis in axes] == ["frame: motion", "frame: digit"]
     motion, digit = (curves(axis) for axis in axes)
     assert list(motion["kNN"].get_xdata()) == [0, 50] and list(motion["kNN"].get_ydata()) == [38.0, 45.1]
     assert list(digit["kNN"].get_ydata()) == [30.0, 31.0] and {"untrained", "supervised"} <= motion.keys()
     levels = [line.get_ydata()[0] for line in axes[0].get_lines() if len(line.get_ydata())]
     assert {38.0, 99.0, 12.5} <= set(levels)
-    assert figures._accuracies(run_metrics(), judged, "within_pairs", "") is None
+    assert figures._accuracies(run_metrics(), evaluated, "within_pairs", "") is None
 
 
 def test_losses_have_a_panel_per_source_level_and_a_curve_per_edge():

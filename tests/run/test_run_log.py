@@ -1,4 +1,4 @@
-"""When numbers are fetched, written and judged, on a device that notes who asks for what, and what is said of them."""
+"""When numbers are fetched and written, on a device that notes who asks for what, and what is said of them."""
 
 import io
 import json
@@ -9,7 +9,7 @@ import pytest
 import rich.console
 
 from hvt_jax.engine.steps import LONGEST_BAD_ROW
-from hvt_jax.evaluation import judge
+from hvt_jax.evaluation import evaluate
 from hvt_jax.run import metrics, run_log
 from hvt_jax.run.run_folder import RunFolder
 from tests import small
@@ -106,9 +106,9 @@ def writing(tmp_path):
         yield run_log.RunLog(settings, folder, writer, bad_videos=bad_videos, **length), writer, printed
 
 
-def _judgement(top1: float) -> judge.Judgement:
+def _evaluation(top1: float) -> evaluate.Evaluation:
     levels = {"clip": {"motion": {"top1": top1, "chance": 12.5, "standard_error": 3.0}}}
-    return judge.Judgement({"linear": levels, "mlp": levels}, 1.5, 0.5)
+    return evaluate.Evaluation({"linear": levels, "mlp": levels}, 1.5, 0.5)
 
 
 def _train(writer, steps, std: float):
@@ -116,37 +116,37 @@ def _train(writer, steps, std: float):
         writer.write(step, {"train/total": 1.0, "monitor/clip/rank": 5.0, "monitor/clip/std": std})
 
 
-def test_every_judgement_renews_the_report_and_prints_new_alarms_alone(writing, tmp_path):
+def test_every_evaluation_renews_the_report_and_prints_new_alarms_alone(writing, tmp_path):
     log, writer, printed = writing
 
-    def judge(step: int, top1: float) -> tuple[list[str], dict, str]:
-        log.write_judgement(step, _judgement(top1))
+    def evaluate_at(step: int, top1: float) -> tuple[list[str], dict, str]:
+        log.write_evaluation(step, _evaluation(top1))
         log.report(step, "running")
         results = json.loads((tmp_path / "results.json").read_text())
         return printed(), results, (tmp_path / "report.md").read_text()
 
-    lines, results, report = judge(0, 20.0)
+    lines, results, report = evaluate_at(0, 20.0)
     assert lines == [
-        "step 0: top-1 (untrained), judged in 2.0 s: features 1.5 s, neighbours and probes 0.5 s",
+        "step 0: top-1 (untrained), evaluated in 2.0 s: features 1.5 s, neighbours and probes 0.5 s",
         "clip: motion linear 20.0 (20.0), MLP 20.0 (20.0) %; chance 12.5: not trained yet",
     ]
     assert (results["outcome"], results["steps"]) == ("running", 0) and "parameter_digest" not in results
     assert "not trained yet" in report and "There was nothing to draw yet." in report
     _train(writer, range(1, 5), 0.002)
-    lines, results, report = judge(4, 30.0)
+    lines, results, report = evaluate_at(4, 30.0)
     assert len(lines) == 3 and lines[1].endswith("MLP 30.0 (20.0) %; chance 12.5: better")
     assert lines[2].startswith("alarm     clip: the standard deviation before the norm is 0.002")
     assert results["linear"]["clip"]["motion"]["untrained_top1"] == 20.0 and "**better**" in report
     _train(writer, range(5, 9), 0.001)
-    lines, results, report = judge(8, 21.0)
+    lines, results, report = evaluate_at(8, 21.0)
     assert len(lines) == 2 and lines[1].endswith("MLP 21.0 (20.0) %; chance 12.5: no better than untrained")
     assert "- clip: the standard deviation before the norm is 0.001" in report
     assert "no better than untrained" in report and "figures/accuracy.png" in report
 
 
-def test_a_run_that_ends_early_reports_what_was_judged(writing, tmp_path):
+def test_a_run_that_ends_early_reports_what_was_evaluated(writing, tmp_path):
     log, writer, printed = writing
-    log.write_judgement(0, _judgement(20.0))
+    log.write_evaluation(0, _evaluation(20.0))
     _train(writer, range(1, 4), 0.5)
     log.report(3, "preempted")
     assert printed()[2:] == [

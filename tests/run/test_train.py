@@ -65,7 +65,7 @@ def test_what_a_run_leaves_behind(world, finished):
     assert {"versions", "devices", "git", "seed", "command"} <= json.loads(
         (finished / "environment.json").read_text()
     ).keys()
-    # The newest three, and what was judged best.
+    # The newest three, and what scored best.
     assert {"6", "8", "manifest-6.json", "manifest-8.json"} <= {
         path.name for path in (finished / "checkpoints").iterdir()
     }
@@ -77,10 +77,10 @@ def test_what_a_run_leaves_behind(world, finished):
     assert len(results["parameter_digest"]) == 64
     for level in ("frame", "clip"):
         for label in ("motion", "digit"):
-            for judge in ("knn", "linear", "mlp"):
-                scores, name = results[judge][level][label], f"{judge}/{level}/{label}"
+            for protocol in ("knn", "linear", "mlp"):
+                scores, name = results[protocol][level][label], f"{protocol}/{level}/{label}"
                 assert {"top1", "chance", "standard_error", "untrained_standard_error"} <= scores.keys()
-                assert scores["judged_step"] == NUM_STEPS and scores["top1"] == records[-1][f"{name}/top1"]
+                assert scores["evaluated_step"] == NUM_STEPS and scores["top1"] == records[-1][f"{name}/top1"]
                 assert scores["untrained_top1"] == records[0][f"{name}/top1"]
                 pairs = {"within_pairs", "untrained_within_pairs"} & scores.keys()
                 assert len(pairs) == (2 if label == "motion" else 0)
@@ -98,14 +98,17 @@ def test_what_a_run_prints(world, finished):
         line.startswith("data      digits: 16 training, 8 test videos; batch 4, 4 steps an epoch") for line in lines
     )
     assert any(line.startswith("step 8/8  loss ") and " clips/s  ETA " in line for line in lines)
-    # What a new user waits for is said, and once only: three judgements follow.
+    # What a new user waits for is said, and once only: three evaluations follow.
     waits = [
-        lines.index(line) for line in ("compiling the network", "judging 16 + 8 videos", "compiling the training step")
+        lines.index(line)
+        for line in ("compiling the network", "evaluating 16 + 8 videos", "compiling the training step")
     ]
-    assert waits == sorted(waits) and sum(line.startswith("judging") for line in lines) == 1
-    spent = r"judged in [\d.]+ s: features [\d.]+ s, neighbours and probes [\d.]+ s"
-    judged = "\n".join(line for line in lines if "judged in" in line)
-    assert re.fullmatch("\n".join(rf"step {step}: top-1 \(untrained\), {spent}" for step in (0, 4, 8)), judged), judged
+    assert waits == sorted(waits) and sum(line.startswith("evaluating") for line in lines) == 1
+    spent = r"evaluated in [\d.]+ s: features [\d.]+ s, neighbours and probes [\d.]+ s"
+    evaluated = "\n".join(line for line in lines if "evaluated in" in line)
+    assert re.fullmatch("\n".join(rf"step {step}: top-1 \(untrained\), {spent}" for step in (0, 4, 8)), evaluated), (
+        evaluated
+    )
     numbers = r"kNN [\d.]+ \([\d.]+\), linear [\d.]+ \([\d.]+\), MLP [\d.]+ \([\d.]+\)"
     assert sum(bool(re.match(rf"clip: motion {numbers}, pairs [\d.]+ \([\d.]+\) %; ", line)) for line in lines) == 3
     assert sum(bool(re.match(rf"frame: digit {numbers} %; chance 10.0: ", line)) for line in lines) == 3
@@ -131,12 +134,12 @@ def test_a_finished_run_is_only_reported_again(world, finished, tmp_path):
     copy = _copy(finished, tmp_path)
     run = _train(world, copy)
     assert run.code == 0, run.stderr
-    assert run.resumed_at == NUM_STEPS and "step 8/8" not in run.stdout and "judging" not in run.stdout
+    assert run.resumed_at == NUM_STEPS and "step 8/8" not in run.stdout and "evaluating" not in run.stdout
     assert kill_and_resume.differences(finished, copy) == []
     assert runs.results(copy)["steps"] == NUM_STEPS
 
 
-def test_a_run_whose_videos_changed_says_so_and_judges_the_untrained_network_anew(world, finished, tmp_path):
+def test_a_run_whose_videos_changed_says_so_and_evaluates_the_untrained_network_anew(world, finished, tmp_path):
     copy, data = _copy(finished, tmp_path), shutil.copytree(world / "digits", tmp_path / "digits")
     known = runs.results(copy)["knn"]["clip"]["motion"]
     path = data / "annotations" / "testlist01.txt"
@@ -153,7 +156,7 @@ def test_a_run_whose_videos_changed_says_so_and_judges_the_untrained_network_ane
     assert scores["top1"] == now["knn/clip/motion/top1"] and scores["standard_error"] > known["standard_error"]
     assert json.loads((copy / "data.json").read_text())["test"]["videos"] == 4
     again = _train(world, copy, **{"data.root": data})
-    assert again.code == 0 and "data differs" not in again.stderr and "judging" not in again.stdout
+    assert again.code == 0 and "data differs" not in again.stderr and "evaluating" not in again.stdout
     assert runs.results(copy)["knn"]["clip"]["motion"] == scores
 
 
@@ -166,9 +169,9 @@ def test_runs_killed_again_and_again_resume_bit_for_bit(world, finished):
     assert kill_and_resume.differences(finished, workdir) == []
 
 
-# A judgement at step 4 that holds the process in its second batch until it is told to go on, and then gets a SIGTERM:
+# An evaluation at step 4 that holds the process in its second batch until it is told to go on, and then gets a SIGTERM:
 # at step 0 there are 1 + 3 questions, then 4 steps and 2 batches.
-STOP_IN_A_JUDGEMENT = """
+STOP_IN_AN_EVALUATION = """
 import os, signal
 from absl import app
 from hvt_jax import main
@@ -186,7 +189,7 @@ app.run(main.main, flags_parser=cli.parse_flags)
 """
 
 
-def test_sigterm_in_a_judgement_saves_and_exits_143_and_a_second_run_is_refused(world, finished):
+def test_sigterm_in_an_evaluation_saves_and_exits_143_and_a_second_run_is_refused(world, finished):
     """Begun in a folder whose checkpoints were lost: what else was in it is moved aside."""
     workdir = world / "preempted"
     workdir.mkdir()
@@ -194,7 +197,7 @@ def test_sigterm_in_a_judgement_saves_and_exits_143_and_a_second_run_is_refused(
     for name, text in left.items():
         (workdir / name).write_text(text)
     python, _, _, *arguments = runs.command(workdir, {"data.root": world / "digits", **runs.FIELDS})
-    run = runs.Run(workdir, [python, "-c", STOP_IN_A_JUDGEMENT, *arguments], runs.environment())
+    run = runs.Run(workdir, [python, "-c", STOP_IN_AN_EVALUATION, *arguments], runs.environment())
     state = os.waitid(os.P_PID, run.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
     assert state.si_code == os.CLD_STOPPED, run.wait().stderr
     second = _train(world, workdir)
@@ -247,7 +250,7 @@ def test_a_run_that_diverges_ends_with_3_and_its_state_apart(world, tmp_path):
     run = _train(world, tmp_path / "run", quick=False, **fields, **{"optimizer.schedule": "constant"})
     assert run.code == 3 and run.stderr == "", run.stderr  # the pictures of zeros and NaN say nothing there, either
     results, report = runs.results(tmp_path / "run"), (tmp_path / "run" / "report.md").read_text()
-    assert results["outcome"] == "diverged" and results["knn"]["clip"]["motion"]["judged_step"] == 0
+    assert results["outcome"] == "diverged" and results["knn"]["clip"]["motion"]["evaluated_step"] == 0
     assert report.startswith("# Report\n\n**Diverged at step 4**") and "not trained yet" in report
     # Every update is beyond float32, and that the second one was is known two steps later.
     assert runs.results(tmp_path / "run")["steps"] == 4
@@ -265,7 +268,7 @@ def test_the_best_metric_goes_by_its_full_name():
     for name in ("knn/frame/digit", "knn/patch/top1", "knn/clip/digit/chance"):
         with pytest.raises(SettingsError, match="must be one of knn/frame/top1, .*mlp/clip/digit/top1"):
             results_lib.best_metric(name, levels, dataset)
-    with pytest.raises(SettingsError, match="must be one of"):  # no judgement writes it
+    with pytest.raises(SettingsError, match="must be one of"):  # no evaluation writes it
         results_lib.best_metric("mlp/frame/digit/top1", levels, dataset, has_mlp=False)
 
 
@@ -289,7 +292,7 @@ def test_bad_input_gets_one_line_and_code_2(world, tmp_path):
         "no ucf101": ({"data.root": tmp_path / "none", "data.name": "ucf101"}, "get UCF101.rar"),
         "empty list": ({"data.root": empty}, "testlist01.txt: is empty"),
         "climbing": ({"data.root": climbing}, "trainlist01.txt, row 1: '../../../etc/passwd' leads out of"),
-        "frozen": ({"optimizer.frozen": ("clop",)}, "optimizer.frozen names clop; the labels are frame, "),
+        "frozen": ({"optimizer.frozen": ("clop",)}, "optimizer.frozen names clop; the groups are frame, "),
         "schedule": ({"train.num_epochs": 0.0}, "train.num_epochs = 0.0"),
     }
     for name, (fields, words) in cases.items():

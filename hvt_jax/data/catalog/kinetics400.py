@@ -18,7 +18,7 @@ from hvt_jax.data.dataset import DataError, Dataset
 from hvt_jax.settings import DataSettings
 
 _COLUMNS = ("label", "youtube_id", "time_start", "time_end")
-# data.split: 1 judges on the validation set, as everybody does, 2 on the test set.
+# data.split: 1 evaluates on the validation set, as everybody does, 2 on the test set.
 _NAMES = {"train": ("train",), 1: ("validate", "val", "validation"), 2: ("test",)}
 _HOW_TO_GET = (
     "get the CSV files and videos as https://github.com/cvdfoundation/kinetics-dataset says: {root}/annotations/"

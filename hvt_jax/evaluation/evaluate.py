@@ -21,10 +21,10 @@ from hvt_jax.settings import EvaluationSettings, Settings
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """One split to judge with.
+    """One split to evaluate with.
 
     Attributes:
-      labels: int [videos] per label set, the one judged first in front.
+      labels: int [videos] per label set, the one evaluated first in front.
       num_classes: by label set.
       partners: of the classes that are in pairs, by label set, see `pairs.find_partners`.
       batches: returns this process's share of all batches, from the start; as many in every process.
@@ -55,19 +55,19 @@ def make_split(dataset: Dataset, settings: Settings, on_batch: Callable[[dict[st
     return Split(dataset.labels, num_classes, partners, batches, on_batch)
 
 
-class Judgement(NamedTuple):
+class Evaluation(NamedTuple):
     """What was found out about the levels.
 
     Attributes:
-      scores: {judge: {level: {label set: {"top1", "chance", "standard_error", ...}}}}, in %; see `measure`.
+      scores: {protocol: {level: {label set: {"top1", "chance", "standard_error", ...}}}}, in %; see `measure`.
       feature_seconds: spent on features.
-      judge_seconds: spent on neighbours and probes.
+      probe_seconds: spent on neighbours and probes.
       head: how often the model's own head is right, see `head.head_metrics`; None if it has none.
     """
 
     scores: Scores
     feature_seconds: float
-    judge_seconds: float
+    probe_seconds: float
     head: dict[str, float] | None = None
 
 
@@ -83,7 +83,7 @@ def check_names(settings: Settings, hierarchy: tuple[str, ...], dataset: Dataset
     return results.best_metric(settings.checkpoint.best_metric, hierarchy, dataset, has_mlp=has_mlp)
 
 
-def judge_levels(
+def evaluate_levels(
     encode: Callable[[dict[str, jax.Array]], dict[str, jax.Array]],
     to_devices: Callable[[dict[str, np.ndarray]], dict[str, jax.Array]],
     train: Split,
@@ -91,12 +91,12 @@ def judge_levels(
     settings: EvaluationSettings,
     *,
     should_stop: Callable[[], bool],
-) -> Judgement | None:
-    """Return what the judges "knn", "linear" and, unless `probe_steps` is 0, "mlp" say of every level.
+) -> Evaluation | None:
+    """Return what the protocols "knn", "linear" and, unless `probe_steps` is 0, "mlp" say of every level.
 
     Features are extracted once for all of them. They learn from the training split and are asked about the test split.
     Scores are empty if one of the splits has no video that can be read; None if `should_stop()`, asked before every
-    batch, was true. A head of the model's own is judged, too, by the label set judged first.
+    batch, was true. A head of the model's own is evaluated, too, by the label set evaluated first.
     """
     found, started = [], time.monotonic()
     for split in (train, test):
@@ -108,7 +108,7 @@ def judge_levels(
         found.append(extracted)
     (train_features, train_index), (test_features, test_index) = found
     if not len(train_index) or not len(test_index):
-        return Judgement({}, time.monotonic() - started, 0.0)
+        return Evaluation({}, time.monotonic() - started, 0.0)
     extracted_at = time.monotonic()
     learned = {name: labels[train_index] for name, labels in train.labels.items()}
     asked = {name: labels[test_index] for name, labels in test.labels.items()}
@@ -119,14 +119,14 @@ def judge_levels(
     scores: Scores = {}
     for level in (name for name in LEVELS if name in train_features):
         task = Task(train_features[level], learned, test_features[level], test.num_classes, width)
-        for judge, by_set in ask_judges(task, settings).items():
-            measured = {name: measure(judge, by_set[name], asked[name], test.partners.get(name)) for name in by_set}
-            scores.setdefault(judge, {})[level] = measured
-    return Judgement(scores, extracted_at - started, time.monotonic() - extracted_at, head)
+        for protocol, by_set in protocol_scores(task, settings).items():
+            measured = {name: measure(protocol, by_set[name], asked[name], test.partners.get(name)) for name in by_set}
+            scores.setdefault(protocol, {})[level] = measured
+    return Evaluation(scores, extracted_at - started, time.monotonic() - extracted_at, head)
 
 
 class Task(NamedTuple):
-    """What is asked of the judges about one level.
+    """What is asked of the protocols about one level.
 
     Attributes:
       train_features: float32 [N, D].
@@ -143,8 +143,8 @@ class Task(NamedTuple):
     width: int
 
 
-def ask_judges(task: Task, settings: EvaluationSettings) -> dict[str, dict[str, np.ndarray]]:
-    """Return the scores of all classes for every test video, float32 [M, classes], by judge and label set."""
+def protocol_scores(task: Task, settings: EvaluationSettings) -> dict[str, dict[str, np.ndarray]]:
+    """Return the scores of all classes for every test video, float32 [M, classes], by protocol and label set."""
     found = knn.find_neighbours(task.train_features, task.test_features, settings.neighbours)
     vote = functools.partial(knn.knn_votes, found, temperature=settings.temperature)
     given = {"knn": {name: vote(task.train_labels[name], num_classes=n) for name, n in task.num_classes.items()}}
@@ -155,13 +155,13 @@ def ask_judges(task: Task, settings: EvaluationSettings) -> dict[str, dict[str, 
     return given
 
 
-def measure(judge: str, scores: np.ndarray, labels: np.ndarray, partners: np.ndarray | None) -> dict[str, float]:
+def measure(protocol: str, scores: np.ndarray, labels: np.ndarray, partners: np.ndarray | None) -> dict[str, float]:
     """Return "top1", "chance" (uniform over classes), the "standard_error" of top1, of neighbours "top5", in %.
 
     Where classes are in pairs, "within_pairs", too.
 
     Args:
-      judge: whose scores they are.
+      protocol: whose scores they are.
       scores: float32 [M, classes].
       labels: int [M].
       partners: of `accuracy.within_pairs`, None without pairs.
@@ -169,7 +169,7 @@ def measure(judge: str, scores: np.ndarray, labels: np.ndarray, partners: np.nda
     top1 = accuracy.accuracy(scores, labels)
     found = {"top1": top1, "chance": 100.0 / scores.shape[1]}
     found["standard_error"] = accuracy.standard_error(top1, len(labels))
-    if judge == "knn":
+    if protocol == "knn":
         found["top5"] = accuracy.accuracy(scores, labels, 5)
     within = None if partners is None else accuracy.within_pairs(scores, labels, partners)
     return found if within is None else found | {"within_pairs": within}
