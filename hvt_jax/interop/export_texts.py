@@ -103,21 +103,21 @@ def _videos(run: str) -> str:
 
 
 def _measured(trained: Trained) -> str:
-    """Return a table of the last judgement at or before the exported step, or why there is none."""
+    """Return a table of the last evaluation at or before the exported step, or why there is none."""
     path = os.path.join(trained.source, "metrics.jsonl")
     records = metrics.read_metrics(path) if os.path.exists(path) else []
-    known = [record for record in records if record["step"] <= trained.step or not results.judged_metrics(record)]
+    known = [record for record in records if record["step"] <= trained.step or not results.scored_metrics(record)]
     rows = results.by_level(results.read_scores(known))
     if not rows:
-        return "Nothing: the run ended before its levels were judged."
-    judges = [judge for judge in results.JUDGES if any(judge in found for *_, found in rows)]
-    lines = [f"| level | label | {' | '.join(verdict.TITLES[judge] for judge in judges)} | chance | verdict |"]
-    lines.append(f"|---|---|{'---:|' * (len(judges) + 1)}---|")
+        return "Nothing: the run ended before its levels were evaluated."
+    protocols = [protocol for protocol in results.PROTOCOLS if any(protocol in found for *_, found in rows)]
+    lines = [f"| level | label | {' | '.join(verdict.TITLES[protocol] for protocol in protocols)} | chance | verdict |"]
+    lines.append(f"|---|---|{'---:|' * (len(protocols) + 1)}---|")
     for level, label_set, found in rows:
-        cells = [verdict.beside(found[judge], "top1") if judge in found else "-" for judge in judges]
+        cells = [verdict.beside(found[protocol], "top1") if protocol in found else "-" for protocol in protocols]
         cells.append(verdict.shown(next(iter(found.values())).get("chance")))
         lines.append(f"| {level} | {label_set} | {' | '.join(cells)} | {verdict.verdict(found)} |")
-    step = max(scores["judged_step"] for *_, found in rows for scores in found.values())
+    step = max(scores["evaluated_step"] for *_, found in rows for scores in found.values())
     other = "" if step == trained.step else f", not at the exported step {trained.step}"
     return "\n".join(lines) + (
         f"\n\nTop-1 in % on the test videos of the run at step {step}{other}, read from frozen features; in brackets "

@@ -14,10 +14,11 @@ import numpy as np
 from hvt_jax.engine import state as state_lib
 from hvt_jax.interop import convert, vit_reference
 from hvt_jax.interop.safetensors_io import save_variables
-from hvt_jax.model.pyramid import Pyramid, model_hierarchy
+from hvt_jax.model.pyramid import Pyramid
 from hvt_jax.nn.transformer import layer_name
 from hvt_jax.run import leaves
 from hvt_jax.run.seals import CheckpointError
+from hvt_jax.settings.geometry import model_hierarchy
 from hvt_jax.settings.model_settings import LevelSettings, ModelSettings, PatchSettings, StemSettings
 
 PIXELS = {  # mean and deviation that the image model was trained with
