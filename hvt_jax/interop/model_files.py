@@ -12,7 +12,7 @@ from hvt_jax.interop import safetensors_io
 from hvt_jax.run import leaves, trained
 from hvt_jax.run.seals import CheckpointError
 from hvt_jax.run.trained import Trained
-from hvt_jax.settings import SettingsError, read_settings
+from hvt_jax.settings import SettingsError, older, read_settings
 
 FORMAT = "hvt-jax-export/1"
 VARIABLES_FILE, CONFIG_FILE = "model.safetensors", "config.json"
@@ -64,7 +64,7 @@ def _read_description(path: str) -> dict[str, Any] | None:
 def _open_export(path: str, content: dict[str, Any]) -> Trained:
     config, weights = os.path.join(path, CONFIG_FILE), os.path.join(path, VARIABLES_FILE)
     try:
-        settings = read_settings(ConfigDict(content["config"]))
+        settings = read_settings(ConfigDict(older.complete(content["config"])))
     except SettingsError as error:
         raise SettingsError(f"{config}: {error}") from error
     definition = steps.define(settings, content["num_classes"])
