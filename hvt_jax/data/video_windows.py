@@ -131,7 +131,7 @@ def read_windows(
     pool = concurrent.futures.ThreadPoolExecutor(threads, "decode")
     try:
         plans = _ahead(pool, reader.plan, range(first, len(dataset)), threads)
-        tasks = (task for plan in plans for task in plan)
+        tasks = (reader.with_room(task) for plan in plans for task in plan)
         yield from _ahead(pool, reader.read, tasks, threads + 1)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -158,6 +158,7 @@ class _Task:
     starts: np.ndarray
     is_last: bool
     reason: str = ""
+    room: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -182,10 +183,15 @@ class _Reader:
         cuts = range(0, len(starts), self.windows)
         return [_Task(number, starts[cut : cut + self.windows], cut == cuts[-1]) for cut in cuts]
 
+    def with_room(self, task: _Task) -> _Task:
+        """Return the task with room for its pixels, taken by the thread that frees it: no holes stay in others."""
+        shape = (len(task.starts), self.settings.num_frames, *self.size, 3)
+        return dataclasses.replace(task, room=np.empty(shape, np.uint8))
+
     def read(self, task: _Task) -> Piece:
         """Return the windows of a piece; those that cannot be read are left out."""
         settings, video = self.settings, self.dataset.videos[task.video]
-        shape = (len(task.starts), settings.num_frames, *self.size, 3)
+        shape = task.room.shape
         seconds = np.zeros((len(task.starts), 2))
         if not len(task.starts):
             return Piece(task.video, seconds, np.zeros(shape, np.uint8), True, 0, task.reason)
@@ -199,21 +205,22 @@ class _Reader:
                 ends = np.minimum(task.starts + span, len(frames))
                 for column, places in enumerate((task.starts, ends)):
                     seconds[:, column] = _shown_at(reader.info, frames.start + places)
-                pixels, kept, reason = self._read_windows(reader, wanted + frames.start, shape)
+                pixels, kept, reason = self._read_windows(reader, wanted + frames.start, task.room)
         except VideoError as error:  # the file has gone, or changed
             kept, pixels, reason = np.zeros(len(task.starts), bool), np.zeros((0, *shape[1:]), np.uint8), str(error)
         failed = int(len(kept) - kept.sum())
         return Piece(task.video, seconds[kept], pixels, task.is_last, failed, reason)
 
     def _read_windows(
-        self, reader: VideoReader, frames: np.ndarray, shape: tuple[int, ...]
+        self, reader: VideoReader, frames: np.ndarray, room: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, str]:
         """Return pixels, which of the windows they are, and why some are missing.
 
         All in one go, so that no frame is decoded twice; one by one only where that meets damage.
         """
         try:
-            return reader.read(frames.reshape(-1), *self.size).reshape(shape), np.ones(len(frames), bool), ""
+            reader.read(frames.reshape(-1), *self.size, room.reshape(-1, *room.shape[2:]))
+            return room, np.ones(len(frames), bool), ""
         except VideoError as error:
             reasons = [f"{error.problem}: {error}"] if len(frames) == 1 else []
             pixels, kept = [], np.zeros(len(frames), bool)
@@ -223,7 +230,7 @@ class _Reader:
                     kept[place] = True
                 except VideoError as again:
                     reasons.append(f"{again.problem}: {again}")
-            return np.array(pixels, np.uint8).reshape(-1, *shape[1:]), kept, (reasons or [""])[0]
+            return np.array(pixels, np.uint8).reshape(-1, *room.shape[1:]), kept, (reasons or [""])[0]
 
     def _open(self, number: int) -> VideoReader:
         path = self.dataset.root / self.dataset.videos[number].path
