@@ -101,7 +101,7 @@ def measure(root: pathlib.Path, arguments: argparse.Namespace) -> list[str]:
             if kind != "raw":
                 shard = storages.shard_path(own.storage, pathlib.Path(place), 0, 1)
                 encoded = encode_all(dataset, as_mp4=kind == "mp4")
-                storages.write_shard(own.storage, shard, encoded, storages.WriteOptions(sync=False))
+                storages.write_shard(own.storage, shard, encoded, sync=False)
                 own = dataclasses.replace(own, storage_root=place)
             found = compare(many, own, rounds=arguments.rounds, seconds=arguments.seconds, seed=arguments.seed)
         bare = [statistics.median(column) for column in zip(*found["bare"], strict=True)]

@@ -47,7 +47,8 @@ def encode_all(dataset: Dataset, as_mp4: bool) -> list[storages.EncodedVideo]:
 def bare_read(video: storages.EncodedVideo, indices: np.ndarray, size: int) -> np.ndarray:
     """Return a clip by the decoder alone."""
     if video.mp4:
-        return decode.decode_frames(video.mp4, indices, size, size)
+        with decode.VideoReader(video.mp4, 30.0) as reader:
+            return reader.read(indices, size, size)
     top, left = (video.height - size) // 2, (video.width - size) // 2
     frames = np.empty((len(indices), size, size, 3), np.uint8)
     for position, index in enumerate(indices):
@@ -68,7 +69,7 @@ def measure(root: pathlib.Path, clips: int, seed: int) -> list[str]:
         with tempfile.TemporaryDirectory() as place:
             if encoded:
                 shard = storages.shard_path(name, pathlib.Path(place), 0, 1)
-                storages.write_shard(name, shard, encoded, storages.WriteOptions(sync=False))
+                storages.write_shard(name, shard, encoded, sync=False)
                 size = sum(path.stat().st_size for path in pathlib.Path(place).rglob("*") if path.is_file())
             else:
                 size = sum((root / video.path).stat().st_size for video in dataset.videos)

@@ -54,11 +54,13 @@ def refusals_as(kind: type[Exception], path: str | os.PathLike, elsewhere: str) 
 def replaced(path: str | os.PathLike, *, sync: bool = True) -> Iterator[pathlib.Path]:
     """Give a path to write a file to, which takes the place of `path` at the end and is removed on an error.
 
-    A reader sees the old file or the new one, never a part; with `sync` a power cut leaves one of them, too.
+    A reader sees the old file or the new one, never a part; with `sync` a power cut leaves one of them, too. What an
+    interrupted write left behind is removed first: were it a link, the file at its end would be overwritten.
     """
     path = pathlib.Path(path)
     unfinished = path.with_name(path.name + ".tmp")
     try:
+        unfinished.unlink(missing_ok=True)
         yield unfinished
         if sync:
             sync_to_disk(unfinished)

@@ -5,6 +5,7 @@ so their numbers are the same, and share the compilation cache (`conftest`).
 """
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -18,6 +19,7 @@ from unittest import mock
 
 from configs import digits
 from hvt_jax.commands import cli
+from hvt_jax.engine import compilation
 from hvt_jax.run import describe, figures, loop
 from hvt_jax.tools import digits_files
 from tests import small
@@ -62,6 +64,20 @@ def command(workdir, fields: dict, *options: str) -> list[str]:
     return [sys.executable, "-m", "hvt_jax.main", *arguments]
 
 
+_COMPILED: dict = {}
+
+
+def _compile_once(definition, optimizer, *, num_steps: int):
+    """Return the compiled functions of a run, those of an earlier one where nothing that they depend on differs."""
+    settings = definition.settings
+    data = dataclasses.replace(settings.data, root="", storage_root="", manifest="", max_bad_fraction=0.0)
+    same = {"data": data, "checkpoint": None, "alarms": None, "train": settings.train.fsdp}
+    key = (dataclasses.replace(settings, **same), definition.num_classes, optimizer.update.__self__, num_steps)
+    if key not in _COMPILED:
+        _COMPILED[key] = compilation.compile_functions(definition, optimizer, num_steps=num_steps)
+    return _COMPILED[key]
+
+
 class Ended:
     """A run that came to an end: its exit code and what it said."""
 
@@ -88,6 +104,7 @@ def train_here(workdir: pathlib.Path, fields: dict, *, quick: bool = True) -> En
     config = digits.get_config().copy_and_resolve_references()
     out, error = io.StringIO(), io.StringIO()
     with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(loop, "compile_functions", _compile_once))
         stack.enter_context(contextlib.redirect_stdout(out))
         stack.enter_context(contextlib.redirect_stderr(error))
         if quick:

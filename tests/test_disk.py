@@ -2,7 +2,6 @@
 
 import errno
 import os
-import pathlib
 
 import ml_collections
 import pytest
@@ -24,15 +23,23 @@ REFUSED = "cannot be written: No space left on device; free some space there, or
 needs_dev_full = pytest.mark.skipif(not os.path.exists(FULL), reason="no /dev/full on this system")
 
 
-def _fill(path):
-    """Let every attempt to replace the file `path` find a full disk."""
-    pathlib.Path(f"{path}.tmp").symlink_to(FULL)
+@pytest.fixture
+def fill(monkeypatch):
+    """Let every attempt to replace a file find a full disk."""
+    full, replace = set(), os.replace
+
+    def refuse(source, target):
+        if str(target) in full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    return lambda path: full.add(str(path))
 
 
-@needs_dev_full
 @pytest.mark.parametrize("name", ["config.json", "environment.json", "results.json"])
-def test_files_of_a_run_folder(tmp_path, name):
-    _fill(tmp_path / name)
+def test_files_of_a_run_folder(tmp_path, name, fill):
+    fill(tmp_path / name)
     with RunFolder(tmp_path, warn=pytest.fail) as folder, pytest.raises(RunFolderError) as caught:
         folder.write_config(ml_collections.ConfigDict({"seed": 3}))
         folder.write_environment(seed=3)
@@ -40,11 +47,10 @@ def test_files_of_a_run_folder(tmp_path, name):
     assert str(caught.value) == f"{tmp_path}/{name} {REFUSED}"
 
 
-@needs_dev_full
 @pytest.mark.parametrize("name", ["report.md", "figures/losses.png"])
-def test_the_report(tmp_path, name):
+def test_the_report(tmp_path, name, fill):
     (tmp_path / "figures").mkdir()
-    _fill(tmp_path / name)
+    fill(tmp_path / name)
     with pytest.raises(RunFolderError) as caught:
         report.write_report(tmp_path, [{"step": 1, "train/frame->clip/up": 1.0}], {}, [])
     assert str(caught.value) == f"{tmp_path}/{name} {REFUSED}"
@@ -66,7 +72,7 @@ def test_the_lock(tmp_path, monkeypatch):
 
 
 @needs_dev_full
-def test_metrics(tmp_path):
+def test_metrics(tmp_path, fill):
     path = tmp_path / "metrics.jsonl"
     with pytest.raises(MetricsError, match=f"metrics.jsonl {REFUSED}"), MetricWriter(tmp_path, PLAIN) as writer:
         writer.write(1, {"a": 1.0})
@@ -74,7 +80,7 @@ def test_metrics(tmp_path):
         writer._jsonl = open(FULL, "a")  # the disk is full from here on
         writer.write(2, {"a": 1.0})
     assert path.read_text().count("\n") == 1
-    _fill(path)
+    fill(path)
     with pytest.raises(MetricsError, match=f"metrics.jsonl {REFUSED}"):
         MetricWriter(tmp_path, PLAIN, restored_step=1)
     assert path.read_text().count("\n") == 1
@@ -92,27 +98,33 @@ def test_tensorboard(tmp_path, monkeypatch):
         writer.write(2, {"a": 1.0})
 
 
-@needs_dev_full
-def test_lists_of_bad_videos(tmp_path):
-    _fill(tmp_path / "quarantine.jsonl")
+def test_lists_of_bad_videos(tmp_path, fill):
+    fill(tmp_path / "quarantine.jsonl")
     bad = [quarantine.BadVideo("a.mp4", Problem.EMPTY, 0, 1)]
     with pytest.raises(DataError, match=f"quarantine.jsonl {REFUSED}"):
         quarantine.write_quarantine(str(tmp_path / "quarantine.jsonl"), bad)
-    _fill(tmp_path / "manifest.jsonl")
+    fill(tmp_path / "manifest.jsonl")
     with pytest.raises(DataError, match="manifest.jsonl: No space left on device; name a file .* with --manifest"):
         manifest.write_manifest(tmp_path / "manifest.jsonl", [manifest.Entry("a.mp4", 1, 1.0)])
 
 
-@needs_dev_full
 @pytest.mark.parametrize("name", ["digits.json", "videos/Left/v_Left_g01_c01.avi", "factors.csv"])
 def test_digits(tmp_path, name):
     spec = digits_files.DigitsSpec(16, 32, "mpeg4", 0)
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     if name != "digits.json":
         digits_files._write_manifest(tmp_path, spec, complete=False)
-    _fill(tmp_path / name)
-    with pytest.raises(DataError, match=f"{name} cannot be written: No space .* name another folder with --root"):
+    (tmp_path / f"{name}.tmp").mkdir()  # also seen by the processes that write videos
+    with pytest.raises(DataError, match=f"{name} cannot be written: .*; name another folder with --root"):
         digits_files.make_digits(tmp_path, spec)
+
+
+def test_a_link_in_the_place_of_an_unfinished_file_is_not_followed(tmp_path):
+    (tmp_path / "other").write_text("precious")
+    (tmp_path / "a.json.tmp").symlink_to(tmp_path / "other")
+    disk.write_file(tmp_path / "a.json", b"{}")
+    assert (tmp_path / "other").read_text() == "precious"
+    assert (tmp_path / "a.json").read_bytes() == b"{}" and not (tmp_path / "a.json").is_symlink()
 
 
 def test_mistakes_of_the_program_keep_their_traceback(tmp_path):

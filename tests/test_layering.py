@@ -30,14 +30,13 @@ ROWS = {
     "main": 8,
     "__main__": 8,
 }
-# The same inside `data`: one file; what a data set is; its videos wherever they are kept; data sets; batches.
+# The same inside `data`: what a data set is; one video file; videos wherever they are kept; data sets; batches.
 _DATA_ROWS = (
-    "parallel usage problems stages picture_files frame_index picture_index containers indexing sampling transforms "
-    "images decode window_cache",
-    "dataset",
-    "annotations listing manifest quarantine segments storages",
+    "dataset parallel problems sampling profiling usage",
+    "containers decode images indexing readers transforms",
+    "annotations listing manifest quarantine storages",
     "catalog",
-    "clip_batches counts pipeline reading video_windows view_batches views",
+    "batches pipeline video_windows views",
 )
 DATA_ROWS = {name: row for row, names in enumerate(_DATA_ROWS) for name in names.split()} | {"__init__": 0}
 NUMPY_ONLY = {"numpy"}
@@ -126,7 +125,7 @@ def test_imports(path):
         ("nn/attention.py", "from hvt_jax.model import level"),
         ("nn/attention.py", "from hvt_jax.data import sampling"),
         ("data/sampling.py", "import jax.numpy as jnp"),
-        ("data/decode.py", "from hvt_jax.data.dataset import Video"),
+        ("data/decode.py", "from hvt_jax.data.storages import Storage"),
         ("data/dataset.py", "from hvt_jax.data import catalog"),
         ("data/catalog/folder.py", "from hvt_jax.data import pipeline"),
         ("objectives/local.py", "from flax import nnx"),

@@ -1,46 +1,37 @@
-"""Open video files safely, and choose the stream that a player shows."""
+"""Video files: opened safely, the stream that a player shows, and where its frames are in time."""
 
 import dataclasses
+import functools
 import io
+import math
 import os
 import stat
-import time
 
 import av
 import numpy as np
 
-from hvt_jax.data.frame_index import FrameIndex
 from hvt_jax.data.problems import Problem, VideoError
+from hvt_jax.data.readers import MAX_PIXELS, VideoInfo
 
-MAX_PIXELS = 8192 * 8192
-MAX_FRAMES = 1_000_000
 # Demuxers that read one self-contained video. Anything else (play lists, subtitles, pictures, text drawn as video) may
 # open further files or turn rubbish into frames.
 FORMATS = (
     "avi,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpeg,mpegts,mpegvideo,m4v,h264,hevc,av1,obu,ivf,flv,asf,ogg,mxf,nut,"
     "rm,wtv,dv,gif,y4m,yuv4mpegpipe"
 )
+PICTURE_SUFFIXES = frozenset(".jpg .jpeg .png".split())
+_PICTURE_STARTS = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _SEGMENT, _HEAD = bytes.fromhex("18538067"), 4096  # all that an .mkv file holds; where it begins
-
-
-@dataclasses.dataclass(frozen=True)
-class VideoInfo:
-    """What a file says about its video; height and width in pixels as stored, before any rotation.
-
-    `start_seconds` is when the first frame is shown, counted from the start of the file as players do: sound may begin
-    before it. `num_streams` counts the video streams that are no attached pictures; one of them is read.
-    """
-
-    num_frames: int
-    fps: float
-    height: int
-    width: int
-    duration_seconds: float
-    codec: str = ""
-    pixel_format: str = ""
-    start_seconds: float = 0.0
-    num_streams: int = 1
-
+# Where a decoded frame carries the same time after a seek as without one, B-frames included; found by comparing random
+# reads with full decodes. All other files are decoded from their start. .avi joins them where there are no B-frames: it
+# stores no presentation times, and what is guessed for B-frames is out of order.
+_TIMED_FORMATS = frozenset("mov mp4 matroska webm mpegts flv asf".split())
+# Recordings that follow each other in one of these have clocks of their own; players go on after a jump of 10 seconds.
+_JOINED_FORMATS, _LONGEST_STILL = frozenset("mpegts mpeg ogg".split()), 10.0
+# A packet of these may hold no picture of its own; of any other codec one without a picture is a loss.
+_MAY_REPEAT = frozenset("mpeg4 msmpeg4v1 msmpeg4v2 msmpeg4v3 h263 flv1 wmv1 wmv2 vp8 vp9 av1 theora".split())
+_PAUSE = 3  # usual gaps between two frames; in a longer one the first of them goes on being shown
+_SEEK_GAIN = 4  # frames that must be saved before a seek is cheaper than decoding on
 
 Source = str | os.PathLike | bytes  # path of a file, or what is in it
 
@@ -77,6 +68,17 @@ def check_source(source: Source) -> None:
         size = status.st_size
     if not size:
         raise VideoError(Problem.EMPTY, "the file has 0 bytes")
+
+
+def is_picture(path: str | os.PathLike) -> bool:
+    """Return whether `path` has the name of a picture, and the bytes of one.
+
+    Names and content need not agree: one file of ImageNet is a PNG called .JPEG.
+    """
+    if os.path.splitext(path)[1].lower() not in PICTURE_SUFFIXES:
+        return False
+    with open(path, "rb") as file:
+        return file.read(8).startswith(_PICTURE_STARTS)
 
 
 def is_whole(source: Source) -> bool:
@@ -127,6 +129,125 @@ def _video_stream(container: av.container.InputContainer) -> av.VideoStream:
     return stream
 
 
+def is_timed(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
+    """Return whether decoded frames are known by their times after a seek."""
+    formats, codec = container.format.name.split(","), stream.codec_context
+    reorders = bool(codec.has_b_frames)
+    if codec.pix_fmt == "pal8":  # the palette comes with the first packet alone; after a seek pictures may be black
+        return False
+    if formats == ["avi"]:
+        return not reorders
+    if reorders and codec.codec.canonical_name == "mpeg4" and "mpegts" in formats:  # times are guessed after a seek
+        return False
+    return not _TIMED_FORMATS.isdisjoint(formats)
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameIndex:
+    """Where the frames of a stream are, in units of its time base.
+
+    Attributes:
+      times: int64 [frames], when each is shown, rising.
+      key_times: int64 [keys], presentation times of the frames at which decoding may begin, rising.
+      key_seeks: int64 [keys], the time to seek to for each of them.
+      timed: whether decoded frames carry these times, so that they can be recognised after a seek.
+      skipped: packets at the start of which nothing can be decoded.
+      repeats: whether a frame that the decoder does not give shows the picture before it.
+      has_times: whether `times` are times and not only numbers.
+      longest_still: a frame is not shown for longer: times further apart are those of two recordings.
+    """
+
+    times: np.ndarray
+    key_times: np.ndarray
+    key_seeks: np.ndarray
+    timed: bool
+    skipped: int = 0
+    repeats: bool = False
+    has_times: bool = True
+    longest_still: float = math.inf
+
+    @functools.cached_property
+    def _usual_gap(self) -> int:
+        """Time between two frames that three of four do not exceed."""
+        gaps = np.sort(np.diff(self.times))
+        return int(gaps[3 * len(gaps) // 4]) if len(gaps) else 0
+
+    @functools.cached_property
+    def shown(self) -> np.ndarray:
+        """When each frame is shown, from 0 for the first, int64 [frames]; recordings that were joined go on."""
+        gaps = np.diff(self.times, prepend=self.times[:1])
+        return np.cumsum(np.where(gaps > self.longest_still, self._usual_gap, gaps))
+
+    @functools.cached_property
+    def half_spacing(self) -> float:
+        """How far from the time wanted a decoded frame may be and still count as that frame."""
+        return float(np.median(np.diff(self.times))) / 2 if self.timed and len(self.times) > 1 else 0.0
+
+    def frame_numbers(self, indices: np.ndarray) -> np.ndarray:
+        """Return which frames are shown at `indices`, counted on an even time grid from the first frame to the last.
+
+        At a constant frame rate frame i is index i; at a variable one the nearest frame in time is taken, so that a
+        sample moves at the speed of the video; in a pause the frame before it.
+        """
+        shown, count = self.shown, len(self.times)
+        if count < 3:
+            return indices
+        grid = indices * (shown[-1] / (count - 1))
+        after = np.clip(np.searchsorted(shown, grid), 1, count - 1)
+        gaps = shown[after] - shown[after - 1]
+        early = np.where(gaps > _PAUSE * self._usual_gap, self._usual_gap, gaps) / 2
+        return after - (shown[after] - grid > early)
+
+    def split_runs(self, wanted: np.ndarray) -> list[tuple[int, int]]:
+        """Cut `wanted`, rising frame numbers, into (first, last) ranges where a later keyframe saves decoding."""
+        keys = np.searchsorted(self.times, self.key_times)
+        key_of = keys[np.maximum(np.searchsorted(keys, wanted, side="right") - 1, 0)] if len(keys) else wanted * 0
+        cuts = 1 + np.flatnonzero(key_of[1:] - wanted[:-1] >= _SEEK_GAIN)
+        edges = [0, *cuts.tolist(), len(wanted)]
+        return list(zip(edges[:-1], edges[1:], strict=True))
+
+
+def seekable(
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    times: np.ndarray,
+    keys: list[tuple[int, int]],
+    skipped: int,
+) -> FrameIndex:
+    """Return the index of frames that are found after a seek."""
+    rows = np.array(sorted(keys), np.int64).reshape(-1, 2)
+    repeats, still = stream.codec_context.codec.canonical_name in _MAY_REPEAT, _longest_still(container, stream)
+    return FrameIndex(times, rows[:, 0], rows[:, 1], True, skipped, repeats, longest_still=still)
+
+
+def from_start(
+    container: av.container.InputContainer, stream: av.VideoStream, times: list[int | None], skipped: int
+) -> FrameIndex:
+    """Return the index of frames that are found by decoding from the start alone, with times if they have some."""
+    has_times = container.start_time is not None and None not in times  # raw streams have made-up ones
+    shown, none = np.array(times, np.int64) if has_times else np.arange(len(times)), np.zeros(0, np.int64)
+    still = _longest_still(container, stream)
+    return FrameIndex(shown, none, none, False, skipped, has_times=has_times, longest_still=still)
+
+
+def _longest_still(container: av.container.InputContainer, stream: av.VideoStream) -> float:
+    """Return the units of time that a frame may be shown for."""
+    if _JOINED_FORMATS.isdisjoint(container.format.name.split(",")) or not stream.time_base:
+        return math.inf
+    return _LONGEST_STILL / float(stream.time_base)
+
+
+def declared_seconds(container: av.container.InputContainer, stream: av.VideoStream) -> float:
+    """Return when the last frame should end, 0 if the header does not say; only .mkv and .webm count no frames."""
+    try:
+        hours, minutes, seconds = stream.metadata.get("DURATION", "").split(":")
+        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    except ValueError:
+        # With sound beside it, the sound may last longer than the video.
+        alone = "matroska" in container.format.name and len(container.streams) == 1
+        return container.duration / av.time_base if alone and container.duration else 0.0
+
+
 def read_info(container: av.container.InputContainer, stream: av.VideoStream, index: FrameIndex) -> VideoInfo:
     """Return what is known of a stream that is open, and of its frames."""
     count, seconds, start = len(index.times), 0.0, 0.0
@@ -140,22 +261,3 @@ def read_info(container: av.container.InputContainer, stream: av.VideoStream, in
     return VideoInfo(
         count, fps, *size, seconds, codec.codec.canonical_name, codec.pix_fmt or "", max(0.0, start), streams
     )
-
-
-def one_frame(picture: av.VideoFrame) -> tuple[FrameIndex, VideoInfo]:
-    """Return what there is to know of a picture that is a video of one frame."""
-    none = np.zeros(0, np.int64)
-    index = FrameIndex(np.zeros(1, np.int64), none, none, timed=False, has_times=False)
-    return index, VideoInfo(1, 0.0, picture.height, picture.width, 0.0, "picture", picture.format.name)
-
-
-def check_deadline(deadline: float) -> None:
-    """Raise a `VideoError` once `time.monotonic()` has passed `deadline`."""
-    if time.monotonic() > deadline:
-        raise VideoError(Problem.TIMEOUT, "took longer than data.video_timeout_seconds to read")
-
-
-def check_found(found: int, wanted: int) -> None:
-    """Raise a `VideoError` if not all `wanted` frames were found."""
-    if found < wanted:
-        raise VideoError(Problem.TOO_FEW_FRAMES, f"truncated: {found} of {wanted} frames", found)

@@ -6,10 +6,10 @@ import os
 import pathlib
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from hvt_jax.data.window_cache import WindowCache
 from hvt_jax.settings import DataSettings
 from hvt_jax.settings.reader import SettingsError
 
@@ -50,7 +50,7 @@ class Dataset:
       quarantine: videos that could not be opened, {path: (problem, frames found)}. Whoever reads the data set adds to
         it and opens them no more; every decoding process has its own copy.
       reasons: of them in words, {path: reason}.
-      caches: windows that are kept in memory, by what they were cut with (`window_cache.cache_of`).
+      caches: windows that are kept in memory, by what they were cut with (`batches.cache_of`).
     """
 
     root: pathlib.Path
@@ -58,7 +58,7 @@ class Dataset:
     label_names: dict[str, tuple[str, ...]]
     quarantine: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
     reasons: dict[str, str] = dataclasses.field(default_factory=dict)
-    caches: dict[DataSettings, WindowCache] = dataclasses.field(default_factory=dict)
+    caches: dict[DataSettings, Any] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.videos)

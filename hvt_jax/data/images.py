@@ -1,4 +1,4 @@
-"""From the bytes of one JPEG or PNG picture to a frame of the size asked for; damage ends as a `VideoError`.
+"""From the bytes of JPEG or PNG pictures to frames of the size asked for; damage ends as a `VideoError`.
 
 JPEG is decoded by simplejpeg, which is faster than PyAV's decoder and strict: a truncated picture is an error,
 where PyAV's decoder is content with a grey rest.
@@ -6,13 +6,15 @@ where PyAV's decoder is content with a grey rest.
 
 import os
 import stat
+from collections.abc import Callable, Iterator
 
 import av
 import numpy as np
 import simplejpeg
 
-from hvt_jax.data import containers, stages, transforms
+from hvt_jax.data import profiling, transforms
 from hvt_jax.data.problems import Problem, VideoError
+from hvt_jax.data.readers import MAX_PIXELS, Reader, VideoInfo, faults_named
 
 MAX_BYTES = 1 << 28  # of one picture
 _PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -23,7 +25,7 @@ _UPRIGHT = {1: (0, False), 2: (0, True), 3: (2, False), 4: (2, True)}
 _UPRIGHT |= {5: (1, True), 6: (3, False), 7: (3, True), 8: (1, False)}
 
 
-@stages.timed("decode")
+@profiling.timed("decode")
 def decode_image(content: bytes, is_strict: bool = True) -> np.ndarray:
     """Return a JPEG or PNG picture, upright as its EXIF data says, as uint8 [Y, X, 3] in RGB.
 
@@ -55,13 +57,39 @@ def _decode_as_stored(content: bytes, is_strict: bool) -> np.ndarray:
         return _decode_by_ffmpeg(content, "mjpeg", height, width)
 
 
-class Room:
+class StoredFrames(Reader):
+    """Reads a video whose frames lie ready, each on its own; storages say how a few of them are fetched."""
+
+    def __init__(self, info: VideoInfo, fetch: Callable[[np.ndarray], Iterator], timeout_seconds: float):
+        """Read by `fetch`, which gives the frames at rising indices as JPEG or PNG bytes or as uint8 [Y, X, 3]."""
+        super().__init__(timeout_seconds)
+        self.info, self._fetch = info, fetch
+
+    def close(self) -> None:
+        """Let go of what is read from."""
+        self._fetch = None
+
+    def fetch(self, indices: np.ndarray) -> list[bytes | np.ndarray]:
+        """Return the frames at rising `indices` as they are stored, as JPEG or PNG bytes or uint8 [Y, X, 3]."""
+        with faults_named("cannot be read"):
+            return list(self._fetch(np.asarray(indices, np.int64)))
+
+    def _decode(self, wanted: np.ndarray, frames: np.ndarray) -> int:
+        found, room = 0, _Room(self.info.height, self.info.width, *frames.shape[1:3])
+        with faults_named("cannot be read"):
+            for found, content in enumerate(profiling.timed_items("read", lambda: self._fetch(wanted)), start=1):
+                self._check_time()
+                room.put(content, frames[found - 1])
+        return found
+
+
+class _Room:
     """Where the pictures of a clip are decoded: in the clip itself, or if they have another size, in one place."""
 
     def __init__(self, height: int, width: int, target_height: int, target_width: int):
         """Expect pictures of `height` x `width` pixels; others, and 0 for unknown ones, only take longer."""
         self._scratch = self._window = None
-        if (height, width) == (target_height, target_width) or not 0 < height * width <= containers.MAX_PIXELS:
+        if (height, width) == (target_height, target_width) or not 0 < height * width <= MAX_PIXELS:
             return
         self._scratch = np.empty((height, width, 3), np.uint8)
         box = transforms.cover_box(height, width, target_height, target_width)
@@ -87,12 +115,12 @@ class Room:
             _fit(frame, self._scratch)
 
 
-@stages.timed("resize")
+@profiling.timed("resize")
 def _fit(frame: np.ndarray, pixels: np.ndarray) -> None:
     frame[...] = fit_pixels(pixels, *frame.shape[:2])
 
 
-@stages.timed("decode")
+@profiling.timed("decode")
 def _decode_in_place(content: bytes, room: np.ndarray) -> bool:
     """Return whether `room` now holds a JPEG picture of just its size, that need not be turned.
 
@@ -128,8 +156,8 @@ def _read_header(content: bytes) -> tuple[int, int, str]:
             height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
         except ValueError as error:
             raise VideoError(Problem.UNREADABLE, f"neither a whole JPEG nor a PNG ({error})") from error
-    if not 0 < height * width <= containers.MAX_PIXELS:
-        raise VideoError(Problem.TOO_LARGE, f"a picture of {width}x{height} pixels, more than {containers.MAX_PIXELS}")
+    if not 0 < height * width <= MAX_PIXELS:
+        raise VideoError(Problem.TOO_LARGE, f"a picture of {width}x{height} pixels, more than {MAX_PIXELS}")
     return height, width, colours
 
 
@@ -220,7 +248,7 @@ def _read_all(handle: int, size: int) -> bytes:
 def _decode_by_ffmpeg(content: bytes, codec: str, height: int, width: int) -> np.ndarray:
     context = av.CodecContext.create(codec, "r")
     context.thread_count = 1
-    context.options = {"max_pixels": str(containers.MAX_PIXELS), "err_detect": "explode"}
+    context.options = {"max_pixels": str(MAX_PIXELS), "err_detect": "explode"}
     frames = context.decode(av.Packet(content)) + context.decode(None)
     if len(frames) != 1 or (frames[0].height, frames[0].width) != (height, width):
         raise VideoError(Problem.UNREADABLE, "a picture cannot be decoded (cut short)")

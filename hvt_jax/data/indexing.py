@@ -14,17 +14,21 @@ guessed from the frame rate were one frame off on 10 of 36 random reads of UCF10
 Where packets cannot tell, as in files without times or with fields, all is decoded once to see.
 """
 
+import contextlib
 import hashlib
 import itertools
 import os
+from collections.abc import Callable
 
 import av
 import numpy as np
 
 from hvt_jax.data import containers
-from hvt_jax.data.frame_index import FrameIndex, IndexCache
-from hvt_jax.data.picture_index import Tick, from_start, index_pictures, is_timed, key_times, seekable
+from hvt_jax.data.containers import FrameIndex, from_start, is_timed, seekable
 from hvt_jax.data.problems import Problem, VideoError
+from hvt_jax.data.readers import MAX_FRAMES, LruCache
+
+Tick = Callable[[int], None]  # called with every frame; raises when the time is over
 
 # Of these the first keyframe need not be the first picture: decoding may begin at any recovery point.
 _MAY_RECOVER = frozenset("h264 hevc vvc".split())
@@ -79,8 +83,8 @@ class _Packets:
         if not packet.size:
             return self._stored
         self._stored += 1
-        if self._stored > containers.MAX_FRAMES:
-            raise VideoError(Problem.TOO_LARGE, f"more than {containers.MAX_FRAMES} frames")
+        if self._stored > MAX_FRAMES:
+            raise VideoError(Problem.TOO_LARGE, f"more than {MAX_FRAMES} frames")
         self._decode_times.append(packet.dts)
         if packet.is_discard:  # cut away by an edit list
             return self._stored
@@ -93,7 +97,7 @@ class _Packets:
         if shown is not None:
             self._ends = max(self._ends, shown + (packet.duration or 0))
             if packet.is_keyframe:
-                self._keys.append(key_times(shown, packet.dts))
+                self._keys.append(_key_times(shown, packet.dts))
         return self._stored
 
     def _begin(self) -> None:
@@ -176,7 +180,7 @@ class _Packets:
             promised = 0 if promised > found and containers.is_whole(self._source) else promised
         if promised - found > max(1, promised * _LOST_ALLOWED):
             raise VideoError(Problem.TOO_FEW_FRAMES, f"truncated: {found} of {promised} frames", found)
-        declared = 0.0 if promised else _declared_seconds(self._container, self._stream)
+        declared = 0.0 if promised else containers.declared_seconds(self._container, self._stream)
         ends = float(self._ends * self._stream.time_base)
         allowed = 2 / float(self._stream.average_rate or 1) + declared * _LOST_ALLOWED
         # A last frame may be shown for long, and .webm does not say how long, so that too little is no proof.
@@ -184,18 +188,47 @@ class _Packets:
             raise VideoError(Problem.TOO_FEW_FRAMES, f"truncated: {ends:.1f} of {declared:.1f} seconds", self._stored)
 
 
-def _declared_seconds(container: av.container.InputContainer, stream: av.VideoStream) -> float:
-    """Return when the last frame should end, 0 if the header does not say; only .mkv and .webm count no frames."""
-    try:
-        hours, minutes, seconds = stream.metadata.get("DURATION", "").split(":")
-        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
-    except ValueError:
-        # With sound beside it, the sound may last longer than the video.
-        alone = "matroska" in container.format.name and len(container.streams) == 1
-        return container.duration / av.time_base if alone and container.duration else 0.0
+def index_pictures(container: av.container.InputContainer, stream: av.VideoStream, tick: Tick) -> FrameIndex:
+    """List the frames of a freshly opened stream by decoding all of it; it is at its end afterwards.
+
+    Raises:
+      VideoError: if there is none.
+    """
+    skipped, packets, times, decode_times, keys = None, 0, [], [], []
+    for packet in container.demux(stream):
+        if packet.is_keyframe and skipped is None:
+            skipped, times, decode_times = packets, [], []
+            stream.codec_context.flush_buffers()
+        with contextlib.suppress(av.FFmpegError):  # found again when it is read
+            times += [picture.pts for picture in packet.decode()]
+        if packet.size:
+            packets += 1
+            decode_times.append(packet.dts)
+        if packet.is_keyframe and packet.pts is not None:
+            keys.append(_key_times(packet.pts, packet.dts))
+        tick(packets)
+    if not times:
+        raise VideoError(Problem.UNREADABLE, "no frame can be decoded")
+    if _are_rising(times) and is_timed(container, stream):
+        shown = set(times)
+        keys = [key for key in keys if key[0] in shown]
+        return seekable(container, stream, np.array(times, np.int64), keys, skipped or 0)
+    for known in (times, decode_times):
+        if len(known) == len(times) and _are_rising(known):
+            return from_start(container, stream, known, skipped or 0)
+    return from_start(container, stream, [None] * len(times), skipped or 0)
 
 
-_CACHE = IndexCache(_MOST_FRAMES)
+def _are_rising(times: list[int | None]) -> bool:
+    return None not in times and all(early < late for early, late in itertools.pairwise(times))
+
+
+def _key_times(shown: int, decoded: int | None) -> tuple[int, int]:
+    """Return when a keyframe is shown and what to seek to: formats index either time, and may pass by the larger."""
+    return shown, shown if decoded is None else min(shown, decoded)
+
+
+_LISTS = LruCache(None, _MOST_FRAMES, lambda index: len(index.times))
 
 
 def list_frames(
@@ -209,16 +242,14 @@ def list_frames(
       VideoError: see `index_packets` and `index_pictures`.
     """
     key = _state(source)
-    index = _CACHE.get(key)
-    if index is not None:
+    if (index := _LISTS.find(key)) is not None:
         return index, True
     index = index_packets(source, container, stream, tick)
     if index is None:
         again, stream = containers.open_file(source, _OPEN_SECONDS)
         with again:
             index = index_pictures(again, stream, tick)
-    _CACHE.put(key, index)
-    return index, False
+    return _LISTS.keep(key, index), False
 
 
 def _state(source: containers.Source) -> tuple:

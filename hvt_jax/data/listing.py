@@ -14,8 +14,8 @@ from typing import Literal
 
 from hvt_jax import disk
 from hvt_jax.data import manifest
-from hvt_jax.data.containers import MAX_FRAMES
 from hvt_jax.data.dataset import DataError, Dataset, Video, read_text
+from hvt_jax.data.readers import MAX_FRAMES
 from hvt_jax.data.storages.frames import frames_folder
 from hvt_jax.settings import DataSettings
 

@@ -13,10 +13,10 @@ import os
 import pathlib
 
 from hvt_jax import disk
-from hvt_jax.data import parallel, segments
-from hvt_jax.data.containers import VideoInfo
+from hvt_jax.data import parallel
 from hvt_jax.data.dataset import DataError, Dataset, Video, read_rows
 from hvt_jax.data.problems import VideoError
+from hvt_jax.data.readers import VideoInfo, frame_range
 from hvt_jax.data.storages.frames import find_folder
 from hvt_jax.settings import DataSettings
 
@@ -125,7 +125,7 @@ def _with_frames(video: Video, entry: Entry) -> Video:
         return video
     info = VideoInfo(entry.frames, entry.fps, entry.height, entry.width, entry.seconds, start_seconds=entry.start)
     try:
-        return dataclasses.replace(video, num_frames=len(segments.frame_range(info, video)))
+        return dataclasses.replace(video, num_frames=len(frame_range(info, video)))
     except VideoError:  # a segment beyond the end: reading it will say so
         return video
 

@@ -1,6 +1,6 @@
 """Batches of clips by Grain: the sample at a position is a function of seed and position alone.
 
-    shuffle → repeat → one window of the video, decoded → slice of this host → batch → skip to the start step
+    shuffle → repeat → slice of this host → one window of each video, decoded into the batch → skip to the start step
 
 So a run resumed at step n sees what it would have seen, on any number of hosts, processes and threads. A batch is a
 dict of numpy arrays, B samples of this host:
@@ -14,38 +14,56 @@ dict of numpy arrays, B samples of this host:
     valid    bool  [B]                False for damaged videos and for padding
     problem  int8  [B]                why not, a `Problem`
     reason   uint8 [B, 200]           the same in words, see `problems.unpack_reason`
+
+With a `sampling.Plan` there is an axis of views V, and a plan of several groups gives dicts of arrays by group:
+
+    video        uint8 [B, V, T, Y, X, 3]
+    start        int32 [B, V]
+    crop         int32 [B, V, 2]           top and left pixel in the resized frame; 0 where the centre is cut
+    frame_valid  bool  [B, V, T]
 """
 
+import concurrent.futures
+import dataclasses
+import functools
+import logging
 import re
 from collections.abc import Iterator
 
 import grain
+import numpy as np
 from absl import flags  # for `_start` alone, which says why
 
-from hvt_jax.data import clip_batches, counts, parallel, storages, usage
-from hvt_jax.data.clip_batches import Batch
-from hvt_jax.data.dataset import DataError, Dataset
+from hvt_jax.data import batches, parallel, sampling, storages, usage
+from hvt_jax.data.batches import Batch
+from hvt_jax.data.dataset import DataError, Dataset, Video
+from hvt_jax.data.problems import VideoError
+from hvt_jax.data.readers import restrict
 from hvt_jax.settings import DataSettings
 
+_LOG = logging.getLogger(__name__)
+
+_THREADS_PER_CORE = 2  # that count frames: opening a file is half waiting
 _SMALL_BYTES = 1 << 16
 _FILES, _FILES_PER_WORKER = 48, 14  # open at a time; with 36 and 13 a run ended for want of them
 _WORKERS_PAY = 2_000  # videos; in the seconds in which processes start, threads decode about as many small ones
 
 
 def steps_per_epoch(dataset: Dataset, settings: DataSettings, batch_size: int) -> int:
-    """Return how many training steps use every sample of `counts.training_samples` once, at least 1.
+    """Return how many training steps use every sample of `training_samples` once, at least 1.
 
     The last batch of an epoch is filled from the next one, so steps and epochs drift apart by less than a step each.
 
     Raises:
       DataError: if no video is long enough.
     """
-    return max(1, len(counts.training_samples(dataset, settings)[0]) // batch_size)
+    return max(1, len(training_samples(dataset, settings)[0]) // batch_size)
 
 
 def train_batches(
     dataset: Dataset,
     settings: DataSettings,
+    plan: sampling.Plan | None = None,
     *,
     batch_size: int,
     seed: int,
@@ -57,9 +75,10 @@ def train_batches(
 
     Args:
       dataset: the videos.
-      settings: how clips are cut from them.
+      settings: how windows are cut from them; sizes and strides are those of the plan, where there is one.
+      plan: which views of a video, every video coming once an epoch; None = windows, as the settings say.
       batch_size: samples of a step over all hosts.
-      seed: of order and windows.
+      seed: of order, windows and crops.
       start_step: steps to skip, without reading them.
       host: number of this host.
       hosts: how many hosts share a batch.
@@ -68,88 +87,142 @@ def train_batches(
       DataError: if no video is long enough; later, from `next`, if a decoding process died or has no memory.
       ValueError: if the batch cannot be shared evenly.
     """
-    batches = training_map(dataset, settings, batch_size=batch_size, seed=seed, host=host, hosts=hosts)[start_step:]
-    return _start(batches, settings, parallel.count_workers(settings.num_workers), settings.read_threads)
+    workers = parallel.count_workers(settings.num_workers)
+    order = {"batch_size": batch_size, "seed": seed, "host": host, "hosts": hosts}
+    steps = training_map(dataset, settings, plan, **order, in_workers=workers > 0)[start_step:]
+    return _start(steps, settings, workers, settings.read_threads)
 
 
 def training_map(
-    dataset: Dataset, settings: DataSettings, *, batch_size: int, seed: int, host: int = 0, hosts: int = 1
+    dataset: Dataset,
+    settings: DataSettings,
+    plan: sampling.Plan | None = None,
+    *,
+    batch_size: int,
+    seed: int,
+    host: int = 0,
+    hosts: int = 1,
+    in_workers: bool = False,
 ) -> grain.MapDataset:
     """Return the batch of every step, made where it is asked for, in the thread that asks; see `train_batches`."""
-    share = clip_batches.Share(batch_size, _host_share(batch_size, hosts), host)
+    share = _share(batch_size, host, hosts)
     storages.open_storage(settings, dataset)  # a wrong folder ends the run here, not a worker
-    videos, numbers = counts.training_samples(dataset, settings)
+    if plan is None:
+        plan, cut = _window(settings, "drawn" if settings.max_windows_per_video else "all"), settings
+    else:
+        cut = dataclasses.replace(settings, num_frames=plan.span, frame_stride=1, max_windows_per_video=1)
+    videos, numbers = training_samples(dataset, cut)
     elements = grain.MapDataset.range(len(videos)).seed(seed).shuffle().repeat(None)
-    return clip_batches.ClipBatches(elements, clip_batches.RandomClips(dataset, settings, seed, videos, numbers), share)
+    samples = batches.Samples(dataset, settings, plan, videos, numbers, seed)
+    return batches.Batches(elements, samples, share, in_workers)
 
 
 def evaluation_batches(
-    dataset: Dataset, settings: DataSettings, *, batch_size: int, host: int = 0, hosts: int = 1
+    dataset: Dataset,
+    settings: DataSettings,
+    plan: sampling.Plan | None = None,
+    *,
+    batch_size: int,
+    host: int = 0,
+    hosts: int = 1,
 ) -> Iterator[Batch]:
-    """Return batches with the central window of every video exactly once, in order; the last one is padded.
+    """Return batches with every video exactly once, in order; the last one is padded. Every host gets the same number.
 
-    Every host gets the same number of batches.
+    Without a plan the window in the middle of each is cut.
 
     Raises:
       ValueError: if the batch cannot be shared evenly.
     """
-    share = clip_batches.Share(batch_size, _host_share(batch_size, hosts), host)
+    share = _share(batch_size, host, hosts)
     storages.open_storage(settings, dataset)
-    padded = -(-len(dataset) // batch_size) * batch_size
-    batches = clip_batches.ClipBatches(
-        grain.MapDataset.range(padded), clip_batches.CentreClips(dataset, settings), share
-    )
     workers, threads = parallel.count_workers(settings.num_workers), settings.read_threads
     if workers and len(dataset) <= _WORKERS_PAY:
         workers, threads = 0, parallel.available_cores()
-    return _start(batches, settings, workers, threads)
+    videos = np.arange(len(dataset))
+    samples = batches.Samples(dataset, settings, plan or _window(settings, "middle"), videos, 0 * videos)
+    elements = grain.MapDataset.range(-(-len(dataset) // batch_size) * batch_size)
+    return _start(batches.Batches(elements, samples, share, workers > 0), settings, workers, threads)
 
 
-def shared_batches(
-    samples: grain.MapDataset, settings: DataSettings, *, batch_size: int, start_step: int, host: int, hosts: int
-) -> Iterator[Batch]:
-    """Return batches of this host's share of `samples`, decoded ahead, from step `start_step` on.
-
-    Raises:
-      ValueError: if the batch cannot be shared evenly.
-    """
-    share = _host_share(batch_size, hosts)
-    batches = _HostShare(samples, share, batch_size, host).batch(share, drop_remainder=True)[start_step:]
-    return _start(batches, settings, parallel.count_workers(settings.num_workers), settings.read_threads)
+def _window(settings: DataSettings, choice: str) -> sampling.Window:
+    """Return the plan of one window a video, its margin for random crops on the device included."""
+    size = (round(side * settings.resize_margin) for side in (settings.height, settings.width))
+    shape = sampling.ViewShape(settings.num_frames, settings.frame_stride, *size)
+    return sampling.Window(shape, choice, settings.window_step)
 
 
-class _HostShare(grain.MapDataset):
-    """This host's rows of every batch, neighbours in it.
-
-    A sample then has the same place in the global batch on any number of hosts, and with it the same augmentation,
-    predictions and dropout. Every `hosts`-th sample would not do: a global array is put together host after host.
-    """
-
-    def __init__(self, samples: grain.MapDataset, share: int, batch_size: int, host: int):
-        super().__init__(samples)
-        self._share, self._batch_size, self._host = share, batch_size, host
-
-    def __len__(self) -> int:
-        return len(self._parent) // self._batch_size * self._share
-
-    def __getitem__(self, index):
-        batch, row = divmod(index, self._share)
-        return self._parent[batch * self._batch_size + self._host * self._share + row]
-
-
-def _host_share(batch_size: int, hosts: int) -> int:
+def _share(batch_size: int, host: int, hosts: int) -> batches.Share:
     if batch_size % hosts:
         raise ValueError(f"a batch of {batch_size} cannot be shared by {hosts} hosts; make it a multiple of {hosts}")
-    return batch_size // hosts
+    return batches.Share(batch_size, batch_size // hosts, host)
 
 
-def _start(batches: grain.MapDataset, settings: DataSettings, workers: int, threads: int) -> Iterator[Batch]:
+@functools.lru_cache(maxsize=16)
+def training_samples(dataset: Dataset, settings: DataSettings) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each sample of an epoch its video and its number among the samples of that video, int64 [samples].
+
+    With `max_windows_per_video` m > 0 a video gives m samples, fewer if it is known to have fewer windows; what windows
+    they are is drawn anew in every epoch. With m = 0 the number is that of the window, and all windows are there.
+    Frames are counted, once, for m = 0 and where short videos are dropped; damaged videos then have none.
+
+    Raises:
+      DataError: if nothing is left.
+    """
+    wanted = settings.max_windows_per_video
+    counts = [video.num_frames for video in dataset.videos]
+    if None in counts and (wanted == 0 or settings.short_videos == "drop"):
+        counts = count_frames(dataset, settings)
+    if None in counts:
+        samples = np.full(len(dataset), wanted)
+    else:
+        span = sampling.window_span(settings.num_frames, settings.frame_stride)
+        table = sampling.sliding_windows(
+            counts, settings.num_frames, settings.frame_stride, settings.window_step, settings.short_videos
+        )
+        samples = np.bincount(table.video, minlength=len(dataset))
+        samples = np.minimum(samples, wanted) if wanted else samples
+        if not len(table):
+            raise DataError(
+                f"{dataset.root}: none of {len(dataset)} videos has the {span} frames of a sample (longest: "
+                f"{max(counts)}); lower data.num_frames or data.frame_stride, or set data.short_videos = 'loop'"
+            )
+    videos = np.repeat(np.arange(len(dataset)), samples)
+    return videos, np.arange(len(videos)) - np.repeat(np.cumsum(samples) - samples, samples)
+
+
+def count_frames(dataset: Dataset, settings: DataSettings) -> list[int]:
+    """Return the frames of every video, 0 for one that cannot be read; says so in the log."""
+    _LOG.info("counting the frames of %d videos in %s", len(dataset), dataset.root)
+    counts, bad = [], []
+    storage = storages.open_storage(settings, dataset)
+
+    def count(video: Video) -> int | VideoError:
+        try:
+            with restrict(storage.open_video(video), video) as reader:
+                return reader.info.num_frames
+        except VideoError as error:
+            return error
+
+    with concurrent.futures.ThreadPoolExecutor(_THREADS_PER_CORE * parallel.available_cores()) as pool:
+        for video, result in zip(dataset.videos, pool.map(count, dataset.videos), strict=True):
+            if isinstance(result, VideoError):
+                bad.append(f"{video.path}: {result}")
+                result = 0
+            counts.append(result)
+            if len(counts) % 10_000 == 0:
+                _LOG.info("%d of %d videos counted", len(counts), len(dataset))
+    if bad:
+        _LOG.warning("%d of %d videos cannot be read: %s", len(bad), len(dataset), "; ".join(bad[:10]))
+    return counts
+
+
+def _start(steps: grain.MapDataset, settings: DataSettings, workers: int, threads: int) -> Iterator[Batch]:
     """Return an iterator that decodes ahead; it has a method `close`."""
     ahead = max(1, settings.prefetch_batches)
     # Each thread makes a whole batch, so there is no use for more threads than batches ahead.
     read = grain.ReadOptions(num_threads=max(1, threads), prefetch_buffer_size=max(ahead, threads))
     if not workers:
-        return iter(batches.to_iter_dataset(read))
+        return iter(steps.to_iter_dataset(read))
     needed = _FILES + _FILES_PER_WORKER * workers
     if (limit := usage.allow_open_files(needed)) is not None and limit < needed:
         raise DataError(
@@ -165,19 +238,19 @@ def _start(batches: grain.MapDataset, settings: DataSettings, workers: int, thre
     options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead)
     # Labels and such travel by themselves: each piece of shared memory is an open file here and there.
     plain = grain.experimental.DatasetOptions(min_shm_size=_SMALL_BYTES)
-    batches = grain.experimental.WithOptionsIterDataset(batches.to_iter_dataset(read), plain)
-    return _FromWorkers(iter(batches.mp_prefetch(options, worker_init_fn=parallel.prepare_worker)))
+    steps = grain.experimental.WithOptionsIterDataset(steps.to_iter_dataset(read), plain)
+    return _FromWorkers(iter(steps.mp_prefetch(options, worker_init_fn=parallel.prepare_worker)))
 
 
 class _FromWorkers(Iterator[Batch]):
     """Grain's batches; that a process which makes them has died is told as something the user can act on."""
 
-    def __init__(self, batches: grain.DatasetIterator):
-        self._batches: Iterator[Batch] = batches
+    def __init__(self, steps: grain.DatasetIterator):
+        self._steps: Iterator[Batch] = steps
 
     def __next__(self) -> Batch:
         try:
-            return clip_batches.own(next(self._batches))
+            return batches.own(next(self._steps))
         except RuntimeError as error:
             if "terminated unexpectedly" not in str(error):
                 raise
@@ -190,6 +263,6 @@ class _FromWorkers(Iterator[Batch]):
 
     def close(self) -> None:
         """End the processes."""
-        batches, self._batches = self._batches, iter(())  # or it would be ended once more when all else is gone
-        if hasattr(batches, "close"):
-            batches.close()
+        steps, self._steps = self._steps, iter(())  # or it would be ended once more when all else is gone
+        if hasattr(steps, "close"):
+            steps.close()

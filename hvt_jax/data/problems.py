@@ -1,10 +1,8 @@
 """What can be wrong with a video, and the one exception that says so."""
 
-import contextlib
+import collections
 import enum
-from collections.abc import Iterator
 
-import av
 import numpy as np
 
 REASON_BYTES = 200  # of a reason, at most, that travels in a batch
@@ -30,6 +28,14 @@ class Problem(enum.IntEnum):
         return self.name.lower().replace("_", " ")
 
 
+RETRIED = (str(Problem.TIMEOUT), str(Problem.CRASHED))  # it may have been the machine
+
+
+def count_kinds(names: list[str]) -> dict[str, int]:
+    """Return how often each kind of problem is among `names`, the commonest first, then by name."""
+    return dict(sorted(collections.Counter(names).items(), key=lambda item: (-item[1], item[0])))
+
+
 class VideoError(Exception):
     """A video that cannot be read.
 
@@ -53,17 +59,3 @@ def pack_reason(reason: str) -> np.ndarray:
 def unpack_reason(packed: np.ndarray) -> str:
     """Return the text that `pack_reason` was given."""
     return packed.astype(np.uint8).tobytes().rstrip(b"\0").decode(errors="ignore")
-
-
-@contextlib.contextmanager
-def faults_named() -> Iterator[None]:
-    """Turn whatever the decoder raises into a `VideoError`."""
-    try:
-        yield
-    except VideoError:
-        raise
-    except (TimeoutError, av.error.ExitError) as error:
-        raise VideoError(Problem.TIMEOUT, "took longer than data.video_timeout_seconds to read") from error
-    except Exception as error:  # five types were seen from damaged files, and nothing but the file can be at fault
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise VideoError(Problem.UNREADABLE, f"cannot be decoded ({reason})") from error

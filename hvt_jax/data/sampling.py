@@ -1,7 +1,10 @@
-"""Which frames make a sample: index arithmetic only, no file is opened here.
+"""Which frames, and which part of them, make a sample: arithmetic only, no file is opened here.
 
 A *window* is the stretch of a video that one sample covers: `length` frames, `stride` frames apart, so it spans
-`(length - 1) * stride + 1` frames of the video. All numbers are frames of the video.
+`(length - 1) * stride + 1` frames of the video. All numbers are frames of the video. A *view* is a window and the place
+that is cut out of its frames. A *plan* says what views a method wants; `cut` turns it into frames and places for one
+video, drawing from a generator where it draws at all. Views of one size make a *group*; a plan has one group, named "",
+or several. `Window` is the plan of training and evaluation, `views` has others.
 """
 
 import dataclasses
@@ -10,12 +13,6 @@ from typing import Literal, Protocol
 import numpy as np
 
 ShortVideos = Literal["loop", "drop", "pad"]
-
-
-class _Chooser(Protocol):
-    """What `numpy.random.Generator` and the older `RandomState` have in common."""
-
-    def choice(self, a: int, size: int, replace: bool) -> np.ndarray: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,23 +69,6 @@ def sliding_windows(
     return WindowTable(video, rank * step)
 
 
-def draw_windows(table: WindowTable, max_per_video: int, rng: _Chooser) -> WindowTable:
-    """Return `table` with at most `max_per_video` windows of each video, chosen without repetition.
-
-    Only videos that have too many draw from `rng`, in the order of the table, as in the original. Call it once an
-    epoch. 0 keeps everything.
-    """
-    if not max_per_video:
-        return table
-    kept = []
-    for windows in np.split(np.arange(len(table)), np.flatnonzero(np.diff(table.video)) + 1):
-        if len(windows) > max_per_video:
-            windows = windows[np.sort(rng.choice(len(windows), max_per_video, replace=False))]
-        kept.append(windows)
-    chosen = np.concatenate(kept)
-    return WindowTable(table.video[chosen], table.start[chosen])
-
-
 def nth_window_start(num_frames: int, span: int, step: int, number: int, rng: np.random.Generator) -> int:
     """Return the start of draw `number` (0, 1, ...) among the windows of one video, in a random order.
 
@@ -113,16 +93,6 @@ def covering_starts(num_frames: int, span: int, stride: int, step: int) -> np.nd
     last = max(0, num_frames - span)
     starts = np.arange(0, last + 1, step)
     return np.append(starts, last) if last - starts[-1] >= stride else starts
-
-
-def uniform_starts(num_frames: int, span: int, count: int) -> np.ndarray:
-    """Return the starts, int64 [count], of windows spread evenly from the first frame to the last; one is the centre.
-
-    Starts repeat where the video has fewer than `count` windows.
-    """
-    if count == 1:
-        return np.array([center_start(num_frames, span)])
-    return np.round(np.linspace(0, max(0, num_frames - span), count)).astype(np.int64)
 
 
 def pick_frames(
@@ -152,58 +122,6 @@ def random_starts(num_frames: int, span: int, count: int, rng: np.random.Generat
     return rng.integers(0, max(1, num_frames - span + 1), count)
 
 
-def pair_starts(
-    num_frames: int, span: int, min_distance: int, max_distance: int, rng: np.random.Generator
-) -> np.ndarray:
-    """Return the starts of two windows of one video, int64 [2], all pairs that are allowed being equally likely.
-
-    Args:
-      num_frames: frames of the video.
-      span: frames that a window covers.
-      min_distance: frames between the starts at least; as many as there can be in a video that is too short for it.
-      max_distance: frames between the starts at most; 0 = any, so that with both 0 the windows are independent.
-      rng: what to draw from.
-    """
-    if min_distance < 0 or max_distance < 0 or 0 < max_distance < min_distance:
-        raise ValueError(f"two windows {min_distance} to {max_distance} frames apart: needs 0 <= least <= most")
-    starts = max(1, num_frames - span + 1)
-    least = min(min_distance, starts - 1)
-    distances = np.arange(least, min(max_distance or starts - 1, starts - 1) + 1)
-    pairs = (starts - distances) * np.where(distances > 0, 2, 1)
-    drawn = int(rng.integers(pairs.sum()))
-    place = int(np.searchsorted(np.cumsum(pairs), drawn, side="right"))
-    distance = int(distances[place])
-    first, swapped = divmod(int(pairs[: place + 1].sum()) - 1 - drawn, 2 if distance else 1)
-    return np.array([first + distance, first] if swapped else [first, first + distance])
-
-
-def nested_starts(num_frames: int, outer_span: int, inner_span: int, rng: np.random.Generator) -> tuple[int, int]:
-    """Return the starts of a window and of a shorter one inside it, both drawn evenly, as BraVe draws its views.
-
-    In a video shorter than the outer window the inner one stays inside the video.
-    """
-    if inner_span > outer_span:
-        raise ValueError(f"a window of {inner_span} frames does not fit into one of {outer_span}")
-    outer = int(random_starts(num_frames, outer_span, 1, rng)[0])
-    return outer, outer + int(random_starts(min(outer_span, num_frames), inner_span, 1, rng)[0])
-
-
-def grid_of_views(num_frames: int, span: int, temporal: int, spatial: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the views of a video for testing, the spatial ones of a window beside each other.
-
-    Args:
-      num_frames: frames of the video.
-      span: frames that a window covers.
-      temporal: windows, spread evenly, see `uniform_starts`.
-      spatial: crops of each window along the longer side, from one end to the other; one is the centre.
-
-    Returns:
-      Starts, int64 [temporal * spatial], and where each crop lies along the longer side, 0 to 1.
-    """
-    places = np.linspace(0.0, 1.0, spatial) if spatial > 1 else np.array([0.5])
-    return np.repeat(uniform_starts(num_frames, span, temporal), spatial), np.tile(places, temporal)
-
-
 def crop_offsets(resized: tuple[int, int], size: tuple[int, int], places: np.ndarray) -> np.ndarray:
     """Return the top and left pixels of crops, int64 [V, 2].
 
@@ -216,3 +134,110 @@ def crop_offsets(resized: tuple[int, int], size: tuple[int, int], places: np.nda
     if (room < 0).any():
         raise ValueError(f"crops of {size[0]}x{size[1]} pixels do not fit into {resized[0]}x{resized[1]}")
     return np.floor(np.asarray(places) * room).astype(np.int64)
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewShape:
+    """What the views of a group have in common.
+
+    Attributes:
+      length: T, frames in a view.
+      stride: frames of the video between two frames of a view.
+      height: Y, pixel rows.
+      width: X, pixel columns.
+      zoom: lowest and highest factor by which frames are enlarged, over what just covers a view, before a view is cut
+        out of them at a random place; (1, 1) = the centre.
+    """
+
+    length: int
+    stride: int
+    height: int
+    width: int
+    zoom: tuple[float, float] = (1.0, 1.0)
+
+    def __post_init__(self):
+        if not 1 <= self.zoom[0] <= self.zoom[1] <= 16:
+            raise ValueError(f"a zoom of {self.zoom[0]:g} to {self.zoom[1]:g}: needs 1 <= lowest <= highest <= 16")
+        window_span(self.length, self.stride)
+
+    @property
+    def span(self) -> int:
+        """Frames of the video that a view covers."""
+        return window_span(self.length, self.stride)
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """The V views of a group in one video.
+
+    Attributes:
+      shape: what they have in common.
+      start: int64 [V], first frame.
+      zoom: floats [V], see `ViewShape`.
+      places: floats [V, 2], where they lie in the enlarged frame, from the top and from the left, 0 to 1.
+    """
+
+    shape: ViewShape
+    start: np.ndarray
+    zoom: np.ndarray
+    places: np.ndarray
+
+
+class Plan(Protocol):
+    """What views a method wants."""
+
+    @property
+    def span(self) -> int:
+        """Frames that a video needs to give all views without repeating itself."""
+
+    def groups(self) -> dict[str, tuple[int, ViewShape]]:
+        """Return how many views of which shape each group has."""
+
+    def cut(self, num_frames: int, rng: np.random.Generator) -> dict[str, Views]:
+        """Return the views of a video; the same for equal states of `rng`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """One window, its centre: what training and evaluation see of a video. Batches have no axis of views for it.
+
+    Attributes:
+      shape: of the window.
+      choice: the one in the middle, one that is drawn, or all, one after the other.
+      step: frames between the starts of two windows that can be chosen.
+      number: 0, 1, ...: which of the windows of a video it is; draws of different numbers differ while they can.
+    """
+
+    shape: ViewShape
+    choice: Literal["middle", "drawn", "all"]
+    step: int = 1
+    number: int = 0
+
+    @property
+    def span(self) -> int:
+        """See `Plan`."""
+        return self.shape.span
+
+    def nth(self, number: int) -> "Window":
+        """Return another window of the same video."""
+        return dataclasses.replace(self, number=number)
+
+    def groups(self) -> dict[str, tuple[int, ViewShape]]:
+        """See `Plan`."""
+        return {"": (1, self.shape)}
+
+    def cut(self, num_frames: int, rng: np.random.Generator) -> dict[str, Views]:
+        """See `Plan`."""
+        start = self.number * self.step
+        if self.choice == "middle":
+            start = center_start(num_frames, self.span)
+        elif self.choice == "drawn":
+            start = nth_window_start(num_frames, self.span, self.step, self.number, rng)
+        return {"": draw_places(self.shape, np.array([start]), rng)}
+
+
+def draw_places(shape: ViewShape, start: np.ndarray, rng: np.random.Generator) -> Views:
+    """Return views at `start` whose zoom and places are drawn; those of a shape without zoom are centred."""
+    if shape.zoom == (1.0, 1.0):
+        return Views(shape, start, np.ones(len(start)), np.full((len(start), 2), 0.5))
+    return Views(shape, start, rng.uniform(*shape.zoom, len(start)), rng.uniform(size=(len(start), 2)))

@@ -9,9 +9,9 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from hvt_jax.data import stages
-from hvt_jax.data.containers import MAX_PIXELS
+from hvt_jax.data import profiling
 from hvt_jax.data.problems import Problem, VideoError
+from hvt_jax.data.readers import MAX_PIXELS
 
 Orientation = tuple[int, bool]  # quarter turns counter-clockwise, 0 to 3; whether left and right change places before
 _EXACT = 0x2 | 0x40000 | 0x2000  # bilinear, accurate rounding, full chroma; PyAV 17 has no names for the last two
@@ -67,7 +67,7 @@ def storage_size(height: int, width: int, shortest_side: int, frame_height: int,
     return frame_height * shortest_side // frame_width, shortest_side
 
 
-@stages.timed("resize")
+@profiling.timed("resize")
 def fit_frame(
     frame: av.VideoFrame, height: int, width: int, orientation: Orientation = (0, False), is_exact: bool = False
 ) -> np.ndarray:

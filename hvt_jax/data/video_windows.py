@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from hvt_jax.data import annotations, parallel, sampling, segments
+from hvt_jax.data import annotations, parallel, readers, sampling
 from hvt_jax.data.catalog import csv_lists, folder
 from hvt_jax.data.dataset import DataError, Dataset, Video
 from hvt_jax.data.decode import VideoReader
@@ -174,7 +174,7 @@ class _Reader:
         span = sampling.window_span(self.settings.num_frames, self.settings.frame_stride)
         try:
             with self._open(number) as reader:
-                frames, fps = segments.frame_range(reader.info, self.dataset.videos[number]), reader.info.fps
+                frames, fps = readers.frame_range(reader.info, self.dataset.videos[number]), reader.info.fps
             if len(frames) < span and self.settings.short_videos == "drop":
                 raise VideoError(Problem.TOO_SHORT, f"{len(frames)} frames, a sample spans {span}", len(frames))
         except VideoError as error:
@@ -197,7 +197,7 @@ class _Reader:
             return Piece(task.video, seconds, np.zeros(shape, np.uint8), True, 0, task.reason)
         try:
             with self._open(task.video) as reader:
-                frames = segments.frame_range(reader.info, video)
+                frames = readers.frame_range(reader.info, video)
                 wanted, _ = sampling.pick_frames(
                     task.starts, settings.num_frames, settings.frame_stride, len(frames), settings.short_videos
                 )

@@ -1,78 +1,12 @@
-"""Several views of one video: which windows and crops, and how they are read.
-
-A *plan* says what views a method wants; `cut` turns it into frames and places for one video, drawing from a generator
-where it draws at all. Views of one size make a *group*; a plan has one group, named "", or several.
-"""
+"""Plans of several views of one video, see `sampling.Plan`."""
 
 import dataclasses
-from typing import Protocol
 
 import numpy as np
 
-from hvt_jax.data import sampling, segments, transforms
-from hvt_jax.data.sampling import ShortVideos
+from hvt_jax.data import sampling
+from hvt_jax.data.sampling import Views, ViewShape, draw_places
 from hvt_jax.settings import DataSettings
-
-
-@dataclasses.dataclass(frozen=True)
-class ViewShape:
-    """What the views of a group have in common.
-
-    Attributes:
-      length: T, frames in a view.
-      stride: frames of the video between two frames of a view.
-      height: Y, pixel rows.
-      width: X, pixel columns.
-      zoom: lowest and highest factor by which frames are enlarged, over what just covers a view, before a view is cut
-        out of them at a random place; (1, 1) = the centre.
-    """
-
-    length: int
-    stride: int
-    height: int
-    width: int
-    zoom: tuple[float, float] = (1.0, 1.0)
-
-    def __post_init__(self):
-        if not 1 <= self.zoom[0] <= self.zoom[1] <= 16:
-            raise ValueError(f"a zoom of {self.zoom[0]:g} to {self.zoom[1]:g}: needs 1 <= lowest <= highest <= 16")
-        sampling.window_span(self.length, self.stride)
-
-    @property
-    def span(self) -> int:
-        """Frames of the video that a view covers."""
-        return sampling.window_span(self.length, self.stride)
-
-
-@dataclasses.dataclass(frozen=True)
-class Views:
-    """The V views of a group in one video.
-
-    Attributes:
-      shape: what they have in common.
-      start: int64 [V], first frame.
-      zoom: floats [V], see `ViewShape`.
-      places: floats [V, 2], where they lie in the enlarged frame, from the top and from the left, 0 to 1.
-    """
-
-    shape: ViewShape
-    start: np.ndarray
-    zoom: np.ndarray
-    places: np.ndarray
-
-
-class Plan(Protocol):
-    """What views a method wants."""
-
-    @property
-    def span(self) -> int:
-        """Frames that a video needs to give all views without repeating itself."""
-
-    def groups(self) -> dict[str, tuple[int, ViewShape]]:
-        """Return how many views of which shape each group has."""
-
-    def cut(self, num_frames: int, rng: np.random.Generator) -> dict[str, Views]:
-        """Return the views of a video; the same for equal states of `rng`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,14 +30,14 @@ class TestViews:
     def cut(self, num_frames: int, rng: np.random.Generator) -> dict[str, Views]:
         """See `Plan`."""
         del rng
-        start, place = sampling.grid_of_views(num_frames, self.span, self.temporal, self.spatial)
+        start, place = grid_of_views(num_frames, self.span, self.temporal, self.spatial)
         # Along the shorter side there is no room, so one number serves both sides.
         return {"": Views(self.shape, start, np.ones(len(start)), np.repeat(place[:, None], 2, axis=1))}
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """Two windows of the video for siamese methods, see `sampling.pair_starts` for the distances."""
+    """Two windows of the video for siamese methods, see `pair_starts` for the distances."""
 
     shape: ViewShape
     min_distance: int = 0
@@ -120,8 +54,8 @@ class Pair:
 
     def cut(self, num_frames: int, rng: np.random.Generator) -> dict[str, Views]:
         """See `Plan`."""
-        starts = sampling.pair_starts(num_frames, self.shape.span, self.min_distance, self.max_distance, rng)
-        return {"": _draw_places(self.shape, starts, rng)}
+        starts = pair_starts(num_frames, self.shape.span, self.min_distance, self.max_distance, rng)
+        return {"": draw_places(self.shape, starts, rng)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +79,7 @@ class MultiCrop:
     def cut(self, num_frames: int, rng: np.random.Generator) -> dict[str, Views]:
         """See `Plan`."""
         return {
-            name: _draw_places(shape, sampling.random_starts(num_frames, shape.span, count, rng), rng)
+            name: draw_places(shape, sampling.random_starts(num_frames, shape.span, count, rng), rng)
             for name, (count, shape) in self.groups().items()
         }
 
@@ -178,10 +112,10 @@ class NarrowBroad:
 
     def cut(self, num_frames: int, rng: np.random.Generator) -> dict[str, Views]:
         """See `Plan`."""
-        broad, narrow = sampling.nested_starts(num_frames, self.broad.span, self.narrow.span, rng)
+        broad, narrow = nested_starts(num_frames, self.broad.span, self.narrow.span, rng)
         return {
-            "broad": _draw_places(self.broad, np.array([broad]), rng),
-            "narrow": _draw_places(self.narrow, np.array([narrow]), rng),
+            "broad": draw_places(self.broad, np.array([broad]), rng),
+            "narrow": draw_places(self.narrow, np.array([narrow]), rng),
         }
 
 
@@ -191,36 +125,63 @@ def test_views(settings: DataSettings) -> TestViews:
     return TestViews(shape, settings.test_views_temporal, settings.test_views_spatial)
 
 
-def read_views(reader: segments.Reader, views: Views, short: ShortVideos) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return pixels, uint8 [V, T, Y, X, 3], top and left of the crops, int32 [V, 2], and own frames, bool [V, T].
+def uniform_starts(num_frames: int, span: int, count: int) -> np.ndarray:
+    """Return the starts, int64 [count], of windows spread evenly from the first frame to the last; one is the centre.
 
-    Crops of one window beside each other are cut out of frames that are read once.
-
-    Raises:
-      VideoError: if the video cannot be read or a frame is missing.
+    Starts repeat where the video has fewer than `count` windows.
     """
-    shape, size = views.shape, (views.shape.height, views.shape.width)
-    frames, own = sampling.pick_frames(views.start, shape.length, shape.stride, reader.info.num_frames, short)
-    pixels = np.empty((len(frames), shape.length, *size, 3), np.uint8)
-    crops = np.zeros((len(frames), 2), np.int32)
-    centred = bool((views.places == 0.5).all() and (views.zoom == 1).all())
-    upright = size if centred else segments.upright_size(reader)
-    window, before = None, None
-    for number, zoom in enumerate(views.zoom):
-        if centred:
-            pixels[number] = reader.read(frames[number], *size)
-            continue
-        box = transforms.cover_box(*upright, *(round(side * zoom) for side in size))
-        resized = box.resized_height, box.resized_width
-        if before != (int(views.start[number]), resized):
-            before = int(views.start[number]), resized
-            window = reader.read(frames[number], *resized)
-        top, left = crops[number] = sampling.crop_offsets(resized, size, views.places[number])
-        pixels[number] = window[:, top : top + size[0], left : left + size[1]]
-    return pixels, crops, own
+    if count == 1:
+        return np.array([sampling.center_start(num_frames, span)])
+    return np.round(np.linspace(0, max(0, num_frames - span), count)).astype(np.int64)
 
 
-def _draw_places(shape: ViewShape, start: np.ndarray, rng: np.random.Generator) -> Views:
-    if shape.zoom == (1.0, 1.0):
-        return Views(shape, start, np.ones(len(start)), np.full((len(start), 2), 0.5))
-    return Views(shape, start, rng.uniform(*shape.zoom, len(start)), rng.uniform(size=(len(start), 2)))
+def pair_starts(
+    num_frames: int, span: int, min_distance: int, max_distance: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Return the starts of two windows of one video, int64 [2], all pairs that are allowed being equally likely.
+
+    Args:
+      num_frames: frames of the video.
+      span: frames that a window covers.
+      min_distance: frames between the starts at least; as many as there can be in a video that is too short for it.
+      max_distance: frames between the starts at most; 0 = any, so that with both 0 the windows are independent.
+      rng: what to draw from.
+    """
+    if min_distance < 0 or max_distance < 0 or 0 < max_distance < min_distance:
+        raise ValueError(f"two windows {min_distance} to {max_distance} frames apart: needs 0 <= least <= most")
+    starts = max(1, num_frames - span + 1)
+    least = min(min_distance, starts - 1)
+    distances = np.arange(least, min(max_distance or starts - 1, starts - 1) + 1)
+    pairs = (starts - distances) * np.where(distances > 0, 2, 1)
+    drawn = int(rng.integers(pairs.sum()))
+    place = int(np.searchsorted(np.cumsum(pairs), drawn, side="right"))
+    distance = int(distances[place])
+    first, swapped = divmod(int(pairs[: place + 1].sum()) - 1 - drawn, 2 if distance else 1)
+    return np.array([first + distance, first] if swapped else [first, first + distance])
+
+
+def nested_starts(num_frames: int, outer_span: int, inner_span: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Return the starts of a window and of a shorter one inside it, both drawn evenly, as BraVe draws its views.
+
+    In a video shorter than the outer window the inner one stays inside the video.
+    """
+    if inner_span > outer_span:
+        raise ValueError(f"a window of {inner_span} frames does not fit into one of {outer_span}")
+    outer = int(sampling.random_starts(num_frames, outer_span, 1, rng)[0])
+    return outer, outer + int(sampling.random_starts(min(outer_span, num_frames), inner_span, 1, rng)[0])
+
+
+def grid_of_views(num_frames: int, span: int, temporal: int, spatial: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the views of a video for testing, the spatial ones of a window beside each other.
+
+    Args:
+      num_frames: frames of the video.
+      span: frames that a window covers.
+      temporal: windows, spread evenly, see `uniform_starts`.
+      spatial: crops of each window along the longer side, from one end to the other; one is the centre.
+
+    Returns:
+      Starts, int64 [temporal * spatial], and where each crop lies along the longer side, 0 to 1.
+    """
+    places = np.linspace(0.0, 1.0, spatial) if spatial > 1 else np.array([0.5])
+    return np.repeat(uniform_starts(num_frames, span, temporal), spatial), np.tile(places, temporal)

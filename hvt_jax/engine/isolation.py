@@ -144,7 +144,7 @@ def _weighted_losses(shares, params, definition: Definition, stats, batch, key) 
     draws = steps.draw_targets(definition, keys[1], video, batch.get("frame_valid"))
     weights = {str(edge): 1.0 for edge in definition.hierarchy.edges}
     loss = steps.build_loss(definition, {**batch, "video": video}, draws, weights)
-    owned = definition.method.owned_losses(loss(params, stats, keys[2])[1][0])
+    owned = definition.method.owned_losses(loss(params, stats, keys[2])[1].losses)
     return sum((share * owned[owner] for owner, share in shares.items()), jnp.zeros(()))
 
 

@@ -7,6 +7,7 @@ is asked of `Definition.method`.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from hvt_jax.engine import state as state_lib
 from hvt_jax.engine.optim import optimizer_statistics, update_norms
 from hvt_jax.engine.state import TrainState
 from hvt_jax.hierarchy import Hierarchy
+from hvt_jax.model.level import LevelOutput
 from hvt_jax.objectives import local, methods, step_draws
 from hvt_jax.objectives.method import Inputs, Method
 from hvt_jax.objectives.step_draws import StepDraws
@@ -53,6 +55,22 @@ class Definition:
     def groups(self) -> tuple[str, ...]:
         """Parameter groups: what the optimizer moves, clips and guards apart."""
         return methods.parameter_groups(self.settings)
+
+
+class StepOutputs(NamedTuple):
+    """What a loss was made of.
+
+    Attributes:
+      losses: of every edge and level, and their sum.
+      levels: outputs by level.
+      predictions: what every edge predicted, and what was there, by its name.
+      stats: running statistics after the step.
+    """
+
+    losses: local.LocalLosses
+    levels: dict[str, LevelOutput]
+    predictions: dict[str, local.Prediction]
+    stats: state_lib.Tree
 
 
 def define(settings: Settings, num_classes: int = 0) -> Definition:
@@ -110,18 +128,15 @@ def build_train_step(
         draws = draw_targets(definition, keys[1], video, batch.get("frame_valid"))
         weights = edge_weights(definition, state.step, num_steps)
         loss = build_loss(definition, batch | {"video": video}, draws, weights)
-        gradients, (losses, outputs, predictions, stats) = jax.grad(loss, has_aux=True)(
-            state.params, state.stats, keys[2]
-        )
+        gradients, found = jax.grad(loss, has_aux=True)(state.params, state.stats, keys[2])
         scale = schedules.rate_scale(state.rollbacks)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, rate_scale=scale)
         params = optax.apply_updates(state.params, updates)
-        stats = _sound_statistics(state.stats, stats, batch["valid"])
-        metrics = {"train/total": losses.total} | definition.method.metrics(losses)
+        stats = _sound_statistics(state.stats, found.stats, batch["valid"])
+        metrics = {"train/total": found.losses.total} | definition.method.metrics(found.losses)
         metrics["data/valid_share"] = batch["valid"].mean()
         metrics |= _optimizer_metrics(opt_state)
-        asked = (losses, outputs, predictions, draws.candidates, batch["valid"])
-        metrics |= _monitors(definition, state.step, num_steps, asked)
+        metrics |= _monitors(definition, state.step, num_steps, found, draws.candidates, batch["valid"])
         metrics[ROLLBACKS] = state.rollbacks
         return TrainState(state.step + 1, state.rollbacks, params, stats, opt_state), metrics
 
@@ -158,7 +173,7 @@ def edge_weights(definition: Definition, step: jax.Array, num_steps: int) -> dic
 
 
 def build_loss(definition: Definition, batch: dict, draws: StepDraws, weights: dict) -> Callable:
-    """Return `loss(params, stats, dropout_key) -> (total, (losses, outputs, predictions, statistics))`.
+    """Return `loss(params, stats, dropout_key) -> (total, StepOutputs)`.
 
     Args:
       definition: of the run.
@@ -172,7 +187,7 @@ def build_loss(definition: Definition, batch: dict, draws: StepDraws, weights: d
     def loss(params, stats, key):
         model = state_lib.merge(definition.graphdef, params, stats)
         losses, outputs, predictions = definition.method.losses(model, inputs, objective, key=key)
-        return losses.total, (losses, outputs, predictions, state_lib.statistics(model))
+        return losses.total, StepOutputs(losses, outputs, predictions, state_lib.statistics(model))
 
     return loss
 
@@ -214,19 +229,19 @@ def _optimizer_metrics(opt_state: optax.OptState) -> dict[str, jax.Array]:
     return metrics
 
 
-def _monitors(definition, step, num_steps, asked) -> dict[str, jax.Array]:
-    settings = definition.settings
-    losses, outputs, predictions, candidates, valid = jax.lax.stop_gradient(asked)
+def _monitors(definition, step, num_steps, found: StepOutputs, candidates, valid) -> dict[str, jax.Array]:
+    settings, found = definition.settings, jax.lax.stop_gradient(found)
 
     def measure():
-        raw = {level: outputs[level].raw for level in definition.hierarchy.levels}
-        found = monitors.monitor_levels(raw, valid, settings.evaluation.monitor_tokens)
+        raw = {level: found.levels[level].raw for level in definition.hierarchy.levels}
+        metrics = monitors.monitor_levels(raw, valid, settings.evaluation.monitor_tokens)
         for edge in definition.hierarchy.edges:
             name = str(edge)
-            for kind, answer in _uninformed(settings.objective, predictions[name]).items():
-                cost = _loss_of(definition, edge, predictions[name], candidates, answer)
-                found[f"monitor/{edge}/{kind}_ratio"] = monitors.loss_ratio(losses.edges[edge.source][name], cost)
-        return jax.tree.map(lambda x: x.astype(jnp.float32), found)
+            for kind, answer in _uninformed(settings.objective, found.predictions[name]).items():
+                cost = _loss_of(definition, edge, found.predictions[name], candidates, answer)
+                ratio = monitors.loss_ratio(found.losses.edges[edge.source][name], cost)
+                metrics[f"monitor/{edge}/{kind}_ratio"] = ratio
+        return jax.tree.map(lambda x: x.astype(jnp.float32), metrics)
 
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(measure))
     is_due = schedules.is_logged(step + 1, settings.logging.interval_steps, num_steps)

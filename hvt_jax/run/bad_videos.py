@@ -4,7 +4,6 @@
 its numbers are those of a run that was never interrupted.
 """
 
-import contextlib
 import os
 
 import jax
@@ -15,6 +14,7 @@ from hvt_jax.data import manifest, quarantine
 from hvt_jax.data.dataset import Dataset
 from hvt_jax.data.problems import REASON_BYTES, Problem, pack_reason, unpack_reason
 from hvt_jax.data.quarantine import BadVideo
+from hvt_jax.run.first_process import is_first
 
 FILE_NAME = "quarantine.jsonl"
 
@@ -28,7 +28,7 @@ class BadVideos:
     """
 
     def __init__(self, folder: str, datasets: tuple[Dataset, ...], max_fraction: float, restored_step: int | None):
-        """Read what a run in `folder` had met by `restored_step`; without one all is forgotten, it may be repaired.
+        """Read what a run in `folder` had met by `restored_step`; without one, nothing.
 
         Raises:
           DataError: if the file that is there is damaged.
@@ -45,9 +45,6 @@ class BadVideos:
                 if video.path in known:
                     self._add(video)
             self._check_share()
-        elif jax.process_index() == 0:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(self._path)
 
     def __len__(self) -> int:
         return len(self._found)
@@ -103,7 +100,7 @@ class BadVideos:
         return True
 
     def _write(self) -> None:
-        if jax.process_index() == 0:
+        if is_first():
             quarantine.write_quarantine(self._path, list(self._found.values()))
 
     def _check_share(self) -> None:

@@ -18,6 +18,7 @@ from orbax.checkpoint import v1 as ocp
 
 from hvt_jax.run import leaves as leaves_lib
 from hvt_jax.run import seals
+from hvt_jax.run.first_process import is_first
 from hvt_jax.run.leaves import parameter_digest as parameter_digest
 from hvt_jax.run.seals import CheckpointError as CheckpointError
 from hvt_jax.settings import CheckpointSettings
@@ -60,7 +61,7 @@ class Checkpoints:
         self._folder = os.path.abspath(folder)  # Orbax fails late on a relative path
         self._warn, self._read_only, self._tests = warn, read_only, tests
         self._keep = settings.keep_latest, settings.keep_best, best_metric
-        self._acts = jax.process_index() == 0 and not read_only
+        self._acts = is_first() and not read_only
         self._saved: set[int] = set()
         self._pending: tuple[int, concurrent.futures.Future] | None = None
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
@@ -156,7 +157,7 @@ class Checkpoints:
         """
         self.wait()
         refusal = chosen = None
-        if jax.process_index() == 0:
+        if is_first():
             try:
                 chosen = seals.choose(self._folder, step, rename=self._acts, warn=self._warn)
             except CheckpointError as error:
@@ -183,7 +184,7 @@ class Checkpoints:
         """
         self.wait()
         found = _NOTHING
-        if jax.process_index() == 0:
+        if is_first():
             earlier = (known for known in reversed(seals.steps_in(self._folder)) if known < step)
             found = next((known for known in earlier if seals.distrust(self._folder, known) is None), _NOTHING)
         found = int(multihost_utils.broadcast_one_to_all(np.int32(found)))
@@ -232,7 +233,7 @@ def save_diverged(folder: str | os.PathLike, step: int, state: Any) -> None:
       CheckpointError: if it cannot be written.
     """
     folder, step, leaves = os.path.abspath(folder), operator.index(step), leaves_lib.flatten(state)
-    if jax.process_index() == 0:
+    if is_first():
         os.makedirs(folder, exist_ok=True)
         if os.path.exists(seals.step_path(folder, step)):
             seals.delete(folder, step)
@@ -240,7 +241,7 @@ def save_diverged(folder: str | os.PathLike, step: int, state: Any) -> None:
         _start_saving(folder, step, leaves).result()
     except Exception as error:
         raise CheckpointError(f"the diverged state could not be saved in {folder} ({_reason(error)})") from error
-    if jax.process_index() == 0:
+    if is_first():
         seals.seal(folder, step, {"metrics": {}, "leaves": leaves_lib.describe(leaves)})
 
 

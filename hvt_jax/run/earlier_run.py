@@ -1,5 +1,6 @@
 """What an earlier run left in a folder whose run begins again: moved aside, so that nothing is lost without a word."""
 
+import contextlib
 import datetime
 import os
 
@@ -22,13 +23,16 @@ _RECORDS = "metrics.jsonl"
 def move_aside(folder: str | os.PathLike) -> str:
     """Move what a run wrote to `folder/earlier-<time>`; return a line that says so.
 
-    Call it before anything of the new run is written. Nothing happens, and the line is empty, if there is no record.
+    Call it before anything of the new run is written. Without a record nothing is moved, and the line is empty; a list
+    of bad videos is removed then, they may be repaired.
 
     Raises:
       OSError: if the folder cannot be written.
     """
     records = os.path.join(folder, _RECORDS)
     if not os.path.exists(records) or not os.path.getsize(records):
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(folder, "quarantine.jsonl"))
         return ""
     with open(records, "rb") as file:
         count = sum(1 for _ in file)

@@ -75,12 +75,11 @@ def train(config: ConfigDict, workdir: str, start_from: StartFrom | None = None)
                 f"{folder.path} is at step {restored_step}, but this config ends at {plan.num_steps}; "
                 "raise train.num_epochs or train.max_steps, or give another --workdir"
             )
-        as_json = json.loads(config.to_json_best_effort())
-        # It moves what an earlier run left out of the way, so nothing is written before.
-        with metrics.MetricWriter(folder.path, settings.logging, restored_step=restored_step, config=as_json) as writer:
+        for line in folder.begin_anew() if restored_step is None else data.changes(folder.path):
+            warn("%s", line)
+        opened = {"restored_step": restored_step, "config": json.loads(config.to_json_best_effort())}
+        with metrics.MetricWriter(folder.path, settings.logging, **opened) as writer:
             bad_videos = BadVideos(folder.path, (train_set, test_set), settings.data.max_bad_fraction, restored_step)
-            for line in data.changes(folder.path) if restored_step is not None else ():
-                warn("%s", line)
             folder.write_config(config)
             folder.write_environment(settings.seed)
             data.write(folder.path)

@@ -3,27 +3,22 @@
 import contextlib
 import datetime
 import json
-import logging
 import math
 import os
 import re
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-import jax
-import numpy as np
 import rich.console
-from jax.experimental import multihost_utils
 
 from hvt_jax import disk
-from hvt_jax.run import earlier_run
 from hvt_jax.run.event_file import EventFile
+from hvt_jax.run.first_process import in_first, is_first
 from hvt_jax.run.progress import Progress
 from hvt_jax.run.run_folder import ELSEWHERE, RunFolderError, json_safe, write_json
 from hvt_jax.run.throughput import Throughput as Throughput
 from hvt_jax.settings import LoggingSettings
 
-_LOG = logging.getLogger(__name__)
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
@@ -53,34 +48,28 @@ class MetricWriter:
         Args:
           folder: the run folder; gets `metrics.jsonl`, `tb/` and, with W&B, `wandb.json` and `wandb/`.
           settings: which sinks are used.
-          restored_step: step of the restored checkpoint; later lines are dropped. None starts all anew, and
-            records that are there are moved aside with a warning, see `earlier_run`.
+          restored_step: step of the restored checkpoint; later lines are dropped. None starts all anew.
           config: shown by W&B.
           console: standard output if None.
 
         Raises:
           MetricsError: if W&B is asked for and cannot be used, or a file cannot be written.
         """
-        self._is_writer = jax.process_index() == 0
+        self._is_writer = is_first()
         self._tensorboard = self._wandb = self._jsonl = None
         self._progress = Progress(console or rich.console.Console(highlight=False))
-        error = None
-        if self._is_writer:
-            try:
-                self._open(folder, settings, restored_step, config)
-            except (MetricsError, RunFolderError) as caught:
-                error = caught
-            except OSError as caught:
-                error = MetricsError(disk.explain(caught, caught.filename or folder, ELSEWHERE))
-        # Everybody learns of a failure, or the others would wait for process 0 until a heartbeat is missed.
-        if multihost_utils.broadcast_one_to_all(np.int32(error is not None)):
+        failure = MetricsError("process 0 could not open the logs; its own message says why")
+        try:
+            in_first(lambda: self._open(folder, settings, restored_step, config), failure)
+        except OSError as error:
             self.close()
-            raise error or MetricsError("process 0 could not open the logs; its own message says why")
+            raise MetricsError(disk.explain(error, error.filename or folder, ELSEWHERE)) from error
+        except (MetricsError, RunFolderError):
+            self.close()
+            raise
 
     def _open(self, folder, settings: LoggingSettings, restored_step: int | None, config) -> None:
         first_step = 0 if restored_step is None else restored_step + 1
-        if restored_step is None and (line := earlier_run.move_aside(folder)):
-            _LOG.warning("%s", line)
         self._paths = os.path.join(folder, "metrics.jsonl"), os.path.join(folder, "tb")
         with disk.refusals_as(MetricsError, self._paths[0], ELSEWHERE):
             self._jsonl = _open_jsonl(self._paths[0], first_step)

@@ -9,10 +9,9 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 
-import jax
-
 from hvt_jax.data.dataset import Dataset
 from hvt_jax.data.manifest import shorten
+from hvt_jax.run.first_process import is_first
 from hvt_jax.run.run_folder import write_file, write_json
 
 FILE_NAME, LIST_NAME = "data.json", "videos.jsonl.gz"
@@ -50,7 +49,7 @@ class RunData:
         Raises:
           RunFolderError: if they cannot be written.
         """
-        if jax.process_index():
+        if not is_first():
             return
         rows = b"".join(row for _, row in self._rows())
         write_file(os.path.join(folder, LIST_NAME), gzip.compress(rows, mtime=0))

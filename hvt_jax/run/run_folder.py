@@ -11,12 +11,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-import numpy as np
-from jax.experimental import multihost_utils
-
 from hvt_jax import disk
-from hvt_jax.run import environment
+from hvt_jax.run import earlier_run, environment, first_process
 
 ELSEWHERE = "give another --workdir"  # what to do where a run folder cannot be written
 _ORPHAN_SECONDS = 10.0
@@ -52,18 +48,10 @@ class RunFolder:
         self.path = os.path.abspath(path)
         self.checkpoints = os.path.join(self.path, "checkpoints")
         self.diverged = os.path.join(self.path, "diverged")
-        self._is_writer = jax.process_index() == 0
-        self._lock_file: int | None = None
-        error = None
-        if self._is_writer:
-            try:
-                with disk.refusals_as(RunFolderError, self.path, ELSEWHERE):
-                    self._lock_file = _take_lock(self.path, warn)
-            except RunFolderError as caught:
-                error = caught
-        # Everybody learns of the refusal, or the others would wait for process 0 until a heartbeat is missed.
-        if multihost_utils.broadcast_one_to_all(np.int32(error is not None)):
-            raise error or RunFolderError(f"process 0 could not take {self.path}; its own message says why")
+        self._is_writer = first_process.is_first()
+        refused = RunFolderError(f"process 0 could not take {self.path}; its own message says why")
+        with disk.refusals_as(RunFolderError, self.path, ELSEWHERE):
+            self._lock_file: int | None = first_process.in_first(lambda: _take_lock(self.path, warn), refused)
 
     def __enter__(self) -> "RunFolder":
         return self
@@ -77,6 +65,17 @@ class RunFolder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def begin_anew(self) -> list[str]:
+        """Move what an earlier run left aside, before anything is written; return lines that say so.
+
+        Raises:
+          RunFolderError: if the folder cannot be written.
+        """
+        refused = RunFolderError(f"process 0 could not write {self.path}; its own message says why")
+        with disk.refusals_as(RunFolderError, self.path, ELSEWHERE):
+            line = first_process.in_first(lambda: earlier_run.move_aside(self.path), refused)
+        return [line] if line else []
 
     def write_config(self, config: Any) -> None:
         """Write `config` (a ConfigDict) to `config.json`; call it after `changed_fields` was looked at."""

@@ -20,6 +20,7 @@ from hvt_jax.objectives.methods import parameter_groups
 from hvt_jax.run import describe, metrics, report
 from hvt_jax.run.bad_videos import BadVideos
 from hvt_jax.run.checkpoint import parameter_digest
+from hvt_jax.run.first_process import is_first
 from hvt_jax.run.run_folder import RunFolder
 from hvt_jax.settings import Settings
 
@@ -121,7 +122,7 @@ class RunLog:
         """
         if self._settings.alarms.action == "warn":
             return None
-        if not jax.process_index():
+        if is_first():
             self._collapse = [alarm for alarm in alarms.find(self.records()) if alarm.is_collapse]
         since = min((alarm.since for alarm in self._collapse), default=-1)
         since = int(multihost_utils.broadcast_one_to_all(np.int32(since)))
@@ -185,7 +186,7 @@ class RunLog:
         times = {"time/feature_seconds": seconds[0], "time/probe_seconds": seconds[1]}
         found = {**flat, **(evaluation.head or {}), **self._data(), **times}
         self._writer.write(step, {"epoch": step / self._steps_per_epoch, **found})
-        if not jax.process_index():
+        if is_first():
             brackets = "untrained | supervised" if self._ceiling else "untrained"
             spent = f"features {seconds[0]:.1f} s, neighbours and probes {seconds[1]:.1f} s"
             self.note(f"step {step}: top-1 ({brackets}), evaluated in {sum(seconds):.1f} s: {spent}")
@@ -229,7 +230,7 @@ class RunLog:
         if state is not None:
             digests["parameter_digest"] = parameter_digest(state.params)
             digests["state_digest"] = parameter_digest(state)  # optimizer and statistics too
-        if jax.process_index():
+        if not is_first():
             return
         records, prefix = self.records(), "skipped_updates/"
         last = next((record for record in reversed(records) if "train/total" in record), {})

@@ -16,7 +16,7 @@ import av
 import numpy as np
 import simplejpeg
 
-from hvt_jax.data import images, sampling, segments, storages, transforms
+from hvt_jax.data import images, sampling, storages, transforms
 from hvt_jax.data.dataset import DataError, Dataset, Video
 from hvt_jax.data.decode import VideoReader
 from hvt_jax.data.problems import VideoError
@@ -165,7 +165,7 @@ def _time_copy(content: bytes | list[bytes], count: int, settings: DataSettings,
 
 def _frames_at_training_size(storage, video: Video, settings: DataSettings) -> tuple[np.ndarray, float]:
     with storage.open_video(video) as reader:
-        height, width = segments.upright_size(reader)
+        height, width = reader.upright_size()
         side = min(_target(settings))
         height, width = transforms.storage_size(0, 0, side, height, width)
         count = min(reader.info.num_frames, _FRAMES_COPIED)

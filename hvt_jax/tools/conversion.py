@@ -7,10 +7,11 @@ from typing import Literal
 import av
 import numpy as np
 
-from hvt_jax.data import decode, segments, transforms
+from hvt_jax.data import decode, transforms
 from hvt_jax.data.dataset import Video
 from hvt_jax.data.problems import Problem, VideoError
-from hvt_jax.data.storages.base import EncodedVideo
+from hvt_jax.data.readers import frame_range
+from hvt_jax.data.storages import EncodedVideo
 from hvt_jax.tools import encode
 
 MEMORY_BYTES = 4 * 2**30  # of address space for one video
@@ -79,7 +80,7 @@ def convert_video(task: Task, renew: Callable[[], None]) -> EncodedVideo | Failu
     """Return a video, or its segment, as it is stored; `renew` is called with every thousand frames."""
     try:
         with decode.VideoReader(task.file, task.timeout_seconds, renew) as reader:
-            frames = segments.frame_range(reader.info, task.video)
+            frames = frame_range(reader.info, task.video)
             fps = reader.info.fps if _SLOWEST_RATE <= reader.info.fps <= encode.LARGEST_RATE else 0.0
             collected = _Collected(task.encoding, fps)
             reader.read_range(frames, collected.keep)

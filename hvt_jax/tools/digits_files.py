@@ -10,13 +10,12 @@ Every frame is coded on its own with a fixed quantiser. Coding differences betwe
 digit, and a trail tells the direction from a single frame.
 """
 
-import concurrent.futures
+import contextlib
 import csv
 import dataclasses
 import functools
 import io
 import json
-import multiprocessing
 import os
 import pathlib
 from collections.abc import Callable
@@ -27,13 +26,14 @@ import numpy as np
 from hvt_jax import disk
 from hvt_jax.data import parallel
 from hvt_jax.data.dataset import DataError
-from hvt_jax.tools import moving_digits
+from hvt_jax.tools import moving_digits, subprocess_pool
 
 FRAMES_PER_SECOND = 25
 CODECS = {
     "mpeg4": ("avi", "mpeg4", {"qmin": "3", "qmax": "3", "g": "1"}),
     "h264": ("mp4", "libx264", {"qp": "20", "g": "1", "preset": "veryfast"}),
 }
+_SECONDS, _MEMORY_BYTES = 60.0, 4 * 2**30  # for one video, both far more than it takes
 _ELSEWHERE = "name another folder with --root"
 _MANIFEST = "digits.json"
 _LISTS = tuple(f"annotations/{name}.txt" for name in ("classInd", "trainlist01", "testlist01"))
@@ -81,24 +81,18 @@ def _make(root: pathlib.Path, spec: DigitsSpec, on_video: Callable[[int], object
     clips = moving_digits.plan_clips(spec.num_videos, spec.seed, labels)
     for motion in moving_digits.MOTIONS:
         (root / "videos" / motion).mkdir(parents=True, exist_ok=True)
-    write = functools.partial(_write_clip, root, spec)
-    context, factors = multiprocessing.get_context("spawn"), []
-    with (
-        parallel.interrupts_noticed() as interrupts,
-        concurrent.futures.ProcessPoolExecutor(parallel.available_cores(), mp_context=context) as pool,
-    ):
-        with parallel.interrupts_held():  # the processes inherit it: Ctrl-C is for this one, which ends them
-            rows = pool.map(write, clips, [images[clip.sample] for clip in clips], chunksize=16)
-        try:
-            for row in rows:
-                factors.append(row)
-                if on_video:
-                    on_video(len(factors))
-                if interrupts:
-                    raise KeyboardInterrupt
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    factors: list[list[str]] = [[]] * len(clips)
+    items, limits = [(clip, images[clip.sample]) for clip in clips], subprocess_pool.Limits(_SECONDS, _MEMORY_BYTES)
+    outcomes = subprocess_pool.run(
+        functools.partial(_write_clip, root, spec), items, workers=parallel.available_cores(), limits=limits
+    )
+    with contextlib.closing(outcomes):
+        for done, (position, outcome) in enumerate(outcomes, start=1):
+            if isinstance(outcome, subprocess_pool.Lost):
+                raise DataError(outcome.reason)
+            factors[position] = outcome
+            if on_video:
+                on_video(done)
     _write_annotations(root, spec, clips, factors)
     _write_manifest(root, spec, complete=True)
 
@@ -161,8 +155,12 @@ def _write_manifest(root: pathlib.Path, spec: DigitsSpec, complete: bool) -> Non
     _write_bytes(root / _MANIFEST, json.dumps({**_describe(spec), "complete": complete}, indent=1).encode())
 
 
-def _write_clip(root: pathlib.Path, spec: DigitsSpec, clip: moving_digits.Clip, image: np.ndarray) -> list[str]:
+def _write_clip(
+    root: pathlib.Path, spec: DigitsSpec, item: tuple[moving_digits.Clip, np.ndarray], renew: subprocess_pool.Renew
+) -> list[str]:
     """Write one video unless it is there and not empty, and return its row of factors.csv."""
+    del renew
+    clip, image = item
     path = root / _video_path(clip, spec)
     video, track = moving_digits.render(image, clip.motion, spec.size, clip.seed)
     if not _is_there(path):

@@ -10,7 +10,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 
-from hvt_jax.data import parallel, pipeline, stages, usage
+from hvt_jax.data import parallel, pipeline, profiling, usage
 from hvt_jax.data.dataset import DataError, Dataset
 from hvt_jax.settings import DataSettings
 
@@ -23,7 +23,7 @@ class OneThread:
 
     Attributes:
       clips: how many were made.
-      seconds: of each clip by stage, see `stages`.
+      seconds: of each clip by stage, see `profiling`.
       bytes_read: of each clip by system calls; None where the system does not say.
       invalid: share of clips that could not be read.
       cpu_share: of the time not spent reading that this thread really ran; clearly less than 1 on a busy machine.
@@ -87,7 +87,7 @@ def measure_one_thread(
     batches = pipeline.training_map(dataset, settings, batch_size=batch_size, seed=seed)
     batches[0]
     clips = invalid = 0
-    with stages.watch() as watch:
+    with profiling.watch() as watch:
         began, ran, read = time.perf_counter(), time.thread_time(), usage.bytes_read()
         for number in itertools.count(1):
             batch = watch.lap("collate", batches.__getitem__, number)
@@ -99,7 +99,7 @@ def measure_one_thread(
     if invalid == clips:
         raise DataError(f"{dataset.root}: none of {clips} clips could be read; python -m hvt_jax scan says why")
     read = None if read is None else (usage.bytes_read() - read) / clips
-    by_stage = {name: watch.seconds[name] / clips for name in stages.STAGES}
+    by_stage = {name: watch.seconds[name] / clips for name in profiling.STAGES}
     return OneThread(clips, by_stage, read, invalid / clips, ran)
 
 

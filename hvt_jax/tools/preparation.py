@@ -22,10 +22,9 @@ from hvt_jax import disk
 from hvt_jax.data import catalog, listing, storages
 from hvt_jax.data.dataset import DataError, Dataset, SafeFolder, Video
 from hvt_jax.data.problems import Problem
-from hvt_jax.data.storages.files import file_sha256
-from hvt_jax.data.storages.index import index_path
+from hvt_jax.data.storages.shards import file_sha256, index_path
 from hvt_jax.settings import DataSettings
-from hvt_jax.tools import conversion, killable
+from hvt_jax.tools import conversion, subprocess_pool
 from hvt_jax.tools import preparation_reports as reports
 from hvt_jax.tools.conversion import Encoding, Failure
 from hvt_jax.tools.preparation_reports import Shard, Spec
@@ -179,7 +178,7 @@ def _write(path: pathlib.Path, spec: Spec, shard: Shard, made_from: dict, on_vid
             yield outcome
 
     with contextlib.closing(converted()) as encoded:
-        summary = storages.write_shard(spec.storage, path, encoded, storages.WriteOptions())
+        summary = storages.write_shard(spec.storage, path, encoded)
     report = {
         **made_from,
         "sha256": summary.sha256,
@@ -202,13 +201,13 @@ def _convert(spec: Spec, shard: Shard) -> Iterator[storages.EncodedVideo | Failu
         conversion.Task("" if reason else file, video, name, spec.timeout_seconds, spec.encoding)
         for (video, name), file, reason in zip(shard.videos, files, against, strict=True)
     ]
-    limits = killable.Limits(spec.timeout_seconds, conversion.MEMORY_BYTES)
+    limits = subprocess_pool.Limits(spec.timeout_seconds, conversion.MEMORY_BYTES)
     # One child, so that outcomes come in order; many shards are at work at a time.
-    with contextlib.closing(killable.run(conversion.convert_video, tasks, workers=1, limits=limits)) as outcomes:
+    with contextlib.closing(subprocess_pool.run(conversion.convert_video, tasks, workers=1, limits=limits)) as outcomes:
         for position, outcome in outcomes:
             if against[position]:
                 outcome = Failure(str(Problem.MISSING), against[position])
-            if isinstance(outcome, killable.Lost):
+            if isinstance(outcome, subprocess_pool.Lost):
                 outcome = Failure(str(Problem.TIMEOUT if outcome.timed_out else Problem.CRASHED), outcome.reason)
             yield outcome
 

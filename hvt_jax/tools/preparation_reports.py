@@ -8,15 +8,13 @@ import pathlib
 from hvt_jax.data import storages
 from hvt_jax.data.dataset import DataError, Video
 from hvt_jax.data.manifest import are_too_many
-from hvt_jax.data.problems import Problem
-from hvt_jax.data.storages.files import file_sha256
-from hvt_jax.data.storages.index import index_path
+from hvt_jax.data.problems import RETRIED, count_kinds
+from hvt_jax.data.storages.shards import file_sha256, index_path
 from hvt_jax.tools.conversion import Encoding
 
 _FORMAT = 2  # raise it when equal options give other bytes
 _MAX_BYTES = 1 << 30
 _FIELDS = ("sha256", "index_sha256", "bytes", "videos", "failures")
-_RETRIED = (str(Problem.TIMEOUT), str(Problem.CRASHED))  # it may have been the machine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +83,7 @@ def valid_report(path: pathlib.Path, storage: str, expected: dict) -> dict | Non
     was made from it stays. Videos that took too long or crashed are tried again.
     """
     report = read_report(report_path(path))
-    if report is None or any(problem in _RETRIED for _, problem, _ in report["failures"]):
+    if report is None or any(problem in RETRIED for _, problem, _ in report["failures"]):
         return None
     before = {tuple(source[:4]): source for source in report.get("sources", ())}
     sources = [source if source[4:] != [0, 0] else before.get(tuple(source[:4])) for source in expected["sources"]]
@@ -129,8 +127,9 @@ def summarise(reports: list[dict], max_bad_fraction: float) -> Summary:
         sizes |= {source[0]: source[4] for source in report["sources"]}
         failures += [(sources[name][0], problem, reason) for name, problem, reason in report["failures"]]
     names = [problem for _, problem, _ in failures]
-    kinds = {name: names.count(name) for name in sorted(set(names), key=lambda name: (-names.count(name), name))}
     videos = [frames for report in reports for _, frames in report["videos"]]
     after = sum(report["bytes"] for report in reports)
     too_many = are_too_many(len(failures), len(failures) + len(videos), max_bad_fraction)
-    return Summary(len(videos), sum(videos), sum(sizes.values()), after, tuple(sorted(failures)), kinds, too_many)
+    return Summary(
+        len(videos), sum(videos), sum(sizes.values()), after, tuple(sorted(failures)), count_kinds(names), too_many
+    )

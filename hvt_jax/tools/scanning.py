@@ -14,14 +14,13 @@ import numpy as np
 from hvt_jax.data import catalog, decode, listing, manifest, parallel, storages, transforms
 from hvt_jax.data.dataset import DataError, Dataset, Video
 from hvt_jax.data.manifest import Entry
-from hvt_jax.data.problems import Problem, VideoError
+from hvt_jax.data.problems import RETRIED, Problem, VideoError, count_kinds
 from hvt_jax.settings import DataSettings
-from hvt_jax.tools import killable
+from hvt_jax.tools import subprocess_pool
 
 SPLITS = ("train", "test")
 MEMORY_BYTES = 4 * 2**30  # of address space for one video; a frame of the largest size allowed takes 0.2 GB in RGB
 
-_RETRIED = (str(Problem.TIMEOUT), str(Problem.CRASHED))  # it may have been the machine
 _CONVERTED_SIZE = (16, 16)  # a frame of every kind is converted once, to see that it can be
 _PICTURES = 250  # read between two signs of life
 
@@ -108,7 +107,7 @@ def _known_entries(
     found = {
         path: entry
         for path, entry in found.items()
-        if path in wanted and entry.storage == settings.storage and not entry.problem.startswith(_RETRIED)
+        if path in wanted and entry.storage == settings.storage and not entry.problem.startswith(RETRIED)
     }
     current = manifest.are_current(settings, root, list(found.values()))
     return {path: entry for path, entry in found.items() if current[path]}
@@ -135,15 +134,15 @@ def _look_at(settings: DataSettings, dataset: Dataset, paths: list[str]) -> Iter
     if settings.storage != "raw":
         look = functools.partial(check_stored, storages.open_storage(settings, dataset))
     workers = settings.num_workers if settings.num_workers > 0 else parallel.available_cores()
-    limits = killable.Limits(settings.video_timeout_seconds, MEMORY_BYTES)
-    for position, found in killable.run(look, tasks(), workers=workers, limits=limits):
-        if isinstance(found, killable.Lost):
+    limits = subprocess_pool.Limits(settings.video_timeout_seconds, MEMORY_BYTES)
+    for position, found in subprocess_pool.run(look, tasks(), workers=workers, limits=limits):
+        if isinstance(found, subprocess_pool.Lost):
             kind = Problem.TIMEOUT if found.timed_out else Problem.CRASHED
             found = {"problem": f"{kind}: {found.reason}"}
         yield Entry(paths[position], *states.pop(position), **found, storage=settings.storage)
 
 
-def check_video(task: tuple[str, float], renew: killable.Renew) -> dict[str, int | float | str]:
+def check_video(task: tuple[str, float], renew: subprocess_pool.Renew) -> dict[str, int | float | str]:
     """Return the fields of an `Entry` that are read from a file: decode all its frames, convert one of every kind.
 
     Args:
@@ -175,7 +174,7 @@ def check_video(task: tuple[str, float], renew: killable.Renew) -> dict[str, int
 
 
 def check_stored(
-    storage: storages.Storage, task: tuple[str, float], renew: killable.Renew
+    storage: storages.Storage, task: tuple[str, float], renew: subprocess_pool.Renew
 ) -> dict[str, int | float | str]:
     """Return the fields of an `Entry` of a video in a storage of single frames, `task[0]`: decode all of them."""
     found: dict[str, int | float | str] = {}
@@ -227,7 +226,6 @@ def summarise(entries: list[Entry], max_bad_fraction: float) -> Summary:
     """Count good and bad entries."""
     bad = tuple(entry for entry in entries if entry.problem)
     names = [entry.problem.partition(":")[0] for entry in bad]
-    kinds = {name: names.count(name) for name in sorted(set(names), key=lambda name: (-names.count(name), name))}
     hours = sum(entry.seconds for entry in entries if not entry.problem) / 3600
     too_many = manifest.are_too_many(len(bad), len(entries), max_bad_fraction)
-    return Summary(len(entries) - len(bad), hours, bad, kinds, too_many)
+    return Summary(len(entries) - len(bad), hours, bad, count_kinds(names), too_many)

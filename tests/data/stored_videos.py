@@ -8,13 +8,12 @@ import av
 import h5py
 import numpy as np
 
-from hvt_jax.data import decode, storages
+from hvt_jax.data import storages
 from hvt_jax.data.dataset import Dataset, Video
 from hvt_jax.tools import encode
-from tests.data import painted_videos
+from tests.data import painted_videos, read_videos
 
 SIZE = (48, 64)  # pixels of what is stored
-OPTIONS = storages.WriteOptions(sync=False)
 _KINDS = {"avi": ("avi", "mpeg4"), "mp4": ("mp4", "libx264"), "mkv": ("matroska", "libx264")}
 
 
@@ -32,7 +31,7 @@ def make_source(root):
         video = (127 + 120 * np.sin(np.stack(waves) / 18)).astype(np.uint8)
         (root / name).parent.mkdir(exist_ok=True)
         painted_videos.write_video(root / name, list(video), *_KINDS[name[-3:]], {"g": "12", "b": "4M"})
-        frames[name] = decode.decode_frames(root / name, np.arange(count), *SIZE)
+        frames[name] = read_videos.decode_frames(root / name, np.arange(count), *SIZE)
     return Dataset(root, tuple(Video(name, (0,)) for name in frames), {"class": ("any",)}), frames
 
 
@@ -67,7 +66,7 @@ def write(kind, root, frames):
     storage = "array_record" if kind == "mp4" else kind
     videos = list(encoded(frames, kind))
     for number, part in enumerate((videos[:2], videos[2:])):
-        summary = storages.write_shard(storage, storages.shard_path(storage, root, number, 2), part, OPTIONS)
+        summary = storages.write_shard(storage, storages.shard_path(storage, root, number, 2), part, sync=False)
         assert summary.paths == tuple(video.path for video in part)
         assert summary.num_frames == sum(video.num_frames for video in part)
     return storage

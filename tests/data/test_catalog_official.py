@@ -11,7 +11,7 @@ import pytest
 from hvt_jax.data import catalog, decode
 from hvt_jax.data.dataset import DataError
 from hvt_jax.data.problems import Problem
-from tests.data import painted_videos
+from tests.data import painted_videos, read_videos
 
 
 @pytest.fixture
@@ -341,13 +341,13 @@ def test_pictures_are_videos_of_one_frame(tmp_path):
     picture.save(tmp_path / "odd_exif.jpg", exif=b"Exif\0\0" + bytes(range(200)), quality=95)
     grey = np.repeat(np.asarray(picture.convert("L"))[..., None], 3, -1)
     for path in tmp_path.iterdir():
-        assert decode.probe(path).num_frames == 1, path
-        frames = decode.decode_frames(path, [0, 0], 48, 64)
+        assert read_videos.probe(path).num_frames == 1, path
+        frames = read_videos.decode_frames(path, [0, 0], 48, 64)
         assert frames.shape == (2, 48, 64, 3)
         expected = grey if path.name.startswith("grey") else pixels
         assert np.abs(frames[1].astype(int) - expected).mean() < 8, path
     picture.save(tmp_path / "turned.jpg", exif=turned, quality=95)
-    upright = decode.decode_frames(tmp_path / "turned.jpg", [0], 64, 48)[0]
+    upright = read_videos.decode_frames(tmp_path / "turned.jpg", [0], 64, 48)[0]
     assert np.abs(upright.astype(int) - np.rot90(pixels, -1)).mean() < 8
 
 
@@ -360,10 +360,10 @@ def test_pictures_without_their_end_are_refused(tmp_path):
         for share in (0.9, 0.5, 0.01):
             (tmp_path / name).write_bytes(whole[: int(share * len(whole))])
             with pytest.raises(decode.VideoError):
-                decode.decode_frames(tmp_path / name, [0], 32, 32)
+                read_videos.decode_frames(tmp_path / name, [0], 32, 32)
     (tmp_path / "text.jpg").write_text("no picture")
     with pytest.raises(decode.VideoError):
-        decode.probe(tmp_path / "text.jpg")
+        read_videos.probe(tmp_path / "text.jpg")
 
 
 def test_a_run_of_painted_frames_is_read_by_its_list(make, tmp_path):
@@ -375,7 +375,7 @@ def test_a_run_of_painted_frames_is_read_by_its_list(make, tmp_path):
     rows = "a.mp4,x,0,1\na.mp4,x,2.0,3.0\na.mp4,x,3.5,0\na.mp4,x,3.8,9\na.mp4,x,7,9\n"
     settings = make("csv", {"train.csv": rows, "test.csv": "b.mp4,x\n"}, height=64, width=64, window_step=1)
     dataset = catalog.load_dataset(settings, "train")
-    assert pipeline.counts.count_frames(dataset, settings) == [25, 25, 12, 5, 0]
+    assert pipeline.count_frames(dataset, settings) == [25, 25, 12, 5, 0]
     (batch,) = pipeline.evaluation_batches(dataset, settings, batch_size=5)
     assert batch["valid"].tolist() == [True] * 4 + [False]
     numbers = [painted_videos.read_numbers(video) for video in batch["video"][:4]]

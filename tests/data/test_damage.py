@@ -9,9 +9,9 @@ import av
 import numpy as np
 import pytest
 
-from hvt_jax.data import containers, decode
+from hvt_jax.data import containers, decode, indexing
 from hvt_jax.data.problems import Problem, VideoError
-from tests.data import painted_videos
+from tests.data import painted_videos, read_videos
 
 _CLIPS = pathlib.Path(__file__).parents[1] / "clips"
 _KINDS = [("avi", "mpeg4"), ("matroska", "libx264"), ("mp4", "libx264"), ("webm", "libvpx-vp9")]
@@ -47,7 +47,7 @@ def test_no_video_at_all(tmp_path, name):
     content, problem = _BAD_FILES[name]
     (tmp_path / name).write_bytes(content)
     painted_videos.write_video(tmp_path / "other.mp4", _FRAMES, "mp4", "libx264")  # a play list must not reach it
-    for read in (decode.probe, lambda path: decode.decode_frames(path, [0], 32, 32)):
+    for read in (read_videos.probe, lambda path: read_videos.decode_frames(path, [0], 32, 32)):
         with pytest.raises(VideoError) as caught:
             read(tmp_path / name)
         assert caught.value.problem is problem
@@ -57,14 +57,14 @@ def test_nothing_there_and_nothing_to_read(tmp_path):
     os.mkfifo(tmp_path / "pipe.avi")
     for name in ("missing.avi", "pipe.avi", ".", "nul\0byte.avi"):
         with pytest.raises(VideoError) as caught:
-            decode.probe(tmp_path / name)
+            read_videos.probe(tmp_path / name)
         assert caught.value.problem is Problem.MISSING
 
 
 def test_damage_in_the_middle_spoils_only_what_follows():
-    assert decode.decode_frames(_CLIPS / "decord_corrupted.mp4", [0, 25], 32, 32).shape == (2, 32, 32, 3)
+    assert read_videos.decode_frames(_CLIPS / "decord_corrupted.mp4", [0, 25], 32, 32).shape == (2, 32, 32, 3)
     with pytest.raises(VideoError, match="cannot be decoded") as caught:
-        decode.decode_frames(_CLIPS / "decord_corrupted.mp4", np.arange(50), 32, 32)
+        read_videos.decode_frames(_CLIPS / "decord_corrupted.mp4", np.arange(50), 32, 32)
     assert caught.value.problem is Problem.UNREADABLE
 
 
@@ -76,7 +76,7 @@ def test_truncated_files_are_named_though_the_decoder_is_content(tmp_path, kind,
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(VideoError) as caught:
-        decode.decode_frames(path, [0], 32, 32)
+        read_videos.decode_frames(path, [0], 32, 32)
     assert caught.value.problem in (Problem.TOO_FEW_FRAMES, Problem.UNREADABLE)
     if kind[0] == "avi" and share > 0.1:
         assert "truncated" in str(caught.value) and "of 60 frames" in str(caught.value)
@@ -99,19 +99,19 @@ def test_time_runs_out_in_the_middle_of_decoding(tmp_path):
     path = painted_videos.write_video(tmp_path / "v", [big] * 60, "mp4", "libx264", {"g": "60", "preset": "ultrafast"})
     began = time.monotonic()
     with pytest.raises(VideoError) as caught:
-        decode.decode_frames(path, np.arange(60), 540, 960, timeout_seconds=0.05)
+        read_videos.decode_frames(path, np.arange(60), 540, 960, timeout_seconds=0.05)
     assert caught.value.problem is Problem.TIMEOUT and time.monotonic() - began < 1.0
 
 
 def test_too_many_pixels_or_frames_are_refused(tmp_path, monkeypatch):
     path = painted_videos.write_video(tmp_path / "video", _FRAMES, "mp4", "libx264")
-    monkeypatch.setattr(containers, "MAX_FRAMES", 59)
+    monkeypatch.setattr(indexing, "MAX_FRAMES", 59)
     with pytest.raises(VideoError, match="more than 59 frames") as caught:
-        decode.probe(path)
+        read_videos.probe(path)
     assert caught.value.problem is Problem.TOO_LARGE
     monkeypatch.setattr(containers, "MAX_PIXELS", 64 * 64 - 1)
     with pytest.raises(VideoError, match="64x64 pixels") as caught:
-        decode.probe(path)
+        read_videos.probe(path)
     assert caught.value.problem is Problem.TOO_LARGE
 
 

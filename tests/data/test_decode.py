@@ -9,7 +9,7 @@ import pytest
 
 from hvt_jax.data import decode
 from hvt_jax.data.problems import VideoError
-from tests.data import painted_videos
+from tests.data import painted_videos, read_videos
 
 _CLIPS = pathlib.Path(__file__).parents[1] / "clips"
 _LENGTH = 100
@@ -45,20 +45,20 @@ def painted(tmp_path_factory):
 @pytest.mark.parametrize("kind", _KINDS)
 def test_random_reads_give_the_frames_asked_for(painted, kind):
     path, rng = painted(kind), np.random.default_rng(0)
-    assert decode.probe(path).num_frames == _LENGTH
+    assert read_videos.probe(path).num_frames == _LENGTH
     for read in range(30):
         if read % 2:
             indices = (rng.integers(_LENGTH) + 4 * np.arange(8)) % _LENGTH
         else:
             indices = rng.integers(0, _LENGTH, 8)
-        assert painted_videos.read_numbers(decode.decode_frames(path, indices, 64, 64)) == indices.tolist()
+        assert painted_videos.read_numbers(read_videos.decode_frames(path, indices, 64, 64)) == indices.tolist()
 
 
 def test_frames_are_those_of_a_full_decode_bit_for_bit(painted):
     with av.open(str(painted("mp4"))) as container:
         full = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
     indices = [40, 7, 7, 99, 0, 63]
-    np.testing.assert_array_equal(decode.decode_frames(painted("mp4"), indices, 64, 64), full[indices])
+    np.testing.assert_array_equal(read_videos.decode_frames(painted("mp4"), indices, 64, 64), full[indices])
 
 
 def test_frames_that_were_read_leave_memory_at_once(painted):
@@ -67,7 +67,7 @@ def test_frames_that_were_read_leave_memory_at_once(painted):
     gc.disable()  # PyAV's frames and their side data hold each other once it was asked for
     try:
         for _ in range(3):
-            decode.decode_frames(path, np.arange(20), 64, 64)
+            read_videos.decode_frames(path, np.arange(20), 64, 64)
         assert sum(isinstance(thing, av.VideoFrame) for thing in gc.get_objects()) <= 3
     finally:
         gc.enable()
@@ -81,7 +81,7 @@ def test_variable_rate_is_read_on_an_even_time_grid(tmp_path, container, codec):
     indices = np.arange(0, _LENGTH, 3)
     grid = times[0] + indices / (_LENGTH - 1) * (times[-1] - times[0])
     nearest = np.abs(times - grid[:, None]).argmin(1)
-    assert painted_videos.read_numbers(decode.decode_frames(path, indices, 64, 64)) == nearest.tolist()
+    assert painted_videos.read_numbers(read_videos.decode_frames(path, indices, 64, 64)) == nearest.tolist()
     assert (nearest != indices).sum() > 10
 
 
@@ -107,9 +107,9 @@ def test_frames_are_cut_in_their_centre_and_not_squeezed(tmp_path):
     pixels[:, 64:128] = 255  # the middle third, with a black band through it
     pixels[28:36] = 0
     path = painted_videos.write_video(tmp_path / "v.mp4", [pixels] * 3, "mp4", "libx264")
-    frame = decode.decode_frames(path, [1], 32, 32)[0].mean(-1)
+    frame = read_videos.decode_frames(path, [1], 32, 32)[0].mean(-1)
     assert (frame[4:12, 4:28] > 230).all() and (frame[15:17] < 40).all()
-    wide = decode.decode_frames(path, [1], 64, 192)[0].mean(-1)
+    wide = read_videos.decode_frames(path, [1], 64, 192)[0].mean(-1)
     assert (wide[:, :60] < 40).all() and (wide[10, 70:122] > 200).all()
 
 
@@ -119,7 +119,7 @@ def test_rotation_metadata_is_obeyed(clockwise, size):
     with av.open(str(path)) as container:
         stored = list(container.decode(video=0))[1].to_ndarray(format="rgb24", interpolation="BILINEAR")
     upright = np.rot90(stored, -clockwise // 90)  # looked at once: the letters on the keys can be read
-    np.testing.assert_array_equal(decode.decode_frames(path, [1], *size)[0], upright)
+    np.testing.assert_array_equal(read_videos.decode_frames(path, [1], *size)[0], upright)
 
 
 def test_size_may_change_in_mid_stream(tmp_path):
@@ -128,7 +128,7 @@ def test_size_may_change_in_mid_stream(tmp_path):
         frames = [np.full(shape, 40 * number, np.uint8) for number in range(5)]
         parts.append(painted_videos.write_video(tmp_path / "part", frames, "h264", "libx264").read_bytes())
     (tmp_path / "video").write_bytes(b"".join(parts))
-    frames = decode.decode_frames(tmp_path / "video", np.arange(10), 32, 32)
+    frames = read_videos.decode_frames(tmp_path / "video", np.arange(10), 32, 32)
     assert np.abs(frames.mean((1, 2, 3)) - 40 * np.array([0, 1, 2, 3, 4] * 2)).max() < 3
 
 
@@ -146,19 +146,19 @@ def test_size_may_change_in_mid_stream(tmp_path):
     ],
 )
 def test_odd_clips(name, frames, fps, height, width):
-    info = decode.probe(_CLIPS / name)
+    info = read_videos.probe(_CLIPS / name)
     assert (info.num_frames, info.height, info.width) == (frames, height, width)
     assert info.fps == pytest.approx(fps, rel=1e-3) and info.duration_seconds == pytest.approx(frames / fps, rel=1e-3)
-    full = decode.decode_frames(_CLIPS / name, np.arange(frames), 32, 48)
+    full = read_videos.decode_frames(_CLIPS / name, np.arange(frames), 32, 48)
     rng = np.random.default_rng(1)
     for _ in range(6):
         indices = rng.integers(0, frames, 5)
-        np.testing.assert_array_equal(decode.decode_frames(_CLIPS / name, indices, 32, 48), full[indices])
+        np.testing.assert_array_equal(read_videos.decode_frames(_CLIPS / name, indices, 32, 48), full[indices])
     assert full.shape == (frames, 32, 48, 3)
 
 
 def test_frames_beyond_the_end_are_an_error(painted):
     with pytest.raises(VideoError, match="frame 100 of 100"):
-        decode.decode_frames(painted("avi"), [0, _LENGTH], 64, 64)
+        read_videos.decode_frames(painted("avi"), [0, _LENGTH], 64, 64)
     with pytest.raises(VideoError, match="frame -1 of 100"):
-        decode.decode_frames(painted("avi"), [-1, 4], 64, 64)
+        read_videos.decode_frames(painted("avi"), [-1, 4], 64, 64)

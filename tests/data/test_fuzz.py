@@ -9,9 +9,8 @@ import av
 import numpy as np
 import pytest
 
-from hvt_jax.data import decode
 from hvt_jax.data.problems import Problem, VideoError
-from tests.data import fuzz, painted_videos
+from tests.data import fuzz, painted_videos, read_videos
 
 
 # Three of every kind, and for `make test-long` what `python -m tests.fuzz_videos` runs.
@@ -45,7 +44,7 @@ def test_frames_that_the_decoder_painted_over_are_not_delivered(tmp_path, contai
     walk = np.random.default_rng(0).integers(-9, 10, (24, 64, 64, 3)).cumsum(0) + 128
     options = {"g": "8", "bf": "0", "b": "2M", "sc_threshold": no_scene_cuts}
     path = painted_videos.write_video(tmp_path / "video", walk.clip(0, 255).astype(np.uint8), container, codec, options)
-    whole = decode.decode_frames(path, np.arange(24), 64, 64)
+    whole = read_videos.decode_frames(path, np.arange(24), 64, 64)
     with av.open(str(path)) as file:
         packets = [packet for packet in file.demux(video=0) if packet.size]
         start, size = packets[10].pos, packets[10].size
@@ -56,7 +55,7 @@ def test_frames_that_the_decoder_painted_over_are_not_delivered(tmp_path, contai
     delivered = []
     for number in range(24):
         try:
-            frame = decode.decode_frames(path, [number], 64, 64)[0]
+            frame = read_videos.decode_frames(path, [number], 64, 64)[0]
         except VideoError as error:
             assert error.problem in (Problem.DAMAGED, Problem.UNREADABLE)
         else:

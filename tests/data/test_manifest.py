@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from hvt_jax.data import catalog, counts, decode, manifest
+from hvt_jax.data import catalog, decode, manifest, pipeline
 from hvt_jax.data.dataset import DataError
 from hvt_jax.data.manifest import Entry
 
@@ -49,7 +49,7 @@ def test_frames_are_not_counted_again(folder, monkeypatch):
     monkeypatch.setattr(decode, "probe", None)
     dataset = catalog.load_dataset(dataclasses.replace(settings, max_windows_per_video=0), "train")
     assert {video.num_frames for video in dataset.videos} == {40}
-    videos, _ = counts.training_samples(dataset, dataclasses.replace(settings, max_windows_per_video=0))
+    videos, _ = pipeline.training_samples(dataset, dataclasses.replace(settings, max_windows_per_video=0))
     assert len(videos) == 9 * len(dataset)
 
 

@@ -15,10 +15,10 @@ from multiprocessing import shared_memory
 import numpy as np
 import pytest
 
-from hvt_jax.data import catalog, clip_batches, decode, pipeline, quarantine, sampling
+from hvt_jax.data import batches, catalog, pipeline, quarantine, sampling
 from hvt_jax.data.dataset import DataError, Dataset, Video
 from hvt_jax.data.problems import Problem
-from tests.data import painted_videos
+from tests.data import painted_videos, read_videos
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_a_batch_is_what_it_says(train, data_settings):
     for video, label, index, start in zip(*(batch[n] for n in ("video", "label", "index", "start")), strict=True):
         assert label == train.labels["motion"][index]
         path = train.root / train.videos[index].path
-        np.testing.assert_array_equal(video, decode.decode_frames(path, start + 2 * np.arange(4), 30, 50))
+        np.testing.assert_array_equal(video, read_videos.decode_frames(path, start + 2 * np.arange(4), 30, 50))
         assert start % settings.window_step == 0 and start + 7 <= 40
 
 
@@ -116,14 +116,14 @@ def test_all_windows_of_all_videos(train, data_settings):
 
 def test_short_videos_are_looped_or_left_out(train, data_settings, tmp_path):
     video = train.videos[0]
-    clip = decode.decode_frames(train.root / video.path, np.arange(5), 64, 64)
+    clip = read_videos.decode_frames(train.root / video.path, np.arange(5), 64, 64)
     painted_videos.write_video(tmp_path / "short.mp4", clip, "mp4", "libx264")
     os.symlink(train.root / video.path, tmp_path / "long.avi")
     dataset = Dataset(tmp_path, (Video("short.mp4", (0,)), Video("long.avi", (1,))), {"class": ("a", "b")})
     (batch,) = _take(1, dataset, data_settings, batch_size=2)
     place = int(np.flatnonzero(batch["index"] == 0)[0])
     assert batch["valid"].all() and batch["start"][place] == 0
-    looped = decode.decode_frames(tmp_path / "short.mp4", [0, 2, 4, 1], 32, 32)
+    looped = read_videos.decode_frames(tmp_path / "short.mp4", [0, 2, 4, 1], 32, 32)
     np.testing.assert_array_equal(batch["video"][place], looped)
     padding = dataclasses.replace(data_settings, short_videos="pad")
     (batch,) = _take(1, dataset, padding, batch_size=2)
@@ -189,7 +189,7 @@ def test_a_batch_that_hosts_cannot_share(train, data_settings):
 
 
 def test_nothing_but_grain_brings_jax():
-    modules = "data.catalog data.decode tools.digits_files data.counts data.parallel".split()
+    modules = "data.catalog data.decode tools.digits_files data.storages data.parallel".split()
     code = "; ".join(f"import hvt_jax.{name}" for name in modules)
     code += "; import sys; sys.exit('jax' in sys.modules or 'grain' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
@@ -245,9 +245,7 @@ def test_nothing_of_workers_is_left_in_shared_memory(train, data_settings):
     for name, batch in zip(names, held, strict=True):
         with pytest.raises(FileNotFoundError):
             shared_memory.SharedMemory(name)
-        assert batch["video"].any() and not isinstance(
-            batch["label"], clip_batches.grain.multiprocessing.SharedMemoryArray
-        )
+        assert batch["video"].any() and not isinstance(batch["label"], pipeline.grain.multiprocessing.SharedMemoryArray)
     _assert_equal(held, _take(3, train, data_settings))
 
 
@@ -272,10 +270,9 @@ def test_full_shared_memory_is_told_with_what_helps(monkeypatch):
 
             return types.SimpleNamespace(madvise=madvise)
 
-    monkeypatch.setattr(clip_batches.parallel, "in_worker", lambda: True)
-    monkeypatch.setattr(clip_batches, "_SharedArray", Full)
+    monkeypatch.setattr(batches, "_SharedArray", Full)
     with pytest.raises(DataError, match="shared memory is full .*a batch takes 2 MiB; lower data.prefetch") as caught:
-        clip_batches._new_array((2, 1024, 1024))
+        batches._new_array((2, 1024, 1024), True)
     # It crosses from the process that decodes to the trainer.
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 

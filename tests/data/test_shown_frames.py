@@ -9,11 +9,11 @@ import av
 import numpy as np
 import pytest
 
-from hvt_jax.data import decode, images, indexing, segments
+from hvt_jax.data import decode, images, indexing, readers
 from hvt_jax.data.dataset import Video
 from hvt_jax.data.problems import Problem, VideoError
 from hvt_jax.tools import scanning
-from tests.data import odd_videos, painted_videos
+from tests.data import odd_videos, painted_videos, read_videos
 
 _CONTAINERS = {"mkv": "matroska", "ts": "mpegts", "mpg": "vob", "m2v": "mpeg2video"}
 
@@ -96,8 +96,8 @@ def test_hidden_pictures_are_no_frames(encoded, tmp_path, container):
         return packet
 
     path = odd_videos.copy(encoded("vp8"), tmp_path / "video", container, change=hide)
-    assert decode.probe(path).num_frames == 58 and len(_numbers(path)) == 58
-    assert abs(decode.probe(path).duration_seconds - 60 / 25) < 0.1
+    assert read_videos.probe(path).num_frames == 58 and len(_numbers(path)) == 58
+    assert abs(read_videos.probe(path).duration_seconds - 60 / 25) < 0.1
 
 
 @pytest.mark.parametrize("container", ["webm", "matroska", "mp4"])
@@ -106,7 +106,7 @@ def test_the_last_frame_may_last_long(encoded, tmp_path, container):
     assert _numbers(path) == list(range(60))
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(VideoError):
-        decode.probe(path)
+        read_videos.probe(path)
 
 
 @pytest.mark.parametrize("codec", ["mpeg4", "mpeg4_b", "h264"])
@@ -122,7 +122,7 @@ def test_empty_chunks_keep_their_time(tmp_path, codec):
             output.mux(stream.encode(frame))
         output.mux(stream.encode())
     numbers = _numbers(tmp_path / "gaps.avi")
-    assert len(numbers) == 60 and abs(decode.probe(tmp_path / "gaps.avi").duration_seconds - 89 / 25) < 0.1
+    assert len(numbers) == 60 and abs(read_videos.probe(tmp_path / "gaps.avi").duration_seconds - 89 / 25) < 0.1
     shown = np.interp(np.arange(60) * 88 / 59, times, np.arange(60))
     assert np.abs(np.array(numbers) - shown).max() <= 1.5
 
@@ -157,7 +157,7 @@ def test_an_mp4_file_without_its_end_is_truncated_whatever_its_edit_list(tmp_pat
     content = (tmp_path / "v.mp4").read_bytes()
     (tmp_path / "half.mp4").write_bytes(content[: len(content) // 2])
     with pytest.raises(VideoError, match="of 40 frames"):
-        decode.probe(tmp_path / "half.mp4")
+        read_videos.probe(tmp_path / "half.mp4")
 
 
 @pytest.mark.parametrize("container", ["mp4", "matroska", "mov"])
@@ -183,15 +183,15 @@ def test_seconds_count_from_the_start_of_the_file(tmp_path, container):
     with decode.VideoReader(tmp_path / "late", 30.0) as reader:
         info = reader.info
         assert info.start_seconds == pytest.approx(0.5, abs=0.01)
-        assert segments.frame_range(info, Video("late", (0,), None, 1.0, 1.5)) == range(12, 24)
-        assert segments.frame_range(info, Video("late", (0,), None, 0.0, 1.0)) == range(0, 12)
-        assert segments.frame_range(info, Video("late", (0,), None, 2.0, 0.0)) == range(36, 40)
+        assert readers.frame_range(info, Video("late", (0,), None, 1.0, 1.5)) == range(12, 24)
+        assert readers.frame_range(info, Video("late", (0,), None, 0.0, 1.0)) == range(0, 12)
+        assert readers.frame_range(info, Video("late", (0,), None, 2.0, 0.0)) == range(36, 40)
         for start, end, words in (
             (0.0, 0.25, "the first picture is shown at 0.50 s"),
             (2.5, 3.0, "the video ends at 2.17 s"),
         ):
             with pytest.raises(VideoError, match=words) as caught:
-                segments.frame_range(info, Video("late", (0,), None, start, end))
+                readers.frame_range(info, Video("late", (0,), None, start, end))
             assert caught.value.problem is Problem.TOO_SHORT
 
 
@@ -235,7 +235,7 @@ def test_display_matrices_turn_and_mirror(tmp_path):
     seen = set()
     for number, matrix in _MATRICES.items():
         path = odd_videos.with_matrix(source, tmp_path / f"{number}.mp4", *matrix)
-        assert odd_videos.corners(decode.decode_frames(path, [1], 64, 64)[0]) == _UPRIGHT[number], number
+        assert odd_videos.corners(read_videos.decode_frames(path, [1], 64, 64)[0]) == _UPRIGHT[number], number
         found = scanning.check_video((str(path), 30.0), lambda: None)
         seen.add((found["rotation"], found["mirrored"]))
     assert seen == set(itertools.product((0, 90, 180, 270), (0, 1)))
@@ -282,4 +282,4 @@ def test_usual_videos_are_listed_without_decoding_all_of_them(encoded, tmp_path,
     monkeypatch.setattr(indexing, "index_pictures", None)
     for codec, container in (("h264", "mp4"), ("mpeg4_b", "avi"), ("mpeg4", "avi"), ("vp9", "webm"), ("mpeg2", "vob")):
         path = odd_videos.copy(encoded(codec), tmp_path / f"{codec}.{container}", container)
-        assert decode.probe(path).num_frames == 60
+        assert read_videos.probe(path).num_frames == 60

@@ -9,7 +9,7 @@ import pytest
 
 from hvt_jax.data import decode
 from hvt_jax.tools import scanning
-from tests.data import field_videos, odd_videos, painted_videos
+from tests.data import field_videos, odd_videos, painted_videos, read_videos
 
 
 def _read_each(path):
@@ -27,7 +27,7 @@ def _read_each(path):
 def test_two_fields_are_one_frame(tmp_path, container):
     path = field_videos.write(tmp_path / "video", container, 30)
     assert _read_each(path) == list(range(30))
-    assert decode.probe(path).fps == pytest.approx(25, rel=0.01)
+    assert read_videos.probe(path).fps == pytest.approx(25, rel=0.01)
 
 
 @pytest.mark.parametrize(("container", "codec"), [("mp4", "libx264"), ("webm", "libvpx")])
@@ -56,7 +56,7 @@ def test_recordings_with_clocks_of_their_own_go_on(tmp_path, jump):
         parts.append(buffer.getvalue())
     (tmp_path / "v.ts").write_bytes(b"".join(parts))
     assert _read_each(tmp_path / "v.ts") == list(range(40))
-    assert decode.probe(tmp_path / "v.ts").duration_seconds == pytest.approx(1.6, abs=0.1)
+    assert read_videos.probe(tmp_path / "v.ts").duration_seconds == pytest.approx(1.6, abs=0.1)
 
 
 @pytest.mark.parametrize(("container", "codec"), [("avi", "rawvideo"), ("mov", "qtrle")])

@@ -10,12 +10,11 @@ import time
 import numpy as np
 import pytest
 
-from hvt_jax.data import decode, images, pipeline, storages
+from hvt_jax.data import decode, images, pipeline, readers, storages
 from hvt_jax.data.dataset import DataError, Dataset, Video
 from hvt_jax.data.problems import VideoError
-from hvt_jax.data.storages import files
 from hvt_jax.tools import encode
-from tests.data import odd_videos, stored_videos
+from tests.data import odd_videos, read_videos, stored_videos
 from tests.data.stored_videos import SIZE, encoded, psnr
 
 _KINDS = [
@@ -74,7 +73,7 @@ def test_all_storages_give_the_same_clips(stored, source, kind):
                 else:
                     assert psnr(clip, wanted) > 33
             # Of another shape, cut in the centre like the videos themselves.
-            square, raw = reader.read([0], 32, 32), decode.decode_frames(dataset.root / video.path, [0], 32, 32)
+            square, raw = reader.read([0], 32, 32), read_videos.decode_frames(dataset.root / video.path, [0], 32, 32)
             assert psnr(square, raw) > 28
 
 
@@ -158,10 +157,16 @@ def test_no_file_stays_open_that_the_cache_does_not_hold(stored, source, kind):
 
 
 def test_the_cache_forgets_the_least_recently_used():
-    opened = []
-    cache = files.OpenFiles(lambda name: opened.append(name) or name.upper(), most=2)
+    made = []
+    cache = readers.LruCache(lambda name: made.append(name) or name.upper(), most=2)
     assert [cache.get(name) for name in "abacab"] == list("ABACAB")
-    assert opened == ["a", "b", "c", "b"] and len(cache) == 2
+    assert made == ["a", "b", "c", "b"] and len(cache) == 2
+    sized = readers.LruCache(None, most=8, size=len)
+    for name in "abc":
+        sized.keep(name, 4 * name)
+        assert sized.find("a") == "aaaa"
+    assert sized.find("b") is None and sized.find("c") == "cccc" and sized.size == 8
+    assert sized.keep("a", "another thread's") == "aaaa" and sized.size == 8
 
 
 @pytest.mark.parametrize("kind", ["frames", "hdf5", "array_record", "mp4"])
@@ -184,12 +189,11 @@ def test_an_interrupted_shard_does_not_count_and_is_written_again(source, tmp_pa
         yield from list(encoded(frames, kind))[:2]
         raise KeyboardInterrupt
 
-    options = storages.WriteOptions(sync=True)
     with pytest.raises(KeyboardInterrupt):
-        storages.write_shard(kind, shard, interrupted(), options)
+        storages.write_shard(kind, shard, interrupted())
     assert not [path for path in (tmp_path / "out").iterdir() if path.is_file()]
     for _ in range(2):
-        storages.write_shard(kind, shard, encoded(frames, kind), options)
+        storages.write_shard(kind, shard, encoded(frames, kind))
     assert not list((tmp_path / "out").rglob("*.tmp"))
     settings = dataclasses.replace(data_settings, storage=kind, storage_root=str(tmp_path / "out"))
     with storages.open_storage(settings, dataset).open_video(dataset.videos[1]) as reader:
@@ -272,7 +276,7 @@ def test_mp4_content_keeps_its_brightness():
     """Rounded as usual, in both conversions, every channel lost more than one level."""
     colours = np.random.default_rng(0).integers(32, 224, (12, 16, 3), np.uint8).repeat(8, 0).repeat(8, 1)
     content = encode.encode_mp4([colours] * 4, 25.0, 12, 18)
-    stored = decode.decode_frames(content, [0], *colours.shape[:2])[0]
+    stored = read_videos.decode_frames(content, [0], *colours.shape[:2])[0]
     assert np.abs(stored.mean((0, 1)) - colours.mean((0, 1))).max() < 0.5
 
 
@@ -281,7 +285,7 @@ def test_resized_frames_keep_their_brightness(tmp_path):
     colours = np.random.default_rng(0).integers(32, 224, (24, 1, 1, 3), np.uint8)
     (tmp_path / "v.mp4").write_bytes(encode.encode_mp4(colours.repeat(64, 1).repeat(96, 2), 25.0, 1, 10))
     for size in ((32, 48), (33, 49), (96, 144)):
-        read = decode.decode_frames(tmp_path / "v.mp4", np.arange(24), *size)
+        read = read_videos.decode_frames(tmp_path / "v.mp4", np.arange(24), *size)
         assert np.abs((read - colours.astype(float)).mean((0, 1, 2))).max() < 0.4, size
 
 
@@ -316,4 +320,4 @@ def test_storages_that_do_not_exist(data_settings, source):
     with pytest.raises(DataError, match="data.storage = 'zip', but must be one of raw, frames, hdf5"):
         storages.open_storage(dataclasses.replace(data_settings, storage="zip"), source[0])
     with pytest.raises(DataError, match="'tfds' cannot be written"):
-        storages.write_shard("tfds", source[0].root / "x", [], storages.WriteOptions())
+        storages.write_shard("tfds", source[0].root / "x", [])

@@ -13,7 +13,7 @@ from hvt_jax.data import images, pipeline, storages
 from hvt_jax.data.dataset import DataError, Dataset, Video
 from hvt_jax.data.problems import Problem, VideoError
 from tests.data import stored_videos
-from tests.data.stored_videos import OPTIONS, SIZE
+from tests.data.stored_videos import SIZE
 
 _WRITTEN = ["frames", "hdf5", "array_record", "mp4"]
 
@@ -355,11 +355,11 @@ def test_videos_that_cannot_be_written(source, tmp_path, kind):
     }
     for message, video in bad.items():
         with pytest.raises(DataError, match=message):
-            storages.write_shard(kind, shard, [good, video], OPTIONS)
+            storages.write_shard(kind, shard, [good, video], sync=False)
     if kind != "array_record":
         with pytest.raises(DataError, match="use the storage array_record"):
-            storages.write_shard(kind, shard, [dataclasses.replace(good, path="b.avi", jpegs=(), mp4=b"x")], OPTIONS)
+            storages.write_shard(kind, shard, [dataclasses.replace(good, path="b.avi", jpegs=(), mp4=b"x")], sync=False)
     if kind == "frames":
         with pytest.raises(DataError, match="only in its suffix"):
-            storages.write_shard(kind, shard, [good, dataclasses.replace(good, path="a/one.mp4")], OPTIONS)
+            storages.write_shard(kind, shard, [good, dataclasses.replace(good, path="a/one.mp4")], sync=False)
     assert not [path for path in (tmp_path / "out").iterdir() if path.is_file()]

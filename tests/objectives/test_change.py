@@ -63,7 +63,7 @@ def test_predictions_of_patches_count_by_the_change_there_and_no_others():
     @jax.jit
     def run(valid):
         loss = steps.build_loss(definition, {"video": video, "valid": valid}, draws, weights)
-        return loss(state.params, state.stats, None)[1][2]
+        return loss(state.params, state.stats, None)[1].predictions
 
     valid = jnp.ones(small.BATCH, bool).at[0].set(False)
     predictions = run(valid)

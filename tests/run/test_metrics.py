@@ -45,40 +45,6 @@ def test_resumed_file_reads_like_an_uninterrupted_one(tmp_path):
     assert texts[0] == texts[1] and len(texts[0].splitlines()) == 20
 
 
-def test_a_run_from_the_beginning_moves_earlier_records_aside(tmp_path, caplog):
-    train(tmp_path, range(5), TENSORBOARD)
-    (tmp_path / "results.json").write_text("{}")
-    (tmp_path / "report.md").write_text("# Report")
-    for name in ("config.json", "environment.json", "quarantine.jsonl"):
-        (tmp_path / name).write_text("{}")
-    for name in ("figures", "diverged"):
-        (tmp_path / name).mkdir()
-    assert caplog.messages == []
-    before = {path.name: path.stat().st_ino for path in tmp_path.iterdir()}
-    for number in (1, 2, 3):  # within a second, too
-        train(tmp_path, range(2), TENSORBOARD)
-        assert [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")] == [0, 1]
-        earlier = list(tmp_path.glob("earlier-*"))
-        assert {path.name for path in {*tmp_path.iterdir()} - {*earlier}} == {"metrics.jsonl", "tb"}
-        assert len(earlier) == len(caplog.messages) == number
-    first = min(tmp_path.glob("earlier-*"), key=lambda path: (len(path.name), path.name))
-    assert {path.name: path.stat().st_ino for path in first.iterdir()} == before
-    assert len(read_metrics(first / "metrics.jsonl")) == 5
-    assert caplog.messages[0] == (
-        f"{tmp_path} has no checkpoint to go on from, but 5 records of an earlier run; config.json, diverged, "
-        "environment.json, figures, metrics.jsonl, quarantine.jsonl, report.md, results.json, tb are now in "
-        f"{first.name}, and the run begins at step 0"
-    )
-
-
-def test_without_records_or_with_a_checkpoint_nothing_is_moved(tmp_path, caplog):
-    train(tmp_path, [])
-    (tmp_path / "results.json").write_text("{}")
-    train(tmp_path, range(3))
-    train(tmp_path, range(1, 3), restored_step=0)
-    assert {path.name for path in tmp_path.iterdir()} == {"metrics.jsonl", "results.json"} and not caplog.messages
-
-
 def test_non_finite_values_stay_valid_json(tmp_path):
     with MetricWriter(tmp_path, PLAIN) as writer:
         writer.write(np.int64(1), {"a": math.nan, "b": math.inf, "c": np.float32(-math.inf), "d": jax.numpy.ones(())})

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from configs import default
-from hvt_jax.data import catalog, decode
+from hvt_jax.data import catalog
 from hvt_jax.data.dataset import DataError
 from hvt_jax.settings import read_settings
 from hvt_jax.tools import digits_files, moving_digits
+from tests.data import read_videos
 
 _IMAGE = np.random.default_rng(0).random((8, 8)).astype(np.float32)
 _SPEC = digits_files.DigitsSpec(num_videos=16, size=32, codec="mpeg4", seed=3)
@@ -51,7 +52,7 @@ def test_they_still_are_after_encoding(tmp_path, pair, codec):
     for motion in pair:
         video, _ = moving_digits.render(_IMAGE, motion, 64, seed=1)
         (tmp_path / motion).write_bytes(digits_files.encode_video(video, codec))
-        decoded.append(decode.decode_frames(tmp_path / motion, np.arange(moving_digits.NUM_FRAMES), 64, 64))
+        decoded.append(read_videos.decode_frames(tmp_path / motion, np.arange(moving_digits.NUM_FRAMES), 64, 64))
         assert np.abs(decoded[-1] - video.astype(int)).mean() < 6
     np.testing.assert_array_equal(decoded[0], decoded[1][::-1])
 
@@ -134,7 +135,7 @@ def test_files_have_the_layout_of_ucf101(made):
         name: {factors[pathlib.Path(row.split(" ")[0]).name]["sample"] for row in rows} for name, rows in lists.items()
     }
     assert not in_split["trainlist"] & in_split["testlist"]
-    info = decode.probe(made / "videos" / paths[0].rstrip())
+    info = read_videos.probe(made / "videos" / paths[0].rstrip())
     assert (info.num_frames, info.fps, info.height, info.width) == (40, 25, 32, 32)
 
 

@@ -13,11 +13,11 @@ import time
 import numpy as np
 import pytest
 
-from hvt_jax.data import catalog, decode, listing, pipeline, storages
+from hvt_jax.data import catalog, listing, pipeline, storages
 from hvt_jax.data.dataset import DataError
 from hvt_jax.tools import preparation, preparation_engines, preparation_reports
 from hvt_jax.tools.conversion import Encoding
-from tests.data import painted_videos
+from tests.data import painted_videos, read_videos
 
 _JPEG = Encoding("jpeg", 32, None, 90, 18, 12)
 _MP4 = dataclasses.replace(_JPEG, content="mp4")
@@ -88,7 +88,7 @@ def test_what_was_converted_stands_on_its_own(settings, raw, tmp_path, kind):
         with storage.open_video(new) as reader:
             assert (round(reader.info.fps, 6), reader.info.height, reader.info.width) == (25, 32, 42)
             clip = reader.read(np.arange(new.num_frames), 32, 42)
-        original = decode.decode_frames(raw / old.path, np.arange(first, first + new.num_frames), 32, 42)
+        original = read_videos.decode_frames(raw / old.path, np.arange(first, first + new.num_frames), 32, 42)
         assert 10 * np.log10(255**2 / np.mean((clip.astype(float) - original) ** 2)) > 30
     assert next(pipeline.train_batches(train, stored, batch_size=3, seed=0, start_step=0))["valid"].all()
 

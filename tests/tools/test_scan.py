@@ -15,8 +15,8 @@ import pytest
 
 from hvt_jax.data import catalog, decode, manifest, transforms
 from hvt_jax.data.dataset import DataError
-from hvt_jax.tools import encode, killable, scanning
-from tests.data import painted_videos
+from hvt_jax.tools import encode, scanning, subprocess_pool
+from tests.data import painted_videos, read_videos
 
 _CLIPS = pathlib.Path(__file__).parents[1] / "clips"
 _FRAMES = [painted_videos.paint_number(i) for i in range(10)]
@@ -93,7 +93,7 @@ def test_an_interrupted_scan_goes_on_where_it_stopped(clips, tmp_path, monkeypat
 def test_the_frames_of_training_are_those_of_the_scan(clips, tmp_path):
     for entry in scanning.scan(clips, tmp_path / "manifest.jsonl", _quiet):
         if not entry.problem:
-            assert entry.frames == decode.probe(tmp_path / entry.path).num_frames
+            assert entry.frames == read_videos.probe(tmp_path / entry.path).num_frames
 
 
 def _check(path):
@@ -114,7 +114,7 @@ def test_pixel_formats_are_read_and_named(tmp_path, codec, pixel_format):
         output.mux(stream.encode())
     found = _check(tmp_path / "v.mkv")
     assert "problem" not in found and found["pixel_format"] == pixel_format and found["frames"] == 5
-    grey = decode.decode_frames(tmp_path / "v.mkv", np.arange(5), 32, 32).mean((1, 2, 3))
+    grey = read_videos.decode_frames(tmp_path / "v.mkv", np.arange(5), 32, 32).mean((1, 2, 3))
     assert np.abs(grey - 50 * np.arange(5)).max() < 4
 
 
@@ -129,7 +129,7 @@ def test_odd_sizes(tmp_path, size):
         output.mux(stream.encode())
     found = _check(tmp_path / "v.avi")
     assert "problem" not in found and (found["height"], found["width"]) == size
-    assert np.abs(decode.decode_frames(tmp_path / "v.avi", [0, 2], 32, 48).astype(int) - 90).max() < 3
+    assert np.abs(read_videos.decode_frames(tmp_path / "v.avi", [0, 2], 32, 48).astype(int) - 90).max() < 3
 
 
 def test_variable_rate_sizes_that_change_and_frames_that_are_missing(tmp_path):
@@ -271,8 +271,8 @@ def _do(item, renew):
 def test_a_child_that_breaks_a_limit_costs_only_its_item():
     items = [("give", 1), ("sleep", 600), ("die", 11), ("exit", 3), ("raise", 0), ("eat", 8 * 2**30), ("give", 2)]
     items += [("give", number) for number in range(3, 9)]
-    limits = killable.Limits(3.0, 4 * 2**30)
-    found = dict(killable.run(_do, items, workers=2, limits=limits))
+    limits = subprocess_pool.Limits(3.0, 4 * 2**30)
+    found = dict(subprocess_pool.run(_do, items, workers=2, limits=limits))
     assert sorted(found) == list(range(len(items)))
     assert [found[place] for place in (0, *range(6, 13))] == list(range(1, 9))
     assert found[1].timed_out and "was killed" in found[1].reason
@@ -282,8 +282,10 @@ def test_a_child_that_breaks_a_limit_costs_only_its_item():
 
 
 def test_progress_is_a_sign_of_life(monkeypatch):
-    monkeypatch.setattr(killable, "_GRACE_SECONDS", 0.0)
-    assert dict(killable.run(_do, [("patient", 8)], workers=1, limits=killable.Limits(3.0, 4 * 2**30))) == {0: 8}
+    monkeypatch.setattr(subprocess_pool, "_GRACE_SECONDS", 0.0)
+    assert dict(
+        subprocess_pool.run(_do, [("patient", 8)], workers=1, limits=subprocess_pool.Limits(3.0, 4 * 2**30))
+    ) == {0: 8}
 
 
 def test_a_manifest_that_cannot_be_written_or_read(clips, tmp_path):

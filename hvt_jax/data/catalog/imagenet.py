@@ -9,8 +9,8 @@ import pathlib
 from typing import Literal
 
 from hvt_jax.data import annotations
+from hvt_jax.data.containers import PICTURE_SUFFIXES
 from hvt_jax.data.dataset import DataError, Dataset, Video
-from hvt_jax.data.picture_files import SUFFIXES
 from hvt_jax.settings import DataSettings
 
 _ROOTS = ("", "ILSVRC/Data/CLS-LOC")  # the archives, or what Kaggle offers
@@ -41,7 +41,7 @@ def load(settings: DataSettings, split: Literal["train", "test"]) -> Dataset:
     else:
         videos = _read_class_folders(settings, folder, classes)
     if not videos:
-        raise DataError(f"{folder}: holds no image; known endings: {' '.join(sorted(SUFFIXES))}")
+        raise DataError(f"{folder}: holds no image; known endings: {' '.join(sorted(PICTURE_SUFFIXES))}")
     return Dataset(root, tuple(videos), {"class": tuple(classes)})
 
 
@@ -56,7 +56,7 @@ def _class_folders(folder: pathlib.Path) -> list[str]:
 
 def _read_class_folders(settings: DataSettings, folder: pathlib.Path, classes: dict[str, int]) -> list[Video]:
     prefix, videos = folder.relative_to(settings.root).as_posix(), []
-    for path in annotations.list_files(folder, SUFFIXES, settings.follow_links):
+    for path in annotations.list_files(folder, PICTURE_SUFFIXES, settings.follow_links):
         name, _, rest = path.partition("/")
         if rest:
             number = annotations.class_number(classes, name, str(folder / path), "train")
@@ -70,7 +70,7 @@ def _read_flat(settings: DataSettings, folder: pathlib.Path, classes: dict[str, 
     solution = root / _SOLUTION
     if not solution.exists():
         raise DataError(f"{folder}: has no class folders, and there is no {solution}; {_HOW_TO_GET.format(root=root)}")
-    present = annotations.files_by_stem(folder, SUFFIXES, settings.follow_links)
+    present = annotations.files_by_stem(folder, PICTURE_SUFFIXES, settings.follow_links)
     listing, missing = annotations.Listing(solution, folder, settings), []
     rows = annotations.read_columns(solution, ("imageid", "predictionstring"))
     for row, cells in rows:

@@ -15,17 +15,19 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from hvt_jax import disk
 from hvt_jax.data.dataset import Dataset, Video
 from hvt_jax.data.decode import VideoReader
+from hvt_jax.data.images import StoredFrames
 from hvt_jax.data.problems import Problem, VideoError
-from hvt_jax.data.segments import Reader
-from hvt_jax.data.storages.base import (
+from hvt_jax.data.readers import LruCache, Reader, faults_named
+from hvt_jax.data.storages.shards import (
+    OPEN_FILES,
     EncodedVideo,
+    Index,
+    Place,
     ShardSummary,
-    StoredFrames,
-    WriteOptions,
-    faults_named,
+    checked_video,
+    file_sha256,
+    write_index,
 )
-from hvt_jax.data.storages.files import OpenFiles
-from hvt_jax.data.storages.index import Index, Place, checked_video, write_index
 from hvt_jax.settings import DataSettings
 
 # JPEG and mp4 do not compress any further, and a record in a group of its own is read alone.
@@ -39,7 +41,7 @@ class ArrayRecordStorage:
 
     timeout_seconds: float
     index: Index
-    files: OpenFiles
+    files: LruCache
 
     def open_video(self, video: Video) -> Reader:
         """Return a reader of one video; of JPEG frames nothing is read yet; see `Storage`."""
@@ -57,14 +59,14 @@ class ArrayRecordStorage:
             return iter(shard.read(wanted.tolist()))
 
 
-def open_storage(settings: DataSettings, dataset: Dataset) -> ArrayRecordStorage:
-    """Return the storage of the shards in `settings.storage_root`, by default the root of the data set.
+def open_storage(root: pathlib.Path, settings: DataSettings, dataset: Dataset) -> ArrayRecordStorage:
+    """Return the storage of the shards in `root`.
 
     Raises:
       DataError: if there is no shard, one is missing, or an index is damaged.
     """
-    root = pathlib.Path(settings.storage_root or dataset.root)
-    files = OpenFiles(functools.partial(_open_shard, root))
+    del dataset
+    files = LruCache(functools.partial(_open_shard, root), OPEN_FILES)
     return ArrayRecordStorage(settings.video_timeout_seconds, Index("array_record", root), files)
 
 
@@ -77,10 +79,10 @@ def _open_shard(root: pathlib.Path, name: str) -> ArrayRecordReader:
     return ArrayRecordReader(str(path), _READER)
 
 
-def write_shard(path: pathlib.Path, videos: Iterable[EncodedVideo], options: WriteOptions) -> ShardSummary:
+def write_shard(path: pathlib.Path, videos: Iterable[EncodedVideo], sync: bool) -> ShardSummary:
     """Write one shard and its index; see `storages.write_shard`."""
     rows, seen = [], set()
-    with disk.replaced(path, sync=options.sync) as unfinished:
+    with disk.replaced(path, sync=sync) as unfinished:
         writer = ArrayRecordWriter(str(unfinished), _WRITER)
         try:
             for video in videos:
@@ -89,4 +91,4 @@ def write_shard(path: pathlib.Path, videos: Iterable[EncodedVideo], options: Wri
                     writer.write(record)
         finally:
             writer.close()
-    return write_index("array_record", path, rows, "", options.sync)
+    return write_index("array_record", path, rows, file_sha256(path), sync)

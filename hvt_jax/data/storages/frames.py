@@ -17,13 +17,21 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from hvt_jax.data import images, picture_files
-from hvt_jax.data.containers import MAX_FRAMES
+from hvt_jax.data import images
+from hvt_jax.data.containers import PICTURE_SUFFIXES
 from hvt_jax.data.dataset import DataError, Dataset, SafeFolder, Video
 from hvt_jax.data.problems import Problem, VideoError
-from hvt_jax.data.segments import Reader
-from hvt_jax.data.storages.base import EncodedVideo, ShardSummary, StoredFrames, WriteOptions
-from hvt_jax.data.storages.index import SUFFIX, Index, checked_video, index_path, read_index, video_info, write_index
+from hvt_jax.data.readers import MAX_FRAMES, Reader, VideoInfo
+from hvt_jax.data.storages.shards import (
+    SUFFIX,
+    EncodedVideo,
+    Index,
+    ShardSummary,
+    checked_video,
+    index_path,
+    read_index,
+    write_index,
+)
 from hvt_jax.settings import DataSettings
 
 _NAME = re.compile(r"(.*?)(\d+)(\.[^.]+)", re.DOTALL)
@@ -51,9 +59,9 @@ class FramesStorage:
             folder = find_folder(self.root, video.path)
             names = _list_frames(folder)
             height, width = images.image_size(images.read_image(folder / names[0], self.follow_links))
-            info = video_info(len(names), 0.0, height, width)
+            info = VideoInfo.stored(len(names), 0.0, height, width)
         fetch = functools.partial(_read_frames, folder, names, self.follow_links)
-        return StoredFrames(info, fetch, self.timeout_seconds)
+        return images.StoredFrames(info, fetch, self.timeout_seconds)
 
 
 def frames_folder(path: str) -> str:
@@ -82,9 +90,7 @@ def _list_frames(folder: pathlib.Path) -> list[str]:
     """Return the names of the pictures of a folder in the order of their numbers."""
     try:
         with os.scandir(folder) as entries:
-            names = [
-                entry.name for entry in entries if os.path.splitext(entry.name)[1].lower() in picture_files.SUFFIXES
-            ]
+            names = [entry.name for entry in entries if os.path.splitext(entry.name)[1].lower() in PICTURE_SUFFIXES]
     except OSError as error:
         raise VideoError(Problem.MISSING, f"no folder of frames ({error.strerror})") from error
     numbers = _without_flow({name: _split_name(name) for name in names if not name.startswith(".")})
@@ -122,13 +128,13 @@ def _without_flow(names: dict[str, tuple[str, int]]) -> dict[str, int]:
     return {name: number for name, (start, number) in names.items() if start in others or not others}
 
 
-def open_storage(settings: DataSettings, dataset: Dataset) -> FramesStorage:
-    """Return the storage of the folders in `settings.storage_root`, by default the root of the data set.
+def open_storage(root: pathlib.Path, settings: DataSettings, dataset: Dataset) -> FramesStorage:
+    """Return the storage of the folders in `root`.
 
     Raises:
       DataError: if there is no such folder, or an index in it is damaged.
     """
-    root = pathlib.Path(settings.storage_root or dataset.root)
+    del dataset
     if not root.is_dir():
         raise DataError(f"data.storage_root = {str(root)!r}: no such folder; name the one with a folder for each video")
     index = Index("frames", root) if any(root.glob("*" + SUFFIX)) else None
@@ -138,7 +144,7 @@ def open_storage(settings: DataSettings, dataset: Dataset) -> FramesStorage:
     return FramesStorage(root, settings.video_timeout_seconds, safe, index, settings.follow_links)
 
 
-def write_shard(path: pathlib.Path, videos: Iterable[EncodedVideo], options: WriteOptions) -> ShardSummary:
+def write_shard(path: pathlib.Path, videos: Iterable[EncodedVideo], sync: bool) -> ShardSummary:
     """Write the folders of some videos beside the index `path`; see `storages.write_shard`."""
     if path != index_path(path):
         raise DataError(f"{path}: a shard of frames is named by its index, {index_path(path).name}")
@@ -151,9 +157,9 @@ def write_shard(path: pathlib.Path, videos: Iterable[EncodedVideo], options: Wri
             raise DataError(f"{path}: {video.path!r}: {fault}; use the storage array_record")
         folders.add(folder)
         _write_folder(folder, video, digest)
-    if options.sync and hasattr(os, "sync"):
+    if sync and hasattr(os, "sync"):
         os.sync()  # once for all: one call for each of some thousand small files would take most of the time
-    return write_index("frames", path, rows, digest.hexdigest(), options.sync)
+    return write_index("frames", path, rows, digest.hexdigest(), sync)
 
 
 def hash_shard(path: pathlib.Path) -> str:

@@ -11,12 +11,10 @@ video's own (`<path without suffix>.h5`) under any name:
 `write_shard` writes the last one: a clip is one read, in a third of the time of variable length.
 """
 
-import collections
 import dataclasses
 import functools
 import os
 import pathlib
-import threading
 from collections.abc import Iterable, Iterator
 
 import h5py
@@ -24,15 +22,21 @@ import numpy as np
 
 from hvt_jax import disk
 from hvt_jax.data import images
-from hvt_jax.data.containers import MAX_FRAMES, MAX_PIXELS
 from hvt_jax.data.dataset import DataError, Dataset, SafeFolder, Video
-from hvt_jax.data.decode import VideoInfo
+from hvt_jax.data.images import StoredFrames
 from hvt_jax.data.problems import Problem, VideoError
-from hvt_jax.data.segments import Reader
-from hvt_jax.data.storages.base import EncodedVideo, ShardSummary, StoredFrames, WriteOptions, faults_named
-from hvt_jax.data.storages.files import OpenFiles
+from hvt_jax.data.readers import MAX_FRAMES, MAX_PIXELS, LruCache, Reader, VideoInfo, faults_named
 from hvt_jax.data.storages.frames import frames_folder
-from hvt_jax.data.storages.index import SUFFIX, Index, checked_video, video_info, write_index
+from hvt_jax.data.storages.shards import (
+    OPEN_FILES,
+    SUFFIX,
+    EncodedVideo,
+    Index,
+    ShardSummary,
+    checked_video,
+    file_sha256,
+    write_index,
+)
 from hvt_jax.settings import DataSettings
 
 SUFFIXES = (".h5", ".hdf5")
@@ -52,7 +56,7 @@ class Hdf5Storage:
     timeout_seconds: float
     names: tuple[str, ...]
     folder: SafeFolder
-    files: OpenFiles
+    files: LruCache
     index: Index | None
 
     def open_video(self, video: Video) -> Reader:
@@ -71,7 +75,7 @@ class Hdf5Storage:
             return reader
 
     def _read(self, name: str, path: str, num_frames: int, numbers: np.ndarray) -> Iterator:
-        data, ends = self.files.get(name).parts(path)
+        data, ends = self.files.get(name).parts.get(path)
         count = _count(data, ends)
         if count != num_frames:
             raise VideoError(Problem.TOO_FEW_FRAMES, f"{name} has {count} of {num_frames} frames", count)
@@ -152,7 +156,7 @@ def _describe(data: h5py.Dataset, ends: h5py.Dataset | None) -> VideoInfo:
         raise VideoError(Problem.EMPTY, f"{data.name} has no frame")
     first = next(_fetch(data, ends, np.zeros(1, np.int64)))
     height, width = first.shape[:2] if isinstance(first, np.ndarray) else images.image_size(first)
-    return video_info(count, 0.0, height, width)
+    return VideoInfo.stored(count, 0.0, height, width)
 
 
 def _fetch(
@@ -182,13 +186,13 @@ def _fetch(
         yield from (data[number].tobytes() for number in numbers)
 
 
-def open_storage(settings: DataSettings, dataset: Dataset) -> Hdf5Storage:
-    """Return the storage of the HDF5 files in `settings.storage_root`, by default the root of the data set.
+def open_storage(root: pathlib.Path, settings: DataSettings, dataset: Dataset) -> Hdf5Storage:
+    """Return the storage of the HDF5 files in `root`.
 
     Raises:
       DataError: if there is neither such a folder nor such a file, or an index is damaged.
     """
-    root = pathlib.Path(settings.storage_root or dataset.root)
+    del dataset
     if root.is_file():
         root, names = root.parent, (root.name,)
     elif root.is_dir():
@@ -196,7 +200,7 @@ def open_storage(settings: DataSettings, dataset: Dataset) -> Hdf5Storage:
     else:
         raise DataError(f"data.storage_root = {str(root)!r}: no such folder; name an HDF5 file or a folder of them")
     index = Index("hdf5", root) if any(root.glob("*" + SUFFIX)) else None
-    files = OpenFiles(functools.partial(_open_file, root))
+    files = LruCache(functools.partial(_open_file, root), OPEN_FILES)
     return Hdf5Storage(
         root, settings.video_timeout_seconds, names, SafeFolder(root, settings.follow_links), files, index
     )
@@ -207,23 +211,13 @@ class _OpenFile:
 
     def __init__(self, path: pathlib.Path):
         self.file = h5py.File(path, "r", locking=False)  # nobody writes, and some file systems cannot lock
-        self._checked: collections.OrderedDict[str, tuple] = collections.OrderedDict()
-        self._lock = threading.Lock()
+        self.parts = LruCache(functools.partial(_read_parts, self.file), _VIDEOS_KEPT)
 
-    def parts(self, path: str) -> tuple[h5py.Dataset, h5py.Dataset | np.ndarray | None]:
-        """Return what `_parts` does, for a path once and no more; the ends of frames are read."""
-        with self._lock:
-            if path in self._checked:
-                self._checked.move_to_end(path)
-                return self._checked[path]
-        data, ends = _parts(safe_node(self.file, path))
-        if ends is not None and ends.shape[0] <= _FRAMES_KEPT:
-            ends = ends[:]
-        with self._lock:
-            self._checked[path] = data, ends
-            if len(self._checked) > _VIDEOS_KEPT:
-                self._checked.popitem(last=False)
-        return data, ends
+
+def _read_parts(file: h5py.File, path: str) -> tuple[h5py.Dataset, h5py.Dataset | np.ndarray | None]:
+    """Return what `_parts` does; the ends of frames are read."""
+    data, ends = _parts(safe_node(file, path))
+    return data, ends[:] if ends is not None and ends.shape[0] <= _FRAMES_KEPT else ends
 
 
 def _open_file(root: pathlib.Path, name: str) -> _OpenFile:
@@ -232,12 +226,12 @@ def _open_file(root: pathlib.Path, name: str) -> _OpenFile:
     return _OpenFile(root / name)
 
 
-def write_shard(path: pathlib.Path, videos: Iterable[EncodedVideo], options: WriteOptions) -> ShardSummary:
+def write_shard(path: pathlib.Path, videos: Iterable[EncodedVideo], sync: bool) -> ShardSummary:
     """Write one shard and its index; see `storages.write_shard`."""
     rows, seen = [], set()
     # Bounds of the format and no times: equal videos give equal bytes with every version of the library.
     with (
-        disk.replaced(path, sync=options.sync) as unfinished,
+        disk.replaced(path, sync=sync) as unfinished,
         h5py.File(unfinished, "w", libver=("earliest", "v110")) as file,
     ):
         for video in videos:
@@ -248,4 +242,4 @@ def write_shard(path: pathlib.Path, videos: Iterable[EncodedVideo], options: Wri
             content = np.frombuffer(b"".join(video.jpegs), np.uint8)
             file.create_dataset(f"{video.path}/jpeg", data=content, track_times=False)
             file.create_dataset(f"{video.path}/ends", data=ends.astype(np.int64), track_times=False)
-    return write_index("hdf5", path, rows, "", options.sync)
+    return write_index("hdf5", path, rows, file_sha256(path), sync)

@@ -19,13 +19,11 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
 from hvt_jax.data import images
-from hvt_jax.data.containers import MAX_FRAMES
 from hvt_jax.data.dataset import DataError, Dataset, Video
+from hvt_jax.data.images import StoredFrames
 from hvt_jax.data.problems import Problem, VideoError
-from hvt_jax.data.segments import Reader
-from hvt_jax.data.storages.base import StoredFrames, faults_named
-from hvt_jax.data.storages.files import OpenFiles
-from hvt_jax.data.storages.index import video_info
+from hvt_jax.data.readers import MAX_FRAMES, LruCache, Reader, VideoInfo, faults_named
+from hvt_jax.data.storages.shards import OPEN_FILES
 from hvt_jax.settings import DataSettings
 
 _LOG = logging.getLogger(__name__)
@@ -49,7 +47,7 @@ class TfdsStorage:
     shards: dict[str, tuple[list[str], np.ndarray]]
     pixels: tuple[int, ...]
     positions: dict[str, tuple[str, int]]
-    files: OpenFiles
+    files: LruCache
 
     def open_video(self, video: Video) -> Reader:
         """Return a reader of one example; see `Storage`."""
@@ -83,7 +81,7 @@ class TfdsStorage:
             raise VideoError(Problem.TOO_LARGE, f"{len(frames)} frames, more than {MAX_FRAMES}")
         size = frames[0].shape[:2] if isinstance(frames, np.ndarray) else images.image_size(frames[0])[:2]
         fetch = functools.partial(_pick, frames)
-        return StoredFrames(video_info(len(frames), 0.0, *size), fetch, self.timeout_seconds)
+        return StoredFrames(VideoInfo.stored(len(frames), 0.0, *size), fetch, self.timeout_seconds)
 
 
 def _pick(frames: list[bytes] | np.ndarray, numbers: np.ndarray) -> Iterator[bytes | np.ndarray]:
@@ -98,13 +96,13 @@ def _features(record: bytes):
     return tf_example_pb2.Example.FromString(record).features.feature
 
 
-def open_storage(settings: DataSettings, dataset: Dataset) -> TfdsStorage:
-    """Return the storage of the data set prepared in `settings.storage_root`, by default the root of the data set.
+def open_storage(root: pathlib.Path, settings: DataSettings, dataset: Dataset) -> TfdsStorage:
+    """Return the storage of the data set prepared in `root`.
 
     Raises:
       DataError: if no such data set, or not one of array_record, is there.
     """
-    root = _find_root(pathlib.Path(settings.storage_root or dataset.root))
+    root = _find_root(root)
     try:
         shards = _read_shards(root)
         pixels = _tensor_shape(json.loads((root / "features.json").read_text(encoding="utf-8")))
@@ -112,7 +110,9 @@ def open_storage(settings: DataSettings, dataset: Dataset) -> TfdsStorage:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{root}: dataset_info.json or features.json is damaged ({error}); prepare it again") from error
-    storage = TfdsStorage(settings.video_timeout_seconds, shards, pixels, {}, OpenFiles(functools.partial(_open, root)))
+    storage = TfdsStorage(
+        settings.video_timeout_seconds, shards, pixels, {}, LruCache(functools.partial(_open, root), OPEN_FILES)
+    )
     if not all(_is_position(video.path, shards) for video in dataset.videos):
         storage.positions.update(_read_paths(storage, root))
     return storage

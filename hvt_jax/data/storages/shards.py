@@ -1,4 +1,4 @@
-"""The index of a shard: which videos it holds, so that none is opened to find one.
+"""What a shard is made from, and its index: which videos it holds, so that none is opened to find one.
 
     shard-00003-of-00016.h5             the shard
     shard-00003-of-00016.index.json     its videos in order: path, frames, fps, height, width, whether it is an .mp4
@@ -6,27 +6,65 @@
 The index is renamed into place after its shard; a shard without one does not count.
 """
 
+import dataclasses
+import hashlib
 import json
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from hvt_jax import disk
-from hvt_jax.data.containers import MAX_FRAMES
 from hvt_jax.data.dataset import DataError, SafeFolder
-from hvt_jax.data.decode import VideoInfo
 from hvt_jax.data.problems import Problem, VideoError
-from hvt_jax.data.storages.base import EncodedVideo, ShardSummary
-from hvt_jax.data.storages.files import file_sha256
+from hvt_jax.data.readers import MAX_FRAMES, VideoInfo
 
 _FORMAT = 1  # raise it with every change of what shards hold
 SUFFIX = ".index.json"
+OPEN_FILES = 32  # shards that stay open, in every process
 _NAME = re.compile(r"shard-(\d{5,})-of-(\d{5,})\.index\.json")
 _MAX_BYTES = 1 << 30  # of one index
 _REMEDY = "delete it and run the conversion again"
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedVideo:
+    """One video as it is stored: a JPEG file for each frame, or one .mp4 file.
+
+    Attributes:
+      path: `Video.path`.
+      num_frames: frames, at an even spacing in time.
+      fps: frames per second, 0 if unknown.
+      height: pixel rows.
+      width: pixel columns.
+      jpegs: the JPEG file of every frame; empty if `mp4` holds the video.
+      mp4: the .mp4 file; empty if `jpegs` hold the frames.
+    """
+
+    path: str
+    num_frames: int
+    fps: float
+    height: int
+    width: int
+    jpegs: Sequence[bytes] = ()
+    mp4: bytes = b""
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardSummary:
+    """What a shard holds.
+
+    Attributes:
+      paths: `Video.path` of every video, in the order in which they came.
+      num_frames: frames of all of them.
+      sha256: hash of the shard's bytes, in hexadecimal digits.
+    """
+
+    paths: tuple[str, ...]
+    num_frames: int
+    sha256: str
 
 
 class Row(NamedTuple):
@@ -101,12 +139,7 @@ class Index:
         if number is None:
             raise VideoError(Problem.MISSING, f"in no shard of {self._root}")
         shard, first, frames, fps, height, width, is_mp4 = self._table[number].item()
-        return Place(self._shards[shard], first, is_mp4, video_info(frames, fps, height, width))
-
-
-def video_info(num_frames: int, fps: float, height: int, width: int) -> VideoInfo:
-    """Return what is known of a stored video; the duration is 0 where the rate is unknown."""
-    return VideoInfo(num_frames, fps, height, width, num_frames / fps if fps else 0.0)
+        return Place(self._shards[shard], first, is_mp4, VideoInfo.stored(frames, fps, height, width))
 
 
 def _table(shard: int, rows: list[Row]) -> np.ndarray:
@@ -168,21 +201,10 @@ def index_path(shard: pathlib.Path) -> pathlib.Path:
 
 
 def write_index(storage: str, shard: pathlib.Path, rows: list[Row], sha256: str, sync: bool) -> ShardSummary:
-    """Write the index of a shard that is in place, which makes it count.
-
-    Args:
-      storage: name of the storage.
-      shard: the shard, which need not be a file.
-      rows: its videos, in order.
-      sha256: hash of its bytes; "" = take that of the file `shard`.
-      sync: whether to wait for the disk.
-    """
-    if not sha256:
-        sha256 = file_sha256(shard)
+    """Write the index of a shard that is in place, which makes it count; `sha256` is the hash of the shard's bytes."""
     content = {"format": _FORMAT, "storage": storage, "shard": shard.name, "sha256": sha256, "videos": rows}
     text = json.dumps(content, separators=(",", ":")).replace('],["', '],\n["')  # a line a video, for people
-    with disk.replaced(index_path(shard), sync=sync) as unfinished:
-        unfinished.write_text(text + "\n", encoding="utf-8")
+    disk.write_file(index_path(shard), f"{text}\n".encode(), sync=sync)
     return ShardSummary(tuple(row.path for row in rows), sum(row.num_frames for row in rows), sha256)
 
 
@@ -206,3 +228,9 @@ def checked_video(shard: pathlib.Path, video: EncodedVideo, seen: set[str]) -> R
     seen.add(video.path)
     row = Row(video.path, int(video.num_frames), float(video.fps), int(video.height), int(video.width), bool(video.mp4))
     return _checked_row(row)
+
+
+def file_sha256(path: pathlib.Path) -> str:
+    """Return the hash of a file's bytes, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

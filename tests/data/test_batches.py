@@ -1,6 +1,8 @@
-"""Clips are decoded into their rows; what is shared between processes is freed by exactly one of them."""
+"""Clips are decoded into their rows, or kept in memory; shared memory is freed by exactly one process."""
 
+import contextlib
 import dataclasses
+import pickle
 import threading
 import time
 from multiprocessing import shared_memory
@@ -8,7 +10,7 @@ from multiprocessing import shared_memory
 import numpy as np
 import pytest
 
-from hvt_jax.data import catalog, clip_batches, decode, parallel, pipeline
+from hvt_jax.data import batches, catalog, decode, pipeline, storages
 from hvt_jax.data.dataset import Video
 from hvt_jax.data.problems import Problem
 
@@ -40,7 +42,7 @@ def test_a_row_that_fails_half_way_is_empty(train, data_settings, monkeypatch):
 
     monkeypatch.setattr(decode.transforms, "fit_frame", fit_frame)
     monkeypatch.setattr(
-        clip_batches, "_new_array", lambda shape: np.full(shape, 9, np.uint8)
+        batches, "_new_array", lambda shape, _: np.full(shape, 9, np.uint8)
     )  # room is not empty when it is given
     videos = (train.videos[0], train.videos[1], Video("no/such.avi", (0,)))
     dataset = dataclasses.replace(train, videos=videos)
@@ -53,10 +55,9 @@ def test_a_row_that_fails_half_way_is_empty(train, data_settings, monkeypatch):
     assert not batch["frame_valid"][[first, rows[2]]].any()
 
 
-def test_shared_pixels_are_freed_by_the_trainer_or_by_the_worker(monkeypatch):
-    assert not isinstance(clip_batches._new_array((2, 3)), clip_batches._SharedArray)
-    monkeypatch.setattr(parallel, "_is_worker", True)
-    kept, handed_over = clip_batches._new_array((2, 3)), clip_batches._new_array((4, 5))
+def test_shared_pixels_are_freed_by_the_trainer_or_by_the_worker():
+    assert not isinstance(batches._new_array((2, 3), False), batches._SharedArray)
+    kept, handed_over = batches._new_array((2, 3), True), batches._new_array((4, 5), True)
     handed_over[...] = 6
     names = kept.shm.name, handed_over.metadata.name
     del kept, handed_over
@@ -68,3 +69,43 @@ def test_shared_pixels_are_freed_by_the_trainer_or_by_the_worker(monkeypatch):
     assert bytes(memory.buf[:20]) == bytes([6] * 20)
     memory.close()
     memory.unlink()
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Paths that are opened, by whether windows are kept."""
+    paths, open_video = {True: [], False: []}, storages.open_video
+
+    @contextlib.contextmanager
+    def note(dataset, settings, video):
+        paths[settings.cache_gib > 0].append(video.path)
+        with open_video(dataset, settings, video) as reader:
+            yield reader
+
+    monkeypatch.setattr(storages, "open_video", note)
+    return paths
+
+
+def _take(settings, steps, dataset):
+    batches = pipeline.train_batches(dataset, settings, batch_size=8, seed=5, start_step=0)
+    tests = pipeline.evaluation_batches(dataset, settings, batch_size=8)
+    return [next(batches) for _ in range(steps)] + list(tests) + [next(batches) for _ in range(steps)]
+
+
+@pytest.mark.parametrize("gib", [1.0, 3e-5])
+def test_batches_are_those_without_it(data_settings, opened, gib):
+    plain = dataclasses.replace(data_settings, short_videos="pad", num_frames=7, frame_stride=6)
+    steps = 2 * pipeline.steps_per_epoch(catalog.load_dataset(plain, "train"), plain, 8)
+    expected = _take(plain, steps, catalog.load_dataset(plain, "train"))
+    kept = dataclasses.replace(plain, cache_gib=gib)
+    dataset = catalog.load_dataset(kept, "train")
+    found = _take(kept, steps, dataset)
+    for one, other in zip(expected, found, strict=True):
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+    if gib == 1.0:  # the window of training and that of tests differ; threads may open one at once
+        assert len(opened[True]) <= 2 * len(dataset) + 8 * kept.read_threads < len(opened[False])
+        (cache,) = dataset.caches.values()
+        assert not pickle.loads(pickle.dumps(cache)).lengths  # a decoding process begins with nothing
+    else:
+        assert len(set(opened[True])) < len(opened[True])

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from hvt_jax.data import parallel
+from hvt_jax.settings.reader import SettingsError
 
 Renew = Callable[[], None]  # begins the time limit of an item anew
 
@@ -92,7 +93,8 @@ class _Child:
         context = multiprocessing.get_context("spawn")  # a fork would copy locks that other threads hold
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, function, limits.memory_bytes), daemon=True)
-        self.process.start()
+        with _interrupts_held():
+            self.process.start()
         theirs.close()
         self.position: int | None = None
         self.deadline = 0.0
@@ -134,6 +136,16 @@ class _Child:
         self.pipe.close()
 
 
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let Ctrl-C wait; processes started meanwhile inherit it: it is for the one that ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _how_it_ended(code: int | None) -> str:
     if code is None or code >= 0:
         return f"the process ended with code {code}"
@@ -160,7 +172,8 @@ def _serve(pipe, function: Callable[[Any, Renew], Any], memory_bytes: int) -> No
         try:
             outcome = _DONE, function(item, renew)
         except Exception as error:  # an item must not cost the child
-            outcome = _FAILED, f"{type(error).__name__} {error}".replace("\n", " ").strip()
+            kind = "" if isinstance(error, SettingsError) else type(error).__name__  # those are sentences for users
+            outcome = _FAILED, f"{kind} {error}".replace("\n", " ").strip()
         pipe.send(outcome)
 
 
