@@ -37,7 +37,7 @@ demo: $(INSTALLED)  ## make the digits videos, train on them into runs/demo and 
 test: $(INSTALLED)  ## run all tests but the long ones, or some: make test ARGS="-k parity"
 	$(IN_VENV) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
-test-long: $(INSTALLED)  ## run the proofs that take minutes: kill series, fuzzing, float32 parity, Beam and Ray
+test-long: $(INSTALLED)  ## run the proofs that take minutes: kill series, fuzzing, float32 parity, notebooks, Beam and Ray
 	$(IN_VENV) -m pytest -m long $(ARGS)
 
 lint: $(INSTALLED)  ## check style and format

@@ -13,6 +13,7 @@ COMMANDS = (
     "prepare",
     "bench_data",
     "audit",
+    "visualize",
     "extract",
     "export",
     "import_original",

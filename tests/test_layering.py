@@ -52,10 +52,10 @@ MAY_USE = {
     "model": JAX | {"flax", "einops"},
     "objectives": JAX | {"einops"},
     "engine": JAX | {"optax", "dm_pix"},
-    "evaluation": JAX | {"optax", "sklearn"},
-    "run": JAX | {"clu", "optax", "ml_collections", "rich", "tensorboardX", "wandb", "matplotlib"},
+    "evaluation": JAX | {"optax", "sklearn", "threadpoolctl", "umap"},
+    "run": JAX | {"clu", "optax", "ml_collections", "rich", "tensorboardX", "wandb", "matplotlib", "markdown_it"},
     "interop": JAX | {"safetensors", "torch", "yaml", "ml_collections", "pyarrow"},
-    "tools": JAX | _STORAGES | {"sklearn", "apache_beam", "ray", "rich"},
+    "tools": JAX | _STORAGES | {"sklearn", "apache_beam", "ray", "rich", "matplotlib"},
     "commands": {"absl", "ml_collections", "rich"},
     "main": {"absl", "ml_collections", "jax"},
     "__main__": set(),
@@ -70,7 +70,7 @@ EXTRA = {
 LONGEST_FILE, LONGEST_FUNCTION, MOST_POSITIONAL = 300, 50, 6
 # Inside functions only: slow or optional.
 LAZY = {"sklearn", "matplotlib", "wandb", "torch", "safetensors", "yaml", "tensorflow_datasets", "apache_beam", "ray"}
-LAZY |= {"pyarrow"}
+LAZY |= {"pyarrow", "umap", "markdown_it", "threadpoolctl"}
 
 
 def _name(path: pathlib.Path) -> str:

@@ -18,7 +18,7 @@ from hvt_jax.settings import read_settings
 
 ROOT = pathlib.Path(__file__).parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
-OTHER_PROGRAMS = {"source", "mkdir", "unrar", "unzip", "pip", "[", "exit", "scontrol", "tensorboard"}
+OTHER_PROGRAMS = {"source", "mkdir", "unrar", "unzip", "pip", "[", "exit", "scontrol", "tensorboard", "docker"}
 WRAPPERS = {"srun"}
 SHELL = {"&&", "||", ";", "|"}
 

@@ -96,7 +96,34 @@ class Level(nnx.Module):
         tokens = normalization.apply_norm(self.output_norm, raw_BGD, train=train, valid=valid)
         return LevelOutput(tokens, raw_BGD, states)
 
+    def attention(self, members: jax.Array, *, last_state: int = -2) -> jax.Array:
+        """Return how much of each member the last layer takes into the token of its group, [B, G, H, M].
+
+        Not causal: the weights of the class token; what it keeps of itself is left out, so they sum up to less than
+        1. Causal: those of the state that is the token; they sum up to 1.
+
+        Args:
+          members: [B, G·M, D_in], tokens of the level below, in time order.
+          last_state: as in a call.
+        """
+        rows = rearrange(members, "b (g m) d -> (b g) m d", m=self.num_members)
+        tokens, _ = self._embed(rows, None)
+        weights = self.transformer.attention(tokens, num_outputs=None if self.causal else 1)
+        weights_BGHQK = rearrange(weights, "(b g) h q k -> b g h q k", b=len(members))
+        if not self.causal:
+            return weights_BGHQK[..., 0, 1:]
+        of_groups = weights_BGHQK[..., -1, :]
+        if last_state == -1:
+            return of_groups
+        return jnp.concatenate([of_groups[:, :-1], weights_BGHQK[:, -1:, :, last_state]], axis=1)
+
     def _encode(self, tokens: jax.Array, key: jax.Array | None) -> jax.Array:
+        tokens, layer_key = self._embed(tokens, key)
+        # Nothing reads the outputs of the members once the class token has seen them.
+        return self.transformer(tokens, layer_key, num_outputs=None if self.causal else 1)
+
+    def _embed(self, tokens: jax.Array, key: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
+        """Return what the transformer is given, [rows, length, D], and its key."""
         tokens = tokens.astype(self.dtype)
         if self.input_projection is not None:
             tokens = self.input_projection(tokens)
@@ -108,5 +135,4 @@ class Level(nnx.Module):
         if key is not None:
             key, layer_key = jax.random.split(key)
             tokens = self.dropout(tokens, deterministic=False, rngs=key)
-        # Nothing reads the outputs of the members once the class token has seen them.
-        return self.transformer(tokens, layer_key, num_outputs=None if self.causal else 1)
+        return tokens, layer_key

@@ -102,6 +102,13 @@ class Transformer(nnx.Module):
             tokens = apply(tokens, states[index], None if keys is None else keys[index], **options)
         return self.norm(tokens[:, :num_outputs])
 
+    def attention(self, tokens: jax.Array, *, num_outputs: int | None = None) -> jax.Array:
+        """Return the weights of the last layer, [rows, H, n, length]: what a call without a key mixes by."""
+        *before, last = (self.layers[layer_name(index)] for index in range(self.depth))
+        for layer in before:
+            tokens = layer(tokens, None, causal=self.causal)
+        return last.attention.weights(tokens, last.attention_norm, causal=self.causal, num_outputs=num_outputs)
+
 
 def layer_name(index: int) -> str:
     """Return the name of layer `index`; two digits keep the sorted order of dicts that of the layers."""

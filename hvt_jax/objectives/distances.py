@@ -33,13 +33,22 @@ def distance(
     prediction, target = (x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (prediction, target))
     if settings.distance == "vicreg":
         return vicreg(settings, prediction, target, valid, regularize_target=regularize_target)
-    rows = {
+    return masked_mean(row_distances(settings, prediction, target), valid)
+
+
+def row_distances(settings: ObjectiveSettings, prediction: jax.Array, target: jax.Array) -> jax.Array:
+    """Return the distance of every prediction on its own, [B, N]; of `vicreg` its invariance term, which has one.
+
+    Arguments as in `distance`.
+    """
+    prediction, target = (x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (prediction, target))
+    return {
         "mse": lambda: jnp.square(prediction - target).mean(-1),
         "smooth_l1": lambda: _huber(prediction - target).mean(-1),
         "cosine": lambda: settings.cosine_scale * (1 - cosine_similarity(prediction, target)),
         "cross_entropy": lambda: _cross_entropy(settings, prediction, target),
+        "vicreg": lambda: settings.invariance_weight * jnp.square(prediction - target).mean(-1),
     }[settings.distance]()
-    return masked_mean(rows, valid)
 
 
 def masked_mean(rows: jax.Array, valid: jax.Array | None) -> jax.Array:

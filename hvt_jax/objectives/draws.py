@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-from hvt_jax.hierarchy import Hierarchy
+from hvt_jax.hierarchy import Edge, Hierarchy
 
 _MAX_COSINES = 2**23  # of the predictions of one edge with tokens of the batch: 32 MiB of float32
 
@@ -85,6 +85,10 @@ def _draw_down(
     else:
         asked = logits if group_BG is None else jnp.take_along_axis(logits, group_BG[..., None], axis=1)
         member_BG = jax.random.categorical(member_key, asked)
+    return _ask_down(member_BG, group_BG, groups, members)
+
+
+def _ask_down(member_BG: jax.Array, group_BG: jax.Array | None, groups: int, members: int) -> Draw:
     if group_BG is None:
         return Draw(jnp.arange(groups) * members + member_BG, {"member": member_BG})
     return Draw(group_BG * members + member_BG, {"member": member_BG, "group": group_BG})
@@ -93,13 +97,47 @@ def _draw_down(
 def _draw_side(key: jax.Array, level: str, hierarchy: Hierarchy, batch: int, std_divisor: float) -> Draw:
     times = hierarchy.num_times(level)
     logits = jnp.asarray(side_log_probabilities(times, std_divisor), jnp.float32)
-    time_BN = jax.random.categorical(key, logits, shape=(batch, times))
+    return _ask_side(jax.random.categorical(key, logits, shape=(batch, times)), level, hierarchy)
+
+
+def _ask_side(time_BN: jax.Array, level: str, hierarchy: Hierarchy) -> Draw:
+    times = hierarchy.num_times(level)
     distance_BN = distance_code(jnp.arange(times), time_BN, times)
     if level == "patch":  # the same patch position in another frame
         patches = hierarchy.patches_per_frame
         target_BTP = time_BN[..., None] * patches + jnp.arange(patches)
         return Draw(rearrange(target_BTP, "b t p -> b (t p)"), {"distance": jnp.repeat(distance_BN, patches, axis=1)})
     return Draw(time_BN, {"distance": distance_BN})
+
+
+def every_draw(edge: Edge, hierarchy: Hierarchy, *, batch: int, std_divisor: float) -> tuple[Draw, jax.Array]:
+    """Return all that an edge which draws can ever be asked, as K draws, and how likely each is.
+
+    In every draw all sources ask for different tokens of the target level.
+
+    Args:
+      edge: a side edge, or a down edge of a level that is not causal.
+      hierarchy: its sizes and edges.
+      batch: B; all videos are asked the same.
+      std_divisor: as in `draw_step`.
+
+    Returns:
+      a Draw of arrays [K, B, N], and float32 [K, N]: the share of a source's draws, even for members.
+    """
+    level, groups = edge.source, hierarchy.num_tokens(edge.source)
+    if edge.relation == "side":
+        times = hierarchy.num_times(level)
+        time_KT = (jnp.arange(times) + jnp.arange(1, times)[:, None]) % times
+        time_KBT = jnp.broadcast_to(time_KT[:, None], (times - 1, batch, times))
+        asked = jax.vmap(lambda time_BT: _ask_side(time_BT, level, hierarchy))(time_KBT)
+        shares = jnp.exp(jnp.asarray(side_log_probabilities(times, std_divisor), jnp.float32))
+        return asked, jnp.repeat(shares[jnp.arange(times), time_KT], groups // times, axis=1)
+    members, any_group = hierarchy.num_members(level), hierarchy.asks_any_group(level)
+    number_K11 = jnp.arange(members * (groups if any_group else 1))[:, None, None]
+    shape = (len(number_K11), batch, groups)
+    member_KBG = jnp.broadcast_to(number_K11 % members, shape)
+    group_KBG = jnp.broadcast_to((jnp.arange(groups) + number_K11 // members) % groups, shape) if any_group else None
+    return _ask_down(member_KBG, group_KBG, groups, members), jnp.full((shape[0], groups), 1 / shape[0], jnp.float32)
 
 
 def distance_code(source: jax.Array, target: jax.Array, times: int) -> jax.Array:

@@ -14,7 +14,7 @@ from einops import rearrange
 
 from hvt_jax.hierarchy import LEVELS, Edge, Hierarchy
 from hvt_jax.objectives import contrastive, regularizers
-from hvt_jax.objectives.distances import distance, masked_mean
+from hvt_jax.objectives.distances import distance, masked_mean, row_distances
 from hvt_jax.objectives.draws import Candidates, Draw
 from hvt_jax.settings import ObjectiveSettings
 
@@ -83,26 +83,47 @@ def predict(
       attached: let gradients through targets of encoded levels, as the original did (docs/faults.md).
       attached_side: let gradients through targets of side edges, which are of the source level itself.
     """
+    asked = {"valid": valid, "frame_valid": frame_valid, "change": change, "train": train}
     predictions = {}
     for edge in pyramid.hierarchy.edges:
+        is_attached = attached and edge.target != "patch" or attached_side and edge.relation == "side"
         draw = draws.get(str(edge))
-        predictor = pyramid.levels[edge.source].predictors[edge.relation]
-        source = _source_tokens(outputs, edge)
-        prediction = predictor(source, draw.codes if draw else {}, train=train, valid=valid)
-        first, prediction, tokens, index = _align(outputs, edge, prediction, draw)
-        if not (attached and edge.target != "patch" or attached_side and edge.relation == "side"):
-            tokens = jax.lax.stop_gradient(tokens)
-        target = tokens if tokens.shape[1] == 1 else jnp.take_along_axis(tokens, index[..., None], axis=1)
-        asked = slice(first, first + index.shape[1])
-        sources = jnp.arange(index.shape[1]) if edge.relation == "side" else None
-        token_valid = tokens_valid(tokens.shape[1], valid, frame_valid)
-        weight = tokens_valid(source.shape[1], valid, frame_valid)
-        if weight is not None:
-            weight = weight[:, asked] & jnp.take_along_axis(token_valid, index, axis=1)
-        choice = contrastive.Choice(tokens, index, sources, token_valid)
-        emphasis = None if change is None else _emphasis(edge, change, index, first, is_drawn=draw is not None)
-        predictions[str(edge)] = Prediction(prediction, target, choice, weight, source[:, asked], emphasis)
+        predictions[str(edge)] = predict_edge(pyramid, outputs, edge, draw, is_attached=is_attached, **asked)
     return predictions
+
+
+def predict_edge(
+    pyramid,
+    outputs: dict,
+    edge: Edge,
+    draw: Draw | None,
+    *,
+    train: bool,
+    valid: jax.Array | None = None,
+    frame_valid: jax.Array | None = None,
+    change: jax.Array | None = None,
+    is_attached: bool = False,
+) -> Prediction:
+    """Return prediction and target of one edge; `is_attached`: the target keeps its gradient; others as in `predict`.
+
+    `draw` is None where the edge draws nothing.
+    """
+    predictor = pyramid.levels[edge.source].predictors[edge.relation]
+    source = _source_tokens(outputs, edge)
+    prediction = predictor(source, draw.codes if draw else {}, train=train, valid=valid)
+    first, prediction, tokens, index = _align(outputs, edge, prediction, draw)
+    if not is_attached:
+        tokens = jax.lax.stop_gradient(tokens)
+    target = tokens if tokens.shape[1] == 1 else jnp.take_along_axis(tokens, index[..., None], axis=1)
+    asked = slice(first, first + index.shape[1])
+    sources = jnp.arange(index.shape[1]) if edge.relation == "side" else None
+    token_valid = tokens_valid(tokens.shape[1], valid, frame_valid)
+    weight = tokens_valid(source.shape[1], valid, frame_valid)
+    if weight is not None:
+        weight = weight[:, asked] & jnp.take_along_axis(token_valid, index, axis=1)
+    choice = contrastive.Choice(tokens, index, sources, token_valid)
+    emphasis = None if change is None else _emphasis(edge, change, index, first, is_drawn=draw is not None)
+    return Prediction(prediction, target, choice, weight, source[:, asked], emphasis)
 
 
 def _emphasis(edge: Edge, change: jax.Array, index: jax.Array, first: int, *, is_drawn: bool) -> jax.Array | None:
@@ -208,11 +229,26 @@ def edge_loss(
 ) -> jax.Array:
     """Return the loss of one edge, a scalar over the predictions that count; arguments as in `local_losses`."""
     if settings.distance == "contrastive":
-        rows_BN = contrastive.choice_losses(asked.prediction, asked.choice, edge, hierarchy, settings, candidates)
-        return masked_mean(rows_BN, counts(asked))
+        return masked_mean(prediction_losses(settings, edge, hierarchy, asked, candidates), counts(asked))
     # In the original a down target above the lowest level counts as regularised where it is source.
     regularize_target = edge.relation != "down" or edge.target == hierarchy.edges[0].source
     return distance(settings, asked.prediction, asked.target, asked.weight, regularize_target=regularize_target)
+
+
+def prediction_losses(
+    settings: ObjectiveSettings,
+    edge: Edge,
+    hierarchy: Hierarchy,
+    asked: Prediction,
+    candidates: Candidates | None,
+) -> jax.Array:
+    """Return the loss of every prediction of one edge, [B, N], whether it counts or not; arguments as in `local_losses`.
+
+    What only a whole batch has, the variance and covariance of the distance `vicreg`, is not in it.
+    """
+    if settings.distance == "contrastive":
+        return contrastive.choice_losses(asked.prediction, asked.choice, edge, hierarchy, settings, candidates)
+    return row_distances(settings, asked.prediction, asked.target)
 
 
 def counts(asked: Prediction) -> jax.Array | None:

@@ -11,6 +11,8 @@ _NAMES = (
     "videos.jsonl.gz",
     "results.json",
     "report.md",
+    "report.html",
+    "pictures",
     "figures",
     "quarantine.jsonl",
     "diverged",

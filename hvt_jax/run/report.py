@@ -7,7 +7,7 @@ from hvt_jax.evaluation.accuracy import STANDARD_ERRORS
 from hvt_jax.evaluation.head import sentence as head_sentence
 from hvt_jax.evaluation.results import PROTOCOLS, by_level, difference_error
 from hvt_jax.evaluation.verdict import BETTER, TITLES, beside, ratio, shown, verdict
-from hvt_jax.run import figures
+from hvt_jax.run import figures, report_pictures
 from hvt_jax.run.run_folder import write_file
 
 _MOST_VIDEOS = 20  # bad videos that are named
@@ -74,6 +74,7 @@ def write_report(folder: Path | str, metrics: Sequence[Mapping], results: Mappin
         ["## Alarms", _bullets(warnings) or "None."],
         ["## Data and updates", _bullets(_incidents(results))],
         ["## Pictures", *_pictures(pictures)],
+        [report_pictures.section(folder)],
     ]
     path = folder / "report.md"
     text = "\n\n".join(part for section in sections for part in section if part) + "\n"

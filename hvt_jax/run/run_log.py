@@ -17,7 +17,7 @@ from hvt_jax.evaluation import evaluate, verdict
 from hvt_jax.evaluation import head as head_lib
 from hvt_jax.evaluation import results as results_lib
 from hvt_jax.objectives.methods import parameter_groups
-from hvt_jax.run import describe, metrics, report
+from hvt_jax.run import describe, metrics, report, report_html
 from hvt_jax.run.bad_videos import BadVideos
 from hvt_jax.run.checkpoint import parameter_digest
 from hvt_jax.run.first_process import is_first
@@ -255,6 +255,7 @@ class RunLog:
             self.note(f"alarm     {alarm.text}")
         if outcome == "running":
             return
+        report_html.write_html(self._folder.path)
         if step != self._told:
             self._tell(records)
         self.note(f"results   {os.path.join(self._folder.path, 'results.json')} and report.md")

@@ -267,3 +267,20 @@ def test_sizes_of_the_default():
 def test_the_number_of_clips_counts_only_in_a_sequence():
     one, other = (small.define(**{"model.hierarchy": "frame-clip", "model.num_clips": clips}) for clips in (1, 3))
     assert one.hierarchy == other.hierarchy and one.hierarchy.num_clips == 1
+
+
+def test_attention_of_a_level_is_that_of_its_token():
+    members = jax.random.normal(jax.random.key(0), (2, 6, 4))
+    shown = _level(causal=False).attention(members)
+    assert shown.shape == (2, 2, 2, 3) and (shown > 0).all() and (shown.sum(-1) < 1).all()
+    # The groups are looked at apart: exchanged, so are their weights.
+    np.testing.assert_allclose(
+        _level(causal=False).attention(jnp.roll(members, 3, axis=1)), jnp.roll(shown, 1, axis=1), rtol=1e-5
+    )
+    level = _level(causal=True)
+    last, before = (np.asarray(level.attention(members, last_state=state)) for state in (-1, -2))
+    np.testing.assert_allclose(last.sum(-1), 1, rtol=1e-5)
+    np.testing.assert_allclose(before.sum(-1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(last[:, 0], before[:, 0])
+    # The state before the last one does not see the last member of the last group.
+    assert (before[:, 1, :, 2] == 0).all() and (last[:, 1, :, 2] > 0).all()

@@ -8,7 +8,7 @@ from flax import nnx
 
 from hvt_jax.nn import convolution, cpu, normalization
 from hvt_jax.nn.activation import gelu
-from hvt_jax.nn.attention import attend
+from hvt_jax.nn.attention import SelfAttention, attend
 from hvt_jax.nn.linear import Linear
 from hvt_jax.nn.positions import LearnedTable
 from hvt_jax.nn.transformer import Transformer
@@ -221,3 +221,21 @@ def test_dropout_follows_its_key_and_differs_between_layers_and_places():
 def test_layers_are_stored_in_their_order_by_name():
     params = nnx.to_pure_dict(nnx.state(_transformer(depth=11), nnx.Param))
     assert sorted(params["layers"]) == [f"layer_{index:02d}" for index in range(11)]
+
+
+@pytest.mark.parametrize(("causal", "asking"), [(False, None), (True, None), (False, 1)])
+def test_the_weights_that_are_shown_are_those_that_mix(causal, asking):
+    """Softmax weights times values, through the output map, are the layer's own output."""
+    layer = SelfAttention(6, 2, 4, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(params=0))
+    norm = normalization.LayerNorm(6, dtype=jnp.dtype("float32"))
+    norm.scale[...] = jnp.arange(1.0, 7.0)
+    tokens = jax.random.normal(jax.random.key(1), (3, 5, 6))
+    weights = layer.weights(tokens, norm, causal=causal, num_outputs=asking)
+    assert weights.shape == (3, 2, asking or 5, 5)
+    np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-6)
+    values = layer.qkv(tokens, norm)[..., 16:].reshape(3, 5, 2, 4)
+    mixed = jnp.einsum("bhqs,bshk->bqhk", weights, values).reshape(3, asking or 5, 8)
+    found = layer(tokens, norm, causal=causal, num_outputs=asking)
+    np.testing.assert_allclose(layer.out(mixed), found, rtol=1e-4, atol=1e-5)
+    if causal:
+        assert (np.asarray(weights)[..., np.triu_indices(5, 1)[0], np.triu_indices(5, 1)[1]] == 0).all()

@@ -183,3 +183,28 @@ def test_codes_fit_their_tables():
             for code, length in tables.items():
                 values = np.asarray(draw.codes[code])
                 assert values.dtype == jnp.int32 and values.min() >= 0 and values.max() == length - 1
+
+
+@pytest.mark.parametrize("side", [True, False])
+def test_every_draw_is_asked_once_and_as_training_asks_it(side):
+    hierarchy = small.predicting(SIZES, side)
+    for edge in hierarchy.edges:
+        if edge.relation == "up":
+            continue
+        asked, share = draws.every_draw(edge, hierarchy, batch=2, std_divisor=DIVISOR)
+        target = np.asarray(asked.target)
+        assert target.shape[:2] == (len(share), 2) and share.shape == target[:, 0].shape
+        np.testing.assert_array_equal(target[:, 0], target[:, 1])
+        np.testing.assert_allclose(share.sum(0), 1, rtol=1e-5)
+        pairs = [(source, token) for row in target[:, 0].tolist() for source, token in enumerate(row)]
+        assert len(pairs) == len(set(pairs)) and all(len(set(row)) == len(row) for row in target[:, 0].tolist())
+        # Whatever training draws is among it, with the same codes.
+        known = {}
+        for number, row in enumerate(target[:, 0].tolist()):
+            for source, token in enumerate(row):
+                known[source, token] = [int(codes[number, 0, source]) for codes in asked.codes.values()]
+        drawn = draws.draw_step(jax.random.key(0), hierarchy, batch=20, std_divisor=DIVISOR)[str(edge)]
+        assert list(drawn.codes) == list(asked.codes)
+        for video, row in enumerate(drawn.target.tolist()):
+            for source, token in enumerate(row):
+                assert known[source, token] == [int(codes[video, source]) for codes in drawn.codes.values()]
