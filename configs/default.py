@@ -112,6 +112,8 @@ def _level(width: int, depth: int, num_heads: int) -> ConfigDict:
     level.num_heads = num_heads  # H, attention heads
     level.head_width = width // num_heads  # K, size of a query, key or value of one head
     level.mlp_width = 4 * width  # M, hidden width of the MLP in each layer
+    level.qkv_bias = False  # a bias in the map to queries, keys and values; timm's image models have one
+    level.norm_epsilon = 1e-5  # added to the variance in the layer norms of the transformer; timm's image models: 1e-6
     level.dropout = 0.0  # probability, in attention output, MLP and positions
     level.causal = False  # causal mask, no class token, a state token at every position
     level.output_norm = "batch"  # of the token: batch (the original's) | layer | none
@@ -128,6 +130,7 @@ def _model() -> ConfigDict:
     model.hierarchy = "patch-frame-clip-sequence"  # patch-frame | frame-clip[-sequence] | patch-frame-clip[-sequence]
     model.num_clips = 4  # C, clips per sequence, at least 2; counts only where the hierarchy has `sequence`
     model.compute_dtype = "float32"  # float32 | bfloat16, parameters stay float32 | float64, needs JAX_ENABLE_X64=1
+    model.initial_weights = ""  # .safetensors of an import or an export to start from; "" = everything is fresh
     model.stem = ConfigDict()
     model.stem.kind = "linear"  # linear: patches of pixels | conv: S3D stem, patches of its map (Y/4, X/4)
     model.stem.patch_size = 8  # pixels (linear) or cells of the convolved map (conv), square

@@ -6,7 +6,20 @@ import runpy
 import sys
 
 _HELP = ("-h", "--help", "help")
-COMMANDS = ("main", "evaluate", "visualize", "make_digits", "scan", "prepare", "bench_data", "audit", "import_original")
+COMMANDS = (
+    "main",
+    "evaluate",
+    "visualize",
+    "extract",
+    "export",
+    "make_digits",
+    "scan",
+    "prepare",
+    "bench_data",
+    "audit",
+    "import_original",
+    "import_vit",
+)
 
 
 def main() -> int:

@@ -40,6 +40,7 @@ def main(argv: list[str]) -> int:
 def _train() -> int:
     import jax
 
+    from hvt_jax.interop import start
     from hvt_jax.run import loop
 
     if DISTRIBUTED.value:  # must precede every other call of jax
@@ -54,7 +55,7 @@ def _train() -> int:
         except (ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             return cli.fail(f"--distributed: {reason}; give --coordinator, --num_processes and --process_id")
-    return loop.train(CONFIG.value, WORKDIR.value)
+    return loop.train(CONFIG.value, WORKDIR.value, start.start_from)
 
 
 def _describe() -> int:

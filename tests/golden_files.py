@@ -19,6 +19,7 @@ KINDS = {
     "step": ("meta_json", "target_agg/*"),  # a training step of the local hierarchy
     "losses": ("meta_json", "*/dpred"),
     "knn": ("train_features",),
+    "vit": ("vit_image_size",),
     "s3d_stem": ("video_uint8_bcthw",),
     "s3d": ("shapes_json",),
     "siamese": ("video1_uint8",),

@@ -36,7 +36,7 @@ _DATA_ROWS = (
     "containers decode images indexing readers transforms",
     "annotations listing manifest quarantine storages",
     "catalog",
-    "batches pipeline views",
+    "batches pipeline video_windows views",
 )
 DATA_ROWS = {name: row for row, names in enumerate(_DATA_ROWS) for name in names.split()} | {"__init__": 0}
 NUMPY_ONLY = {"numpy"}
@@ -54,7 +54,7 @@ MAY_USE = {
     "engine": JAX | {"optax", "dm_pix"},
     "evaluation": JAX | {"optax", "sklearn", "matplotlib", "threadpoolctl", "umap"},
     "run": JAX | {"clu", "optax", "ml_collections", "rich", "tensorboardX", "wandb", "matplotlib", "markdown_it"},
-    "interop": JAX | {"safetensors", "torch", "yaml"},
+    "interop": JAX | {"safetensors", "torch", "yaml", "ml_collections", "pyarrow"},
     "tools": JAX | _STORAGES | {"sklearn", "apache_beam", "ray", "rich", "matplotlib"},
     "commands": {"absl", "ml_collections", "rich"},
     "main": {"absl", "ml_collections", "jax"},
@@ -64,12 +64,13 @@ MAY_USE = {
 EXTRA = {
     "engine/state.py": {"flax"},  # the one place where modules are split and merged
     "run/checkpoint.py": {"orbax"},
+    "interop/parameter_checkpoint.py": {"orbax"},  # a checkpoint that Orbax alone restores
     "data/pipeline.py": {"absl"},  # Grain's processes want parsed flags, in notebooks too
 }
 LONGEST_FILE, LONGEST_FUNCTION, MOST_POSITIONAL = 300, 50, 6
 # Inside functions only: slow or optional.
 LAZY = {"sklearn", "matplotlib", "wandb", "torch", "safetensors", "yaml", "tensorflow_datasets", "apache_beam", "ray"}
-LAZY |= {"umap", "markdown_it", "threadpoolctl"}
+LAZY |= {"pyarrow", "umap", "markdown_it", "threadpoolctl"}
 
 
 def _name(path: pathlib.Path) -> str:

@@ -84,6 +84,17 @@ def center_start(num_frames: int, span: int) -> int:
     return max(0, (num_frames - span) // 2)
 
 
+def covering_starts(num_frames: int, span: int, stride: int, step: int) -> np.ndarray:
+    """Return the starts, int64 [windows], of windows over a whole video: every `step` frames, the last with its end.
+
+    The last one overlaps more than the others, and is left out where it would add less than `stride` frames. A video
+    shorter than a window has one, which starts at 0.
+    """
+    last = max(0, num_frames - span)
+    starts = np.arange(0, last + 1, step)
+    return np.append(starts, last) if last - starts[-1] >= stride else starts
+
+
 def pick_frames(
     start: int | np.ndarray, length: int, stride: int, num_frames: int, short: ShortVideos
 ) -> tuple[np.ndarray, np.ndarray]:

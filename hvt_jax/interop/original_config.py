@@ -65,6 +65,7 @@ def settings_overrides(
         "model.hierarchy": "-".join(LEVEL_OF_GROUP[group] for group in groups),
         "model.num_clips": num_groups["clips"] if num_groups else clips_of(state, groups),
         "model.compute_dtype": "float32",
+        "model.initial_weights": "",
         "model.stem.kind": "conv" if backbone["use_cnn_stem"] else "linear",
         "model.stem.patch_size": int(arch["architecture_space"]["size_ratio"]),
         "model.stem.width": 64 if stem_kernel is None else int(stem_kernel.shape[0]),
@@ -102,6 +103,8 @@ def _level_overrides(level: str, arch: dict, norm: str, hidden_norm: str) -> dic
             "mlp_width": arch["mlp_dim"],
             "dropout": float(arch["dropout"]),
             "causal": bool(arch["causal_mask"]),
+            "qkv_bias": False,
+            "norm_epsilon": 1e-5,
             "remat": False,
             "scan": False,
         }

@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 OLDEST_TORCH = (2, 10)  # CVE-2025-32434 (< 2.6) runs code under weights_only, CVE-2026-24747 (< 2.10) corrupts memory
-NESTED_NAMES = ("model", "state_dict", "model_state_dict")  # where a checkpoint may keep the parameters
+NESTED_NAMES = ("model", "state_dict", "model_state_dict", "teacher")  # where a checkpoint may keep the parameters
 MOST_EXPANSION = 16  # bytes of all tensors over the file's: views of one number can declare terabytes
 _DEEPEST = 3  # such as {'model': {'state_dict': {...}}}
 

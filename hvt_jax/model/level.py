@@ -56,6 +56,8 @@ class Level(nnx.Module):
             num_heads=settings.num_heads,
             head_width=settings.head_width,
             mlp_width=settings.mlp_width,
+            qkv_bias=settings.qkv_bias,
+            norm_epsilon=settings.norm_epsilon,
         )
         self.output_norm = normalization.make_norm(settings.output_norm, width, dtype)
         self.state_norm = normalization.make_norm(settings.output_norm, width, dtype) if settings.causal else None
@@ -79,8 +81,9 @@ class Level(nnx.Module):
           last_state: causal levels: which state of the last group is its token; -2 while training
             locally, -1 when supervised (then for all groups).
         """
+        groups = members.shape[1] // self.num_members  # a number, also where the batch is of any size (`jax.export`)
         encoded = self._encode(rearrange(members, "b (g m) d -> (b g) m d", m=self.num_members), key)
-        encoded = rearrange(encoded, "(b g) m d -> b g m d", b=len(members))
+        encoded = rearrange(encoded, "(b g) m d -> b g m d", g=groups)
         if self.causal:
             raw_BGD = encoded[:, :, -1]
             if last_state != -1:

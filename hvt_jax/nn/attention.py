@@ -10,15 +10,24 @@ from hvt_jax.nn.normalization import LayerNorm
 
 
 class SelfAttention(nnx.Module):
-    """Self-attention with one fused projection to queries, keys and values, without bias there.
+    """Self-attention with one fused projection to queries, keys and values, with a bias there only if asked for.
 
     The scale is K**-0.5; the softmax is taken in at least float32.
     """
 
-    def __init__(self, width: int, num_heads: int, head_width: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        head_width: int,
+        *,
+        qkv_bias: bool = False,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
         self.num_heads, self.head_width = num_heads, head_width
         inner = num_heads * head_width
-        self.qkv = Linear(width, 3 * inner, use_bias=False, dtype=dtype, rngs=rngs)
+        self.qkv = Linear(width, 3 * inner, use_bias=qkv_bias, dtype=dtype, rngs=rngs)
         self.out = Linear(inner, width, dtype=dtype, rngs=rngs)
 
     def __call__(

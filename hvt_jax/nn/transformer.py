@@ -16,11 +16,21 @@ class TransformerLayer(nnx.Module):
     """Pre-norm attention and MLP (exact GELU), each with a residual."""
 
     def __init__(
-        self, width: int, *, num_heads: int, head_width: int, mlp_width: int, dropout: float, dtype, rngs: nnx.Rngs
+        self,
+        width: int,
+        *,
+        num_heads: int,
+        head_width: int,
+        mlp_width: int,
+        dropout: float,
+        qkv_bias: bool = False,
+        norm_epsilon: float = 1e-5,
+        dtype,
+        rngs: nnx.Rngs,
     ):
-        self.attention_norm = LayerNorm(width, dtype=dtype)
-        self.attention = SelfAttention(width, num_heads, head_width, dtype=dtype, rngs=rngs)
-        self.mlp_norm = LayerNorm(width, dtype=dtype)
+        self.attention_norm = LayerNorm(width, epsilon=norm_epsilon, dtype=dtype)
+        self.attention = SelfAttention(width, num_heads, head_width, qkv_bias=qkv_bias, dtype=dtype, rngs=rngs)
+        self.mlp_norm = LayerNorm(width, epsilon=norm_epsilon, dtype=dtype)
         self.mlp_hidden = Linear(width, mlp_width, dtype=dtype, rngs=rngs)
         self.mlp_out = Linear(mlp_width, width, dtype=dtype, rngs=rngs)
         self.dropout = nnx.Dropout(dropout)
@@ -46,16 +56,23 @@ class Transformer(nnx.Module):
     """
 
     def __init__(
-        self, width: int, *, depth: int, causal: bool, dropout: float, remat: bool, scan: bool, dtype, rngs, **sizes
+        self,
+        width: int,
+        *,
+        depth: int,
+        causal: bool,
+        dropout: float,
+        remat: bool,
+        scan: bool,
+        norm_epsilon: float = 1e-5,
+        dtype,
+        rngs,
+        **sizes,
     ):
         self.depth, self.causal, self.dropout, self.remat, self.scan = depth, causal, dropout, remat, scan
-        self.layers = nnx.Dict(
-            {
-                layer_name(index): TransformerLayer(width, dropout=dropout, dtype=dtype, rngs=rngs, **sizes)
-                for index in range(depth)
-            }
-        )
-        self.norm = LayerNorm(width, dtype=dtype)
+        options = {"dropout": dropout, "norm_epsilon": norm_epsilon, "dtype": dtype, "rngs": rngs, **sizes}
+        self.layers = nnx.Dict({layer_name(index): TransformerLayer(width, **options) for index in range(depth)})
+        self.norm = LayerNorm(width, epsilon=norm_epsilon, dtype=dtype)
 
     def __call__(self, tokens: jax.Array, key: jax.Array | None, *, num_outputs: int | None = None) -> jax.Array:
         """Return new tokens for all of `tokens` [rows, length, D] or the first `num_outputs`; no key, no dropout.

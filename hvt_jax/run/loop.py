@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -31,14 +31,18 @@ from hvt_jax.run.events import Plan, events, plan_run
 from hvt_jax.run.run_data import RunData
 from hvt_jax.run.run_folder import RunFolder
 from hvt_jax.run.run_log import RunLog
-from hvt_jax.settings import SettingsError, read_settings
+from hvt_jax.settings import Settings, SettingsError, read_settings
 
 DONE, DIVERGED, COLLAPSED, PREEMPTED = 0, 3, 4, preemption.EXIT_CODE  # exit codes
 
 _LOG = logging.getLogger(__name__)
 
 
-def train(config: ConfigDict, workdir: str) -> int:
+# Puts `model.initial_weights` into a fresh state and notes what became of each level, see `interop.start`.
+StartFrom = Callable[[Settings, TrainState, Callable[[str], object]], TrainState]
+
+
+def train(config: ConfigDict, workdir: str, start_from: StartFrom | None = None) -> int:
     """Train as `config` says, in the run folder `workdir`, resuming what is there; return the exit code.
 
     Raises:
@@ -81,7 +85,7 @@ def train(config: ConfigDict, workdir: str) -> int:
             data.write(folder.path)
             log = RunLog(settings, folder, writer, bad_videos=bad_videos, fingerprint=data.fingerprint, **length)
             log.announce(definition, (len(train_set), len(test_set)), restored_step)
-            run = Run(definition, plan, compiled, log, saved, folder, train_set, test_set)
+            run = Run(definition, plan, compiled, log, saved, folder, train_set, test_set, start_from)
             state = state or run.initialise()
             if restored_step and not log.knows_untrained:
                 run.evaluate_untrained(restored_step, preempted)
@@ -109,6 +113,7 @@ class Run:
     folder: RunFolder
     train_set: Dataset
     test_set: Dataset
+    start_from: StartFrom | None = None
 
     def train(self, state: TrainState, restored_step: int | None, preempted: preemption.Preemption) -> int:
         """Train to an end, from an earlier step again where an alarm asks for it; return the exit code."""
@@ -168,7 +173,13 @@ class Run:
     def initialise(self) -> TrainState:
         """Return the state before the first step."""
         with self.log.busy("compiling the network"):
-            return self.compiled.initialise()
+            state = self.compiled.initialise()
+        settings = self.definition.settings
+        if not settings.model.initial_weights:
+            return state
+        if self.start_from is None:
+            raise SettingsError("config.model.initial_weights is read by python -m hvt_jax.main; start the run with it")
+        return self.start_from(settings, state, self.log.note)
 
     def evaluate_untrained(self, step: int, preempted: preemption.Preemption) -> None:
         """Evaluate the network before its first step once more, on the videos of now, to compare with."""

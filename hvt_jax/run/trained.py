@@ -17,7 +17,7 @@ from hvt_jax.evaluation import results
 from hvt_jax.run import leaves, run_data, seals
 from hvt_jax.run.checkpoint import Checkpoints
 from hvt_jax.run.seals import CheckpointError
-from hvt_jax.settings import Settings, SettingsError, read_settings
+from hvt_jax.settings import Settings, SettingsError, older, read_settings
 
 Tree = dict[str, Any]
 _HEAD = "params/head/bias"  # of methods that name classes
@@ -106,7 +106,7 @@ def read_config(folder: str | os.PathLike) -> Settings:
     path = os.path.join(folder, "config.json")
     try:
         with open(path, encoding="utf-8") as file:
-            config = ConfigDict(json.load(file))
+            config = ConfigDict(older.complete(json.load(file)))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is damaged"
         raise CheckpointError(f"{path}: {reason}; give the folder of a run, such as runs/digits") from error

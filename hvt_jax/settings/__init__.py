@@ -240,7 +240,8 @@ def read_settings(config: ConfigDict) -> Settings:
     settings = reader.read(Settings, config, "config")
     data = settings.data
     paths = {name: os.path.expanduser(getattr(data, name)) for name in ("root", "storage_root", "manifest")}
-    settings = dataclasses.replace(settings, data=dataclasses.replace(data, **paths))
+    model = dataclasses.replace(settings.model, initial_weights=os.path.expanduser(settings.model.initial_weights))
+    settings = dataclasses.replace(settings, data=dataclasses.replace(data, **paths), model=model)
     _check_together(settings)
     return settings
 

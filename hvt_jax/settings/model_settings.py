@@ -39,6 +39,8 @@ class LevelSettings(PatchSettings):
     num_heads: Annotated[int, Range(1, 1024)]
     head_width: Count
     mlp_width: Count
+    qkv_bias: bool
+    norm_epsilon: Annotated[float, Range(1e-12, 1)]
     dropout: Annotated[float, Range(0, 0.99)]
     causal: bool
     remat: bool
@@ -52,6 +54,7 @@ class ModelSettings:
     hierarchy: Literal[*("-".join(levels) for levels in hierarchy_lib.HIERARCHIES)]
     num_clips: Annotated[int, Range(1, 4096)]
     compute_dtype: Literal["float32", "bfloat16", "float64"]
+    initial_weights: str
     stem: StemSettings
     patch: PatchSettings
     frame: LevelSettings

@@ -12,6 +12,7 @@ are comments if they have another number of columns, or a blank after the # and 
 """
 
 import collections
+import dataclasses
 import logging
 import math
 import os
@@ -65,6 +66,28 @@ def load(settings: DataSettings, split: Literal["train", "test"]) -> Dataset:
     return Dataset(root, tuple(listing.videos), {"class": tuple(classes)})
 
 
+def read_list(path: pathlib.Path, settings: DataSettings) -> Dataset:
+    """Return all videos of one list, in its order, whatever it is called; it may name paths alone, one a row.
+
+    The only label set is `class`; none where there are paths alone.
+
+    Raises:
+      DataError: naming the file and the row that cannot be used.
+    """
+    root, reader = pathlib.Path(settings.root), _Reader(settings)
+    listing = annotations.Listing(path, root, settings)
+    if (paths := reader.paths_alone(path)) is not None:
+        for row, video in paths:
+            listing.add(row, video, 0)
+        return Dataset(root, tuple(dataclasses.replace(video, labels=()) for video in listing.videos), {})
+    rows = reader.read(path)
+    classes = _number_labels({row[2] for row in rows})
+    for row, video, label, start, end, _ in rows:
+        listing.add(row, video, classes[label], start, end)
+    check_found(root, listing.videos, path)
+    return Dataset(root, tuple(listing.videos), {"class": tuple(classes)})
+
+
 def _find(folder: pathlib.Path, *stems: str) -> pathlib.Path | None:
     names = [f"{stem}.{ending}" for stem in stems for ending in ("csv", "tsv", "txt")]
     return next((folder / name for name in names if (folder / name).is_file()), None)
@@ -103,6 +126,14 @@ class _Reader:
         if not rows:
             raise DataError(f"{path}: has a header and no rows; list some videos")
         return rows
+
+    def paths_alone(self, path: pathlib.Path) -> list[tuple[int, str]] | None:
+        """Return every row of a list that is nothing but a path to a file, None if it is no such list."""
+        rows = [(number, text.strip("\"'")) for number, text in read_rows(path)]
+        if "path" in list_columns.named_columns(list_columns.plain_names([rows[0][1]])):
+            rows = rows[1:]
+        names = [self._safe.locate(text).replace("\0", "") for _, text in rows[:_SAMPLE]]
+        return rows if any(os.path.isfile(os.path.join(self._root, name)) for name in names) else None
 
     def _split(self, path: pathlib.Path) -> tuple[str, list_columns.Table]:
         """Return what separates the columns, in words, and the cells of every row that is no comment."""
