@@ -10,7 +10,6 @@ import sys
 
 import pytest
 
-from hvt_jax.__main__ import COMMANDS
 from tests import notebooks, test_readme
 
 
@@ -34,20 +33,12 @@ def test_its_commands_parse(path):
     for line in lines:
         program, *words = shlex.split(line)
         assert program == "python" and words[:1] == ["-m"]
-        if words[1] == "hvt_jax" and words[2] not in COMMANDS and words[2] in _TO_COME:
-            continue
         test_readme.check_python(words)
-
-
-_TO_COME = ("evaluate", "extract", "export")  # commands of the same issue; remove each with its arrival
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("path", notebooks.NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs_from_a_clean_kernel(path, tmp_path, monkeypatch):
-    missing = {line.split()[3] for line in notebooks.commands(path)} & {*_TO_COME} - {*COMMANDS}
-    if missing:
-        pytest.skip(f"calls {', '.join(sorted(missing))}, which is not there yet")
     (tmp_path / "configs").symlink_to(notebooks.ROOT / "configs")
     # The kernel and the commands it starts are to find this Python, and the library where it was not installed.
     monkeypatch.setenv("PATH", os.path.dirname(sys.executable), prepend=os.pathsep)

@@ -50,7 +50,7 @@ def test_the_content_of_an_invalid_video_changes_nothing_and_the_batch_is_that_w
     state, batch, run = small.new_state(definition), small.batch_of(definition), _run(definition)
     asked = steps.draw_targets(definition, KEY, batch["video"])
     alone = run(state.params, state.stats, batch, asked)
-    asked = asked._replace(draws=jax.tree.map(lambda x: jnp.insert(x, 1, 0, axis=0), asked.draws))
+    asked = asked._replace(edges=jax.tree.map(lambda x: jnp.insert(x, 1, 0, axis=0), asked.edges))
     one, other = (run(state.params, state.stats, _with_garbage(batch, 1, seed), asked) for seed in (0, 1))
     for without, left, right in zip(alone, one, other, strict=True):
         assert small.largest_difference(left, right) < 1e-6

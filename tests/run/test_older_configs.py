@@ -16,7 +16,7 @@ def test_it_is_read_as_what_that_run_did(tmp_path):
     del config["model"]["initial_weights"]
     for level in ("frame", "clip", "sequence"):
         del config["model"][level]["qkv_bias"], config["model"][level]["norm_epsilon"]
-    config["objective"]["patch_targets"] = config["objective"].pop("patch_targets")
+    config["objective"]["patch_questions"] = config["objective"].pop("patch_targets")
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert trained.read_config(tmp_path) == read_settings(default.get_config())
 
