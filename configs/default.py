@@ -72,8 +72,8 @@ def _data() -> ConfigDict:
     data.window_step = 4  # frames of the video between the starts of two training windows
     data.max_windows_per_video = 1  # training windows drawn from a video per epoch; 0 = all of them
     data.short_videos = "loop"  # videos shorter than a sample: loop | drop | pad: repeat the last frame, marked
-    data.test_views_temporal = 1  # windows of a video that tests look at; no command uses more than 1 yet
-    data.test_views_spatial = 1  # crops of each of them, 1 = the centre; no command uses more than 1 yet
+    data.test_views_temporal = 1  # windows of every test video that `evaluate` looks at, scores averaged
+    data.test_views_spatial = 1  # crops of each of them along the longer side; 1 = the centre
     data.height = 64  # Y, pixel rows the model sees
     data.width = 64  # X, pixel columns the model sees
     data.resize_margin = 1.0  # decoded frames are this many times larger than Y, X; random crops use the rest
@@ -234,6 +234,7 @@ def _evaluation() -> ConfigDict:
     evaluation.probe_steps = 400  # updates of the MLP probe, 512 examples each; 0 = no MLP probe
     evaluation.reversed_pairs = ()  # classes that are each other reversed in time, e.g. ("Right/Left", "Down/Up")
     evaluation.supervised_ceiling = ""  # results.json of a supervised run, whose accuracies are shown beside; "" = none
+    evaluation.protocols = ()  # what `evaluate` asks when training is done, e.g. ("linear", "attentive")
     evaluation.monitor_tokens = 1024  # tokens per level that the collapse monitors look at
     return evaluation
 

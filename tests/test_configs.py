@@ -197,8 +197,7 @@ def test_numbers_outside_their_range_are_refused(field):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"data.test_views_temporal": 2}, "config.data.test_views_temporal = 2, but no command uses it yet"),
-        ({"data.test_views_spatial": 3}, "config.data.test_views_spatial = 3, but no command uses it yet"),
+        ({"optimizer.single": True, "optimizer.predictors": "own"}, "optimizer.predictors = 'own' exclude each other"),
         ({"data.storage_root": "x"}, "config.data.storage_root = 'x', but with config.data.storage = 'raw' "),
     ],
 )

@@ -13,7 +13,6 @@ Exit codes: 0 done; 2 bad run, config or data.
 """
 
 import pathlib
-import sys
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -24,8 +23,12 @@ RUN = flags.DEFINE_string("run", None, "Folder of a run, e.g. runs/digits.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best | last | the number of a step.")
 PROTOCOL = flags.DEFINE_list("protocol", "knn,linear", "knn, retrieval, linear, mlp, attentive, finetune; or all.")
 LEVELS = flags.DEFINE_string("levels", "all", "Levels to ask about, such as clip,sequence.")
-CLIPS = flags.DEFINE_integer("clips", 1, "Windows of every test video, whose scores are averaged.", 1, 1000)
-CROPS = flags.DEFINE_integer("crops", 1, "Crops of each window along the longer side; 1 = the centre.", 1, 100)
+CLIPS = flags.DEFINE_integer(
+    "clips", None, "Windows of every test video, scores averaged; else data.test_views_temporal.", 1, 1000
+)
+CROPS = flags.DEFINE_integer(
+    "crops", None, "Crops of each along the longer side; otherwise data.test_views_spatial.", 1, 100
+)
 CONFIG = config_flags.DEFINE_config_file("config", None, "Other data: its `data` and reversed pairs.", lock_config=True)
 OUT = flags.DEFINE_string("out", None, "Folder of results and cache; otherwise RUN/evaluation.")
 AGAIN = flags.DEFINE_bool("again", False, "Repeat protocols that are there already.")
@@ -39,9 +42,6 @@ SMOOTHING = flags.DEFINE_float(
 )
 
 
-_WIDTH = 140  # of the table where there is no terminal
-
-
 def main(argv: list[str]) -> int:
     """Check the flags, make one call, return its exit code."""
     if len(argv) > 1:
@@ -52,12 +52,10 @@ def main(argv: list[str]) -> int:
 
 
 def _evaluate() -> int:
-    from rich import console, progress, table
-
+    from hvt_jax.evaluation.finetune import FinetuneSettings
     from hvt_jax.run.trained import open_run
     from hvt_jax.settings import read_settings
-    from hvt_jax.tools import evaluating, evaluation_data, evaluation_report
-    from hvt_jax.tools.finetuning import FinetuneSettings
+    from hvt_jax.tools import evaluating, evaluation_data, evaluation_screen
 
     names = evaluating.PROTOCOLS if PROTOCOL.value == ["all"] else tuple(dict.fromkeys(PROTOCOL.value))
     for name in names:
@@ -65,33 +63,19 @@ def _evaluate() -> int:
             return cli.fail(f"--protocol={name}, but must be one of {', '.join(evaluating.PROTOCOLS)}, or all")
     other = None if CONFIG.value is None else read_settings(CONFIG.value)
     trained = open_run(RUN.value, CHECKPOINT.value)
-    screen = console.Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
-    recipe = FinetuneSettings(EPOCHS.value, RATE.value, LAYER_DECAY.value, MIXUP.value, CUTMIX.value, SMOOTHING.value)
-    with progress.Progress(*progress.Progress.get_default_columns(), console=screen) as bars:
-
-        def bar(title: str, total: int):
-            if not screen.is_terminal:
-                screen.print(title, markup=False)
-            task = bars.add_task(title, total=total)
-            return lambda done: bars.advance(task, done)
-
-        evaluation = evaluating.Evaluation(
-            trained,
-            evaluation_data.load_data(trained, other, clips=CLIPS.value, crops=CROPS.value),
-            evaluation_data.choose_levels(trained, LEVELS.value),
-            pathlib.Path(OUT.value or pathlib.Path(RUN.value, "evaluation")),
-            recipe,
-            AGAIN.value,
-            lambda line: screen.print(line, markup=False),
-            bar,
-        )
-        setup = evaluating.evaluate(evaluation, names)
-    screen.print(evaluation_report.describe(setup), markup=False)
-    shown = table.Table(*evaluation_report.COLUMNS)
-    for row in evaluation_report.rows(setup):
-        shown.add_row(*row)
-    screen.print(shown, markup=False)
-    screen.print(f"{evaluation.out / 'report.md'}: also recall, settings and confusion matrices", markup=False)
+    views = trained.settings.data if other is None else other.data
+    clips, crops = CLIPS.value or views.test_views_temporal, CROPS.value or views.test_views_spatial
+    evaluation_screen.evaluate(
+        trained,
+        evaluation_data.load_data(trained, other, clips=clips, crops=crops),
+        names,
+        levels=evaluation_data.choose_levels(trained, LEVELS.value),
+        out=pathlib.Path(OUT.value or pathlib.Path(RUN.value, "evaluation")),
+        finetune=FinetuneSettings(
+            EPOCHS.value, RATE.value, LAYER_DECAY.value, MIXUP.value, CUTMIX.value, SMOOTHING.value
+        ),
+        again=AGAIN.value,
+    )
     return 0
 
 

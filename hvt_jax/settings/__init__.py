@@ -17,6 +17,7 @@ from hvt_jax.settings.reader import Count, NotNegative, Range, Share
 
 Method = Literal["local", "joint", "supervised"]
 Distance = Literal["contrastive", "mse", "smooth_l1", "cosine", "cross_entropy", "vicreg"]
+Protocol = Literal["knn", "retrieval", "linear", "mlp", "attentive", "finetune"]  # of the command `evaluate`
 OptimizerName = Literal["sgd", "adamw", "lars", "lamb", "adadelta"]
 SettingsError = reader.SettingsError
 
@@ -182,6 +183,7 @@ class EvaluationSettings:
     probe_steps: Annotated[int, Range(0, 1_000_000)]
     reversed_pairs: tuple[str, ...]
     supervised_ceiling: str
+    protocols: tuple[Protocol, ...]
     monitor_tokens: Annotated[int, Range(2)]
 
 
@@ -249,9 +251,6 @@ def read_settings(config: ConfigDict) -> Settings:
 def _check_together(settings: Settings) -> None:
     """Raise SettingsError for what each field allows, but not together, or what would have no effect."""
     data = settings.data
-    for field, value in {"views_temporal": data.test_views_temporal, "views_spatial": data.test_views_spatial}.items():
-        if value != 1:
-            raise SettingsError(f"config.data.test_{field} = {value}, but no command uses it yet; leave it at 1")
     if data.storage == "raw" and data.storage_root:
         raise SettingsError(
             f"config.data.storage_root = {data.storage_root!r}, but with config.data.storage = 'raw' videos "

@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import pathlib
+import types
 
 import numpy as np
 import pytest
 
+from hvt_jax import main
 from hvt_jax.data.dataset import DataError
 from hvt_jax.evaluation import attentive, grid_probes, protocols
 from hvt_jax.evaluation.finetune import FinetuneSettings
@@ -134,3 +136,17 @@ def test_too_many_bad_videos_end_it(opened, tmp_path):
     with pytest.raises(DataError, match="1 of 16 train videos cannot be read, 6.2%, more than data.max_bad_fraction"):
         evaluation_data._check_bad(found, data.train, data.settings, said.append)
     assert "counts in nothing" in said[0] and said[0].endswith("torn")
+
+
+def test_what_the_config_asks_at_the_end_of_training(opened, tmp_path, monkeypatch, capsys):
+    source, run = pathlib.Path(opened.source), tmp_path / "run"
+    run.mkdir()
+    (run / "checkpoints").symlink_to(source / "checkpoints")
+    config = json.loads((source / "config.json").read_text())
+    config["evaluation"]["protocols"] = ["retrieval"]
+    (run / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(main, "WORKDIR", types.SimpleNamespace(value=str(run)))
+    main._evaluate()
+    (setup,) = json.loads((run / "evaluation" / "results.json").read_text())["setups"].values()
+    assert list(setup["protocols"]) == ["retrieval"] and list(setup["protocols"]["retrieval"]) == ["frame", "clip"]
+    assert "retrieval" in capsys.readouterr().out
