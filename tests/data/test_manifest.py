@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from hvt_jax.data import catalog, decode, manifest, pipeline
+from hvt_jax.data import catalog, manifest, pipeline
 from hvt_jax.data.dataset import DataError
 from hvt_jax.data.manifest import Entry
 
@@ -46,7 +46,7 @@ def test_bad_videos_are_left_out_and_named(folder, caplog):
 def test_frames_are_not_counted_again(folder, monkeypatch):
     settings, entries = folder
     _write(settings, entries)
-    monkeypatch.setattr(decode, "probe", None)
+    monkeypatch.setattr(pipeline, "count_frames", None)
     dataset = catalog.load_dataset(dataclasses.replace(settings, max_windows_per_video=0), "train")
     assert {video.num_frames for video in dataset.videos} == {40}
     videos, _ = pipeline.training_samples(dataset, dataclasses.replace(settings, max_windows_per_video=0))
