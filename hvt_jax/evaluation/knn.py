@@ -12,8 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hvt_jax.evaluation.accuracy import accuracy
-
 _CHUNK_ELEMENTS = 2**25  # similarities held at once: 128 MiB of float32
 _MAX_CHUNK = 1024  # queries per chunk for a small training set
 
@@ -82,26 +80,6 @@ def knn_votes(found: Neighbours, train_labels: np.ndarray, *, temperature: float
         return (_vote(labels_N, similarity_QK, index_QK, temperature, num_classes),)
 
     return _in_chunks(vote, (found.similarity, found.index), num_classes)[0]
-
-
-def knn_accuracy(
-    train_features: np.ndarray,
-    train_labels: np.ndarray,
-    test_features: np.ndarray,
-    test_labels: np.ndarray,
-    *,
-    neighbours: int,
-    temperature: float,
-    num_classes: int,
-) -> dict[str, float]:
-    """Return {"top1", "top5"} in % of weighted k nearest neighbours for one label set.
-
-    With fewer than five neighbours top-5 counts classes without a vote, lowest number first: read it
-    only for larger k. Arguments as in `find_neighbours` and `knn_votes`, which raise what this raises.
-    """
-    found = find_neighbours(train_features, test_features, neighbours)
-    votes = knn_votes(found, train_labels, temperature=temperature, num_classes=num_classes)
-    return {"top1": accuracy(votes, test_labels), "top5": accuracy(votes, test_labels, 5)}
 
 
 def _in_chunks(
