@@ -28,9 +28,9 @@ from hvt_jax.data import video_windows
 from hvt_jax.data.dataset import Dataset
 from hvt_jax.data.video_windows import Step
 from hvt_jax.engine import sharding, steps
-from hvt_jax.interop import extraction
 from hvt_jax.run.trained import Trained
 from hvt_jax.settings import read_settings
+from hvt_jax.tools import extraction
 
 FPS, SIZE = 25, (64, 96)
 MODELS = {  # fields over configs/default.py, videos of how many seconds, batch

@@ -45,7 +45,8 @@ def _extract() -> int:
     from rich import console, progress
 
     from hvt_jax.data import video_windows
-    from hvt_jax.interop import extraction, feature_files, model_files
+    from hvt_jax.interop import model_files
+    from hvt_jax.tools import extraction, feature_files
 
     feature_files.check_path(OUT.value)
     step = video_windows.parse_step(WINDOW_STEP.value or "")

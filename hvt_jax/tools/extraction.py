@@ -15,9 +15,9 @@ from hvt_jax.data.dataset import DataError, Dataset
 from hvt_jax.data.video_windows import Piece, Step
 from hvt_jax.engine import steps
 from hvt_jax.engine.steps import Definition
-from hvt_jax.interop.feature_files import Done, FeatureFile
 from hvt_jax.run.trained import Trained
 from hvt_jax.settings import SettingsError
+from hvt_jax.tools.feature_files import Done, FeatureFile
 
 Progress = Callable[[int, int], object]  # takes how many videos are done, and how many windows
 

@@ -13,9 +13,9 @@ from hvt_jax.data.dataset import DataError, Dataset, Video
 from hvt_jax.data.video_windows import Step
 from hvt_jax.engine import sharding, steps
 from hvt_jax.evaluation import features
-from hvt_jax.interop import extraction
 from hvt_jax.run.trained import Trained
 from hvt_jax.settings import SettingsError
+from hvt_jax.tools import extraction
 from tests import small
 
 LEVELS, FOLLOWING = ("frame", "clip"), Step()
@@ -146,7 +146,7 @@ def test_parquet_holds_the_same(model, videos, tmp_path):
 
 
 def test_parquet_without_pyarrow_is_one_line(monkeypatch, tmp_path):
-    from hvt_jax.interop import feature_files
+    from hvt_jax.tools import feature_files
 
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(SettingsError, match=r"needs pyarrow: pip install 'hvt-jax\[parquet\]'"):
