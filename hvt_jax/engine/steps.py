@@ -19,6 +19,7 @@ from hvt_jax.engine.optim import optimizer_statistics, update_norms
 from hvt_jax.engine.state import TrainState
 from hvt_jax.hierarchy import Hierarchy
 from hvt_jax.model.level import LevelOutput
+from hvt_jax.model.pyramid import Pyramid
 from hvt_jax.objectives import local, methods, step_draws
 from hvt_jax.objectives.method import Inputs, Method
 from hvt_jax.objectives.step_draws import StepDraws
@@ -199,13 +200,10 @@ def build_encode(definition: Definition) -> Callable[[dict, dict, jax.Array], di
     its tokens over space and time, float32, after the output norm with running statistics. Where the model names
     classes itself, `HEAD` holds them, int32 [B].
     """
-    data, method = definition.settings.data, definition.method
+    method = definition.method
 
     def encode(params, stats, video):
-        video = augmentation.centre_crop(video, data.height, data.width)
-        video = augmentation.normalise(video, data.mean, data.std)
-        model = state_lib.merge(definition.graphdef, params, stats)
-        outputs = model(video, train=False, last_state=method.last_state)
+        model, outputs = _frozen_outputs(definition, params, stats, video)
         features = {level: outputs[level].tokens.astype(jnp.float32).mean(1) for level in definition.hierarchy.levels}
         classes = method.predicted_classes(model, outputs)
         return features if classes is None else features | {HEAD: classes}
@@ -218,16 +216,21 @@ def build_tokens(definition: Definition) -> Callable[[dict, dict, jax.Array], di
 
     `video` as in `build_encode`, whose features are the means over N of these.
     """
-    data, method = definition.settings.data, definition.method
 
     def encode(params, stats, video):
-        video = augmentation.centre_crop(video, data.height, data.width)
-        video = augmentation.normalise(video, data.mean, data.std)
-        model = state_lib.merge(definition.graphdef, params, stats)
-        outputs = model(video, train=False, last_state=method.last_state)
+        _, outputs = _frozen_outputs(definition, params, stats, video)
         return {level: outputs[level].tokens.astype(jnp.float32) for level in definition.hierarchy.levels}
 
     return encode
+
+
+def _frozen_outputs(definition: Definition, params, stats, video) -> tuple[Pyramid, dict[str, LevelOutput]]:
+    """Return the model and its outputs in evaluation mode for the middle of videos uint8 [B, T, Y', X', 3]."""
+    data = definition.settings.data
+    video = augmentation.centre_crop(video, data.height, data.width)
+    video = augmentation.normalise(video, data.mean, data.std)
+    model = state_lib.merge(definition.graphdef, params, stats)
+    return model, model(video, train=False, last_state=definition.method.last_state)
 
 
 def _sound_statistics(old: dict, new: dict, valid: jax.Array) -> dict:
