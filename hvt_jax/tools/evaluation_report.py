@@ -1,5 +1,6 @@
 """What an evaluation leaves behind: results.json, report.md, and confusion matrices as numbers and pictures."""
 
+import contextlib
 import hashlib
 import json
 import pathlib
@@ -62,16 +63,17 @@ class Results:
         Raises:
           DataError: if they cannot be written.
         """
-        for label_set, counts in confusions.items():
-            path = self._confusion_file(protocol, label_set)
-            tables = _read_json(path) | {"classes": list(self._label_names[label_set])}
-            tables[level] = {"counts": counts.tolist(), "per_class_top1": measures.per_class(counts)}
-            self._write(path, _to_json(tables, indent=None))
-        self._read()
-        levels = self.setup["protocols"].setdefault(protocol, {})
-        levels[level] = json.loads(_to_json(entry))  # as it is read again
-        self.setup["protocols"][protocol] = {name: levels[name] for name in LEVELS if name in levels}
-        self._write(self._path, _to_json({"setups": self._setups}))
+        with self._alone():
+            for label_set, counts in confusions.items():
+                path = self._confusion_file(protocol, label_set)
+                tables = _read_json(path) | {"classes": list(self._label_names[label_set])}
+                tables[level] = {"counts": counts.tolist(), "per_class_top1": measures.per_class(counts)}
+                self._write(path, _to_json(tables, indent=None))
+            self._read()
+            levels = self.setup["protocols"].setdefault(protocol, {})
+            levels[level] = json.loads(_to_json(entry))  # as it is read again
+            self.setup["protocols"][protocol] = {name: levels[name] for name in LEVELS if name in levels}
+            self._write(self._path, _to_json({"setups": self._setups}))
 
     def write_report(self) -> None:
         """Write report.md of all setups, and the pictures of this one.
@@ -79,16 +81,26 @@ class Results:
         Raises:
           DataError: if they cannot be written.
         """
-        for protocol, levels in self.setup["protocols"].items():
-            for label_set, names in self._label_names.items():
-                path = self._confusion_file(protocol, label_set)
-                known = _read_json(path)
-                tables = {level: np.array(known[level]["counts"]) for level in levels if level in known}
-                if tables:
-                    picture = confusion_pictures.draw(f"{protocol}, {label_set}", tables, names)
-                    self._write(path.with_suffix(".png"), picture)
-        text = "\n".join(_report(self._setups, self._folder))
-        self._write(self._folder / "report.md", text.encode())
+        with self._alone():
+            for protocol, levels in self.setup["protocols"].items():
+                for label_set, names in self._label_names.items():
+                    path = self._confusion_file(protocol, label_set)
+                    known = _read_json(path)
+                    tables = {level: np.array(known[level]["counts"]) for level in levels if level in known}
+                    if tables:
+                        picture = confusion_pictures.draw(f"{protocol}, {label_set}", tables, names)
+                        self._write(path.with_suffix(".png"), picture)
+            text = "\n".join(_report(self._setups, self._folder))
+            self._write(self._folder / "report.md", text.encode())
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Wait for other processes that write these files; what they wrote is not lost."""
+        with (
+            disk.refusals_as(DataError, self._folder, _ELSEWHERE),
+            disk.locked(self._folder, DataError, wait=True),
+        ):
+            yield
 
     def _confusion_file(self, protocol: str, label_set: str) -> pathlib.Path:
         return self._folder / "confusion" / self._key / f"{protocol}_{_file_name(label_set)}.json"
