@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import pathlib
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 # whose traceback must be seen.
 _OF_THE_SYSTEM = _FULL | _FORBIDDEN
 _TOO_MANY_OPEN = {errno.EMFILE, errno.ENFILE}
+# Something else has the name of what is to be written: a file where a folder should be, or the other way round.
+_OF_THE_SYSTEM |= {errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY}
 _OF_THE_SYSTEM |= {errno.EIO, errno.ESTALE, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP} | _TOO_MANY_OPEN
 
 
@@ -71,6 +74,35 @@ def replaced(path: str | os.PathLike, *, sync: bool = True) -> Iterator[pathlib.
     if sync:
         with contextlib.suppress(OSError):  # not every folder, nor every file system, lets one; the file is there
             sync_to_disk(path.parent)
+
+
+@contextlib.contextmanager
+def locked(folder: str | os.PathLike, kind: type[Exception], *, wait: bool = False) -> Iterator[None]:
+    """Keep others that lock `folder`, made if it is missing, off it; the system ends a lock with its process.
+
+    The folder may be renamed or removed meanwhile. A file system without such locks goes without.
+
+    Args:
+      folder: that is written to.
+      kind: raised, with one line, if another process holds it or takes its place.
+      wait: for the other process, instead.
+    """
+    os.makedirs(folder, exist_ok=True)
+    busy = kind(f"{os.fspath(folder)}: another process is at work there; wait for its end, or name another --out")
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise busy from None
+        except OSError:  # as on some network file systems
+            pass
+        # What was opened may be done and gone: then the lock is one on nothing.
+        if not os.path.exists(folder) or not os.path.samestat(os.stat(folder), os.fstat(handle)):
+            raise busy
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_file(path: str | os.PathLike, content: bytes, *, sync: bool = True) -> None:

@@ -158,6 +158,8 @@ def test_mistakes_of_users_are_lines_and_mistakes_of_programs_are_tracebacks(cap
         "b cannot be used: Permission denied; make it writable, or name another place": PermissionError(
             errno.EACCES, "Permission denied", "b"
         ),
+        "f cannot be used: File exists; name another place": FileExistsError(errno.EEXIST, "File exists", "f"),
+        "d cannot be used: Is a directory; name another place": IsADirectoryError(errno.EISDIR, "Is a directory", "d"),
     }
     for line, error in cases.items():
         assert cli.run(lambda error=error: _raise(error), output="runs/a") == 2

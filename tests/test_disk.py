@@ -138,3 +138,14 @@ def test_too_many_open_files_are_no_matter_of_another_place():
     assert disk.explain(error, None, "name another place") == (
         "Too many open files; raise the limit with `ulimit -n 4096`, or lower data.num_workers or data.prefetch_batches"
     )
+
+
+def test_only_one_process_at_a_time_has_a_locked_folder(tmp_path):
+    folder = tmp_path / "new"
+    with disk.locked(folder, DataError):
+        with pytest.raises(DataError, match="/new: another process is at work there; wait for its end"):
+            with disk.locked(folder, DataError):
+                pytest.fail("two have the lock")
+        folder.rename(tmp_path / "done")
+    with disk.locked(folder, DataError), disk.locked(tmp_path / "done", DataError, wait=True):
+        pass

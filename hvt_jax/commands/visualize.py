@@ -37,7 +37,9 @@ def main(argv: list[str]) -> int:
 def _visualize() -> int:
     from rich import console
 
+    from hvt_jax import disk
     from hvt_jax.run import report_pictures, trained
+    from hvt_jax.settings import SettingsError
     from hvt_jax.tools import visualizing
 
     what = visualizing.WHAT if "all" in WHAT.value else tuple(WHAT.value)
@@ -51,7 +53,8 @@ def _visualize() -> int:
     terminal = console.Console(soft_wrap=True, highlight=False)
     with terminal.status("reading the videos") as status:
         screen = visualizing.Screen(lambda line: terminal.print(line, markup=False), status.update)
-        files = visualizing.visualize(model, request, screen)
+        with disk.locked(out, SettingsError):
+            files = visualizing.visualize(model, request, screen)
         if out.resolve() == inside.resolve():
             report_pictures.refresh(pathlib.Path(RUN.value))
     size = sum(path.stat().st_size for path in files) / 2**20

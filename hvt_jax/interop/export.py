@@ -52,16 +52,17 @@ def export(run: str, output: str, which: str) -> Exported:
         raise SettingsError("StableHLO is written by flatbuffers, which is missing: pip install flatbuffers")
     model = trained.open_run(run, which)
     unfinished = output_folder.with_name(output_folder.name + ".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    try:
-        found = _write(model, unfinished, output_folder.name)
-        if output_folder.exists():
-            output_folder.rmdir()
-        os.replace(unfinished, output_folder)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
+    with disk.locked(unfinished, CheckpointError):
+        try:
+            for left in unfinished.iterdir():  # by an export that was interrupted
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            found = _write(model, unfinished, output_folder.name)
+            if output_folder.exists():
+                output_folder.rmdir()
+            os.replace(unfinished, output_folder)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
     disk.sync_to_disk(output_folder.parent)
     return found
 

@@ -97,6 +97,8 @@ def evaluate(evaluation: Evaluation, names: tuple[str, ...]) -> dict[str, Any]:
       DataError: if the data, or the folder of results, cannot be used.
     """
     results = evaluation_report.Results(evaluation.out, evaluation.setup, evaluation.data.label_names)
+    if results.damaged:
+        evaluation.say(f"{evaluation.out / 'results.json'}: damaged; what cannot be read is left out or made anew")
     for name in names:
         hashes = {level: _hash(evaluation, name, level) for level in evaluation.levels}
         pending = tuple(

@@ -1,5 +1,6 @@
 """What an evaluation leaves behind: results.json, report.md, and confusion matrices as numbers and pictures."""
 
+import contextlib
 import hashlib
 import json
 import pathlib
@@ -15,6 +16,7 @@ from hvt_jax.evaluation.retrieval import DEPTHS
 from hvt_jax.hierarchy import LEVELS
 
 COLUMNS = ("protocol", "level", "labels", "top-1 %", "untrained", "gain", "chance", "top-5 %", "pairs %")
+_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)  # of JSON that is not what we wrote
 _ELSEWHERE = "give another place with --out"
 ORDER = ("knn", "retrieval", "linear", "mlp", "attentive", "finetune")
 
@@ -24,10 +26,11 @@ class Results:
 
     Attributes:
       setup: what all its numbers have in common, and "protocols": {protocol: {level: entry}}.
+      damaged: whether the file held what cannot be shown; it is kept as results.damaged.json before it is replaced.
     """
 
     def __init__(self, folder: pathlib.Path, setup: Mapping[str, Any], label_names: Mapping[str, tuple[str, ...]]):
-        """Read what is there; a file that cannot be read begins anew.
+        """Read what is there; what cannot be read is left out.
 
         Args:
           folder: made when something is written.
@@ -38,6 +41,7 @@ class Results:
         self._folder, self._path = folder, folder / "results.json"
         self._key = hashlib.sha256(json.dumps(setup, sort_keys=True).encode()).hexdigest()[:12]
         self._description = dict(setup)
+        self.damaged = False
         self._read()
 
     def _read(self) -> None:
@@ -48,13 +52,20 @@ class Results:
     def _read_setups(self) -> dict[str, dict]:
         try:
             setups = json.loads(self._path.read_text())["setups"]
-            return {key: {**setup, "protocols": dict(setup["protocols"])} for key, setup in setups.items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            found = {key: _sound(setup) for key, setup in setups.items()}
+        except OSError:
             return {}
+        except _DAMAGE:
+            self.damaged = True
+            return {}
+        self.damaged = found != setups
+        return {key: setup for key, setup in found.items() if setup}
 
     def hash_of(self, protocol: str, level: str) -> str | None:
         """Return the hash of an entry, None if there is no such entry."""
-        return self.setup["protocols"].get(protocol, {}).get(level, {}).get("hash")
+        entry = self.setup["protocols"].get(protocol, {}).get(level, {})
+        whole = all(level in self._tables(protocol, label_set) for label_set in entry.get("label_sets", ()))
+        return entry.get("hash") if whole else None
 
     def keep(self, protocol: str, level: str, entry: dict[str, Any], confusions: Mapping[str, np.ndarray]) -> None:
         """Put an entry into results.json; its confusion matrices and accuracies per class go into files beside it.
@@ -62,16 +73,19 @@ class Results:
         Raises:
           DataError: if they cannot be written.
         """
-        for label_set, counts in confusions.items():
-            path = self._confusion_file(protocol, label_set)
-            tables = _read_json(path) | {"classes": list(self._label_names[label_set])}
-            tables[level] = {"counts": counts.tolist(), "per_class_top1": measures.per_class(counts)}
-            self._write(path, _to_json(tables, indent=None))
-        self._read()
-        levels = self.setup["protocols"].setdefault(protocol, {})
-        levels[level] = json.loads(_to_json(entry))  # as it is read again
-        self.setup["protocols"][protocol] = {name: levels[name] for name in LEVELS if name in levels}
-        self._write(self._path, _to_json({"setups": self._setups}))
+        with self._alone():
+            for label_set, counts in confusions.items():
+                path = self._confusion_file(protocol, label_set)
+                tables = _read_json(path) | {"classes": list(self._label_names[label_set])}
+                tables[level] = {"counts": counts.tolist(), "per_class_top1": measures.per_class(counts)}
+                self._write(path, _to_json(tables, indent=None))
+            self._read()
+            if self.damaged:
+                self._write(self._path.with_suffix(".damaged.json"), self._path.read_bytes())
+            levels = self.setup["protocols"].setdefault(protocol, {})
+            levels[level] = json.loads(_to_json(entry))  # as it is read again
+            self.setup["protocols"][protocol] = {name: levels[name] for name in LEVELS if name in levels}
+            self._write(self._path, _to_json({"setups": self._setups}))
 
     def write_report(self) -> None:
         """Write report.md of all setups, and the pictures of this one.
@@ -79,16 +93,35 @@ class Results:
         Raises:
           DataError: if they cannot be written.
         """
-        for protocol, levels in self.setup["protocols"].items():
-            for label_set, names in self._label_names.items():
-                path = self._confusion_file(protocol, label_set)
-                known = _read_json(path)
-                tables = {level: np.array(known[level]["counts"]) for level in levels if level in known}
-                if tables:
-                    picture = confusion_pictures.draw(f"{protocol}, {label_set}", tables, names)
-                    self._write(path.with_suffix(".png"), picture)
-        text = "\n".join(_report(self._setups, self._folder))
-        self._write(self._folder / "report.md", text.encode())
+        with self._alone():
+            for protocol, levels in self.setup["protocols"].items():
+                for label_set, names in self._label_names.items():
+                    known = self._tables(protocol, label_set)
+                    tables = {level: known[level] for level in levels if level in known}
+                    if tables:
+                        picture = confusion_pictures.draw(f"{protocol}, {label_set}", tables, names)
+                        self._write(self._confusion_file(protocol, label_set).with_suffix(".png"), picture)
+            text = "\n".join(_report(self._setups, self._folder))
+            self._write(self._folder / "report.md", text.encode())
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Wait for other processes that write these files; what they wrote is not lost."""
+        with (
+            disk.refusals_as(DataError, self._folder, _ELSEWHERE),
+            disk.locked(self._folder, DataError, wait=True),
+        ):
+            yield
+
+    def _tables(self, protocol: str, label_set: str) -> dict[str, np.ndarray]:
+        """Return the confusion matrices that are there, and sound, by level."""
+        shape, found = (len(self._label_names[label_set]),) * 2, {}
+        for level, table in _read_json(self._confusion_file(protocol, label_set)).items():
+            with contextlib.suppress(*_DAMAGE):
+                counts = np.array(table["counts"])
+                if counts.shape == shape and counts.dtype.kind == "i":
+                    found[level] = counts
+        return found
 
     def _confusion_file(self, protocol: str, label_set: str) -> pathlib.Path:
         return self._folder / "confusion" / self._key / f"{protocol}_{_file_name(label_set)}.json"
@@ -152,23 +185,46 @@ def _report(setups: Mapping[str, Mapping], folder: pathlib.Path) -> Iterator[str
         "and *pairs* the untrained network stands in brackets.\n"
     )
     for key, setup in setups.items():
-        yield f"## {describe(setup)}\n"
-        yield from _table(COLUMNS, rows(setup))
-        found = list(recall_rows(setup))
-        if found:
-            yield "\nRetrieval: share of test videos with a training video of their class among the k nearest "
-            yield "(untrained; chance).\n"
-            yield from _table(("level", "labels", *(f"R@{k}" for k in DEPTHS)), found)
-        yield ""
-        for protocol, level, label_set, numbers in _entries(setup):
-            details = ", ".join(f"{name} {_shown(value)}" for name, value in numbers["details"].items())
-            check = f"; scikit-learn: {numbers['sklearn']['top1']:.1f} %" if "sklearn" in numbers else ""
-            if details:
-                yield f"- {protocol}, {level}, {label_set}: {details}{check}"
-        yield ""
+        yield from _section(setup)
         pictures = sorted((folder / "confusion" / key).glob("*.png"))
         for picture in pictures:
             yield f"![{picture.stem}]({picture.relative_to(folder).as_posix()})\n"
+
+
+def _section(setup: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines on one setup, but its pictures."""
+    yield f"## {describe(setup)}\n"
+    yield from _table(COLUMNS, rows(setup))
+    found = list(recall_rows(setup))
+    if found:
+        yield "\nRetrieval: share of test videos with a training video of their class among the k nearest "
+        yield "(untrained; chance).\n"
+        yield from _table(("level", "labels", *(f"R@{k}" for k in DEPTHS)), found)
+    yield ""
+    for protocol, level, label_set, numbers in _entries(setup):
+        details = ", ".join(f"{name} {_shown(value)}" for name, value in numbers["details"].items())
+        check = f"; scikit-learn: {numbers['sklearn']['top1']:.1f} %" if "sklearn" in numbers else ""
+        if details:
+            yield f"- {protocol}, {level}, {label_set}: {details}{check}"
+    yield ""
+
+
+def _sound(setup: Any) -> dict[str, Any] | None:
+    """Return a setup with the entries that can be shown; None if it says not what it is of."""
+    try:
+        found = {**setup, "protocols": {}}
+        describe(found)
+        levels_of = setup["protocols"].items()
+    except _DAMAGE:
+        return None
+    for protocol, levels in levels_of:
+        kept = found["protocols"][protocol] = {}
+        for level, entry in levels.items() if isinstance(levels, dict) else ():
+            with contextlib.suppress(*_DAMAGE):
+                list(_section({**setup, "protocols": {protocol: {level: entry}}}))
+                if isinstance(entry["hash"], str):
+                    kept[level] = entry
+    return found
 
 
 def _table(columns: tuple[str, ...], cells: Iterator[tuple[str, ...]]) -> Iterator[str]:

@@ -211,4 +211,9 @@ def _new_file(path: pathlib.Path, shape: tuple[int, ...]) -> np.memmap:
             f"{path.stem} of {shape[0]} videos takes {needed / 2**30:.1f} GiB, and {path.parent.parent} has "
             f"{free / 2**30:.1f} GiB left; choose --levels or --protocol that need less, or another --out"
         )
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    # Take the room now: the files of other levels, or somebody else, would otherwise count on the same.
+    with disk.refusals_as(DataError, path.parent.parent, "give another place with --out"), path.open("r+b") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array

@@ -4,6 +4,7 @@ Until all are there they lie in a folder beside the file, plain arrays and a jou
 is done; a second attempt with the same model and videos goes on behind the last of them.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -46,7 +47,7 @@ class FeatureFile:
           identity: in JSON's types; what the features depend on.
 
         Raises:
-          SettingsError: for another ending, or if pyarrow is missing.
+          SettingsError: for another ending, if pyarrow is missing, or if another process writes this file.
         """
         self.path = check_path(path)
         self._folder = self.path.with_name(self.path.name + ".parts")
@@ -55,24 +56,25 @@ class FeatureFile:
         self._levels = tuple(widths)
         self.done: list[Done] = []
         self._rows = 0  # written; those of videos that are done come first
+        self._open = contextlib.ExitStack()
+        self._open.enter_context(disk.locked(self._folder, SettingsError))
         identity = {"format": 1, "widths": widths} | identity
         if self._read_json("identity.json") == identity:
             self.done = self._read_journal()
         else:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder.mkdir(parents=True)
+            for old in self._folder.iterdir():
+                old.unlink()
             (self._folder / "identity.json").write_text(json.dumps(identity))
         self._rows = sum(video.windows for video in self.done)
-        self._files = {name: self._open_column(name) for name in self._columns}
+        self._files = {name: self._open.enter_context(self._open_column(name)) for name in self._columns}
         (self._folder / "journal.jsonl").write_text("".join(_line(video) for video in self.done))
-        self._journal = (self._folder / "journal.jsonl").open("a")
+        self._journal = self._open.enter_context((self._folder / "journal.jsonl").open("a"))
 
     def __enter__(self) -> "FeatureFile":
         return self
 
     def __exit__(self, *_) -> None:
-        for file in (*self._files.values(), self._journal):
-            file.close()
+        self._open.close()
 
     def append(self, video: np.ndarray, seconds: np.ndarray, features: dict[str, np.ndarray]) -> None:
         """Add windows: numbers of their videos [n], seconds [n, 2], float32 [n, D] of every level."""
@@ -105,8 +107,8 @@ class FeatureFile:
 
     def discard(self) -> None:
         """Remove what was collected."""
-        self.__exit__()
         shutil.rmtree(self._folder)
+        self.__exit__()
 
     @property
     def columns(self) -> dict[str, np.dtype]:
@@ -142,13 +144,14 @@ class FeatureFile:
         try:
             lines = (self._folder / "journal.jsonl").read_text().split("\n")
             sizes = {name: (self._folder / name).stat().st_size for name in self._columns}
-        except OSError:
+        except (OSError, ValueError):
             return []
         rows, done = min(size // self._columns[name].itemsize for name, size in sizes.items()), []
         for line in lines[:-1]:
-            video = Done(*json.loads(line))
-            if video.video != len(done) or sum(other.windows for other in done) + video.windows > rows:
+            video = _parse(line)
+            if video is None or video.video != len(done) or video.windows > rows:
                 break
+            rows -= video.windows
             done.append(video)
         return done
 
@@ -157,15 +160,27 @@ def check_path(path: str | os.PathLike) -> pathlib.Path:
     """Return the path of a file of features, in a folder that is there.
 
     Raises:
-      SettingsError: for another ending, or if pyarrow is missing.
+      SettingsError: for another ending, for a folder, or if pyarrow is missing.
     """
     path = pathlib.Path(path)
     if path.suffix not in ENDINGS:
         raise SettingsError(f"{path}: unknown ending; name a file that ends with {' or '.join(ENDINGS)}")
+    if path.is_dir():
+        raise SettingsError(f"{path} is a folder; name a file to write with --out")
     if path.suffix == ".parquet":
         _import_pyarrow(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def _parse(line: str) -> Done | None:
+    """Return a line of the journal; None if it is damaged."""
+    try:
+        video = Done(*json.loads(line))
+    except (ValueError, TypeError, RecursionError):
+        return None
+    sound = all(type(number) is int and number >= 0 for number in video[:3]) and isinstance(video.reason, str)
+    return video if sound else None
 
 
 def _line(video: Done) -> str:

@@ -83,6 +83,33 @@ def test_numbers_pictures_and_report_that_are_not_made_twice(opened, tmp_path, m
     fresh, said = _evaluation(opened, tmp_path)
     np.testing.assert_array_equal(fresh.features[True][0].arrays["clip"], before)
     assert sum("damaged, made anew" in line for line in said if isinstance(line, str)) == 4
+    _damage_results(tmp_path, fresh)
+
+
+def _damage_results(folder, evaluation):
+    """Damage parts of results.json: the rest of it stays, its report can be written, what is damaged is asked again."""
+
+    def open_results():
+        return evaluation_report.Results(folder, evaluation.setup, evaluation.data.label_names)
+
+    path = folder / "results.json"
+    (key,) = (content := json.loads(path.read_text()))["setups"]
+    entries = content["setups"][key]["protocols"]
+    hashes, entry = {name: levels["clip"]["hash"] for name, levels in entries.items()}, entries["linear"]["clip"]
+    del entries["knn"]["clip"]["label_sets"]["digit"]["interval"]
+    entries["retrieval"] = 3
+    content["setups"]["other"] = {"protocols": {}}
+    path.write_text(json.dumps(content))
+    results = open_results()
+    found = {name: results.hash_of(name, "clip") for name in hashes}
+    assert results.damaged and found == {"knn": None, "retrieval": None, "linear": hashes["linear"]}
+    results.write_report()
+    results.keep("linear", "clip", entry, {})
+    assert json.loads((folder / "results.damaged.json").read_text()) == content
+    assert not open_results().damaged
+    (folder / "confusion" / key / "linear_digit.json").write_text('{"clip": {"counts": "x"}}')
+    assert open_results().hash_of("linear", "clip") is None
+    open_results().write_report()
 
 
 def test_tokens_and_views(opened, tmp_path):

@@ -16,6 +16,7 @@ from hvt_jax.evaluation import features
 from hvt_jax.run.trained import Trained
 from hvt_jax.settings import SettingsError
 from hvt_jax.tools import extraction
+from hvt_jax.tools.feature_files import Done, FeatureFile
 from tests import small
 
 LEVELS, FOLLOWING = ("frame", "clip"), Step()
@@ -132,6 +133,28 @@ def test_an_interrupted_extraction_goes_on(model, videos, tmp_path):
     for name, values in whole.items():
         np.testing.assert_array_equal(arrays[name], values)
     assert not (tmp_path / "f.npz.parts").exists()
+
+
+@pytest.mark.parametrize("damage", [b'{"x": 1}\n', b"[3, 1\n", b'[2, -1, 0, ""]\n', b"\xff\n", b"7\n"])
+def test_a_damaged_journal_is_believed_up_to_the_damage(tmp_path, damage):
+    with FeatureFile(tmp_path / "f.npz", {"clip": 2}, {}) as file:
+        for number in range(2):
+            file.append(np.array([number]), np.zeros((1, 2)), {"clip": np.ones((1, 2))})
+            file.finish_video(Done(number, 1, 0, ""))
+    with (tmp_path / "f.npz.parts" / "journal.jsonl").open("ab") as journal:
+        journal.write(damage)
+    with FeatureFile(tmp_path / "f.npz", {"clip": 2}, {}) as file:
+        assert len(file.done) == len(file) == (0 if damage[0] == 0xFF else 2)
+
+
+def test_one_file_is_written_by_one_process(tmp_path):
+    with FeatureFile(tmp_path / "f.npz", {"clip": 2}, {"model": "a"}) as file:
+        with pytest.raises(SettingsError, match=r"f.npz.parts: another process is at work there"):
+            FeatureFile(tmp_path / "f.npz", {"clip": 2}, {"model": "b"})
+        file.discard()
+    (tmp_path / "g.npz").mkdir()
+    with pytest.raises(SettingsError, match=r"g.npz is a folder"):
+        FeatureFile(tmp_path / "g.npz", {"clip": 2}, {})
 
 
 def test_parquet_holds_the_same(model, videos, tmp_path):

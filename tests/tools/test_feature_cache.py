@@ -87,6 +87,12 @@ def test_large_arrays_are_mapped_and_a_full_disk_is_named(tmp_path, monkeypatch)
     assert not (tmp_path / "y").exists()
 
 
+def test_the_room_of_an_array_is_taken_at_once(tmp_path):
+    array = feature_cache._new_file(tmp_path / "frame.npy", (1000, 1000))
+    assert array.shape == (1000, 1000) and not array.any()
+    assert (tmp_path / "frame.npy").stat().st_blocks * 512 >= array.nbytes  # a sparse file would have next to none
+
+
 def test_other_videos_have_another_identity(tmp_path, data_settings):
     dataset = dataclasses.replace(DATASET, root=tmp_path)
     for video in dataset.videos:
