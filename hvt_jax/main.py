@@ -28,12 +28,9 @@ _INITIALIZATION_TIMEOUT = 300  # seconds; the nodes of a job may start minutes a
 
 def main(argv: list[str]) -> int:
     """Check the flags, make one call, return its exit code."""
-    if len(argv) > 1:
-        return cli.fail(f"unknown argument {argv[1]!r}; options begin with --")
-    if CONFIG.value is None:
-        return cli.fail("--config is missing; e.g. --config=configs/digits.py")
-    if WORKDIR.value is None and not DESCRIBE.value:
-        return cli.fail("--workdir is missing; e.g. --workdir=runs/digits")
+    needed = (CONFIG,) if DESCRIBE.value else (CONFIG, WORKDIR)
+    if code := cli.refuse(argv, *needed, example="--config=configs/digits.py --workdir=runs/digits"):
+        return code
     if DESCRIBE.value:
         return cli.run(_describe)
     return cli.run(_train, output=WORKDIR.value, resumed="to go on from the last checkpoint")

@@ -18,11 +18,7 @@ LEAK = 1
 
 def main(argv: list[str]) -> int:
     """Check the flags, make one call, return its exit code."""
-    if len(argv) > 1:
-        return cli.fail(f"unknown argument {argv[1]!r}; options begin with --")
-    if CONFIG.value is None:
-        return cli.fail("--config is missing; e.g. --config=configs/digits.py")
-    return cli.run(_audit, resumed="to begin anew")
+    return cli.refuse(argv, CONFIG, example="--config=configs/digits.py") or cli.run(_audit, resumed="to begin anew")
 
 
 def _audit() -> int:

@@ -24,11 +24,7 @@ JSON = flags.DEFINE_string("json", None, "File to write everything to, as JSON."
 
 def main(argv: list[str]) -> int:
     """Check the flags, make one call, return its exit code."""
-    if len(argv) > 1:
-        return cli.fail(f"unknown argument {argv[1]!r}; options begin with --")
-    if CONFIG.value is None:
-        return cli.fail("--config is missing; e.g. --config=configs/ucf.py")
-    return cli.run(_examine, resumed="to begin anew")
+    return cli.refuse(argv, CONFIG, example="--config=configs/ucf.py") or cli.run(_examine, resumed="to begin anew")
 
 
 def _examine() -> int:

@@ -56,6 +56,16 @@ def _expand(word: str) -> str:
     return f"{name}={os.path.expanduser(value)}" if word.startswith("-") and equals else word
 
 
+def refuse(argv: list[str], *needed: flags.FlagHolder, example: str = "") -> int:
+    """Return 2, with one line, for a word that is no option or a needed flag without a value; else 0."""
+    if len(argv) > 1:
+        return fail(f"unknown argument {argv[1]!r}; options begin with --")
+    for flag in needed:
+        if not flag.value:
+            return fail(f"--{flag.name} is missing; e.g. {example}")
+    return 0
+
+
 def run(command: Callable[[], int], *, output: str | None = None, resumed: str = "to go on where it stopped") -> int:
     """Return `command`'s exit code, or 2 with one line if what the user gave, or the disk, cannot be used.
 

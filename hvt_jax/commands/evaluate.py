@@ -44,11 +44,7 @@ SMOOTHING = flags.DEFINE_float(
 
 def main(argv: list[str]) -> int:
     """Check the flags, make one call, return its exit code."""
-    if len(argv) > 1:
-        return cli.fail(f"unknown argument {argv[1]!r}; options begin with --")
-    if RUN.value is None:
-        return cli.fail("--run is missing; e.g. --run=runs/digits")
-    return cli.run(_evaluate, output=OUT.value or RUN.value)
+    return cli.refuse(argv, RUN, example="--run=runs/digits") or cli.run(_evaluate, output=OUT.value or RUN.value)
 
 
 def _evaluate() -> int:

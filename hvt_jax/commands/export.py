@@ -21,11 +21,8 @@ OUT = flags.DEFINE_string("out", None, "Folder to write; a new one.")
 
 def main(argv: list[str]) -> int:
     """Check the flags, make one call, return its exit code."""
-    if len(argv) > 1:
-        return cli.fail(f"unknown argument {argv[1]!r}; options begin with --")
-    for flag in (RUN, OUT):
-        if not flag.value:
-            return cli.fail(f"--{flag.name} is missing; e.g. --run=runs/digits --out=exported")
+    if code := cli.refuse(argv, RUN, OUT, example="--run=runs/digits --out=exported"):
+        return code
     return cli.run(_export, output=OUT.value, resumed="to begin anew")
 
 

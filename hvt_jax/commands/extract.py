@@ -33,11 +33,10 @@ _LISTED = 100  # damaged videos on the screen
 
 def main(argv: list[str]) -> int:
     """Check the flags, make one call, return its exit code."""
-    if len(argv) > 1:
-        return cli.fail(f"unknown argument {argv[1]!r}; options begin with --")
-    for flag in (MODEL, VIDEOS, OUT):
-        if not flag.value:
-            return cli.fail(f"--{flag.name} is missing; see --help for examples")
+    if code := cli.refuse(
+        argv, MODEL, VIDEOS, OUT, example="--model=runs/digits --videos=SOME_FOLDER --out=features.npz"
+    ):
+        return code
     return cli.run(_extract, output=OUT.value)
 
 

@@ -19,11 +19,10 @@ _OUTPUT = flags.DEFINE_string("output", None, "Folder to write; files of the sam
 
 def main(argv: list[str]) -> int:
     """Check the flags, make one call, return its exit code."""
-    if len(argv) > 1:
-        return cli.fail(f"unknown argument {argv[1]!r}; options begin with --")
-    for flag in (_CHECKPOINT, _CONFIG, _OUTPUT):
-        if not flag.value:
-            return cli.fail(f"--{flag.name} is missing; e.g. --checkpoint=model.pt --config=config.yaml --output=out")
+    if code := cli.refuse(
+        argv, _CHECKPOINT, _CONFIG, _OUTPUT, example="--checkpoint=model.pt --config=config.yaml --output=out"
+    ):
+        return code
     return cli.run(_import, output=_OUTPUT.value, resumed="to begin anew")
 
 

@@ -22,11 +22,8 @@ PIXELS = flags.DEFINE_enum("pixels", "imagenet", ["imagenet", "half"], "Mean and
 
 def main(argv: list[str]) -> int:
     """Check the flags, make one call, return its exit code."""
-    if len(argv) > 1:
-        return cli.fail(f"unknown argument {argv[1]!r}; options begin with --")
-    for flag in (WEIGHTS, OUT):
-        if not flag.value:
-            return cli.fail(f"--{flag.name} is missing; e.g. --weights=dino_vits16.pth --out=imported")
+    if code := cli.refuse(argv, WEIGHTS, OUT, example="--weights=dino_vits16.pth --out=imported"):
+        return code
     if WIDTH.value and not HEIGHT.value:
         return cli.fail(f"--width={WIDTH.value} wants --height, too")
     return cli.run(_import, output=OUT.value, resumed="to begin anew")

@@ -21,9 +21,7 @@ _SEED = flags.DEFINE_integer("seed", 0, "Equal seeds give equal files.")
 
 def main(argv: list[str]) -> int:
     """Check the flags, make one call, return its exit code."""
-    if len(argv) > 1:
-        return cli.fail(f"unknown argument {argv[1]!r}; options begin with --")
-    return cli.run(_make, output=_ROOT.value)
+    return cli.refuse(argv) or cli.run(_make, output=_ROOT.value)
 
 
 def _make() -> int:

@@ -38,11 +38,10 @@ _LISTED = 100  # failures on the screen; the reports have all
 
 def main(argv: list[str]) -> int:
     """Check the flags, make one call, return its exit code."""
-    if len(argv) > 1 and ENGINE.value != "beam":
-        return cli.fail(f"unknown argument {argv[1]!r}; options begin with --")
-    for name, holder in {"config": CONFIG, "storage": STORAGE, "out": OUT}.items():
-        if not holder.value:
-            return cli.fail(f"--{name} is missing; see --help for examples")
+    words = argv[:1] if ENGINE.value == "beam" else argv  # Beam has options of its own
+    example = "--config=configs/ucf.py --storage=array_record --out=data/ucf101_128"
+    if code := cli.refuse(words, CONFIG, STORAGE, OUT, example=example):
+        return code
     if CROP.value and not re.fullmatch(r"[0-9]{1,5}x[0-9]{1,5}", CROP.value):
         return cli.fail(f"--crop={CROP.value}, but must be HEIGHTxWIDTH, e.g. 112x112")
     if SHARDS.value not in range(100_001) or WORKERS.value not in range(1025):

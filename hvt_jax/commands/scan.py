@@ -23,11 +23,7 @@ _LISTED = 100  # bad videos on the screen; the file has all
 
 def main(argv: list[str]) -> int:
     """Check the flags, make one call, return its exit code."""
-    if len(argv) > 1:
-        return cli.fail(f"unknown argument {argv[1]!r}; options begin with --")
-    if CONFIG.value is None:
-        return cli.fail("--config is missing; e.g. --config=configs/folder.py")
-    return cli.run(_scan, output=MANIFEST.value)
+    return cli.refuse(argv, CONFIG, example="--config=configs/folder.py") or cli.run(_scan, output=MANIFEST.value)
 
 
 def _scan() -> int:

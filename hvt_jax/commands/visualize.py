@@ -27,10 +27,8 @@ MOST = flags.DEFINE_integer("most", 2000, "Videos of each split in maps and amon
 
 def main(argv: list[str]) -> int:
     """Check the flags, make one call, return its exit code."""
-    if len(argv) > 1:
-        return cli.fail(f"unknown argument {argv[1]!r}; options begin with --")
-    if RUN.value is None:
-        return cli.fail("--run is missing; e.g. --run=runs/demo")
+    if code := cli.refuse(argv, RUN, example="--run=runs/demo"):
+        return code
     return cli.run(_visualize, output=OUT.value or RUN.value, resumed="to begin anew")
 
 
