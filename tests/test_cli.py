@@ -94,6 +94,14 @@ def test_config_files(capsys, tmp_path, code, line, override):
     assert said.startswith(f"{path}{line}"), said
 
 
+def test_an_empty_list_is_no_order_to_do_nothing(capsys):
+    values = flags.FlagValues()
+    flags.DEFINE_list("protocol", "knn", "", flag_values=values)
+    with pytest.raises(SystemExit):
+        cli.parse_flags(["evaluate", "--protocol="], values)
+    assert capsys.readouterr().err == "error: --protocol is empty; give it a value or leave it out\n"
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [

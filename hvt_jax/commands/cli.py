@@ -44,8 +44,9 @@ def parse_flags(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> list
     if line := config_file.explain(words, values):
         sys.exit(fail(line))
     for name in values:
-        # An empty path would be the current folder; most likely a variable of the shell was not set.
-        if values[name].present and values[name].value == "" and not name.startswith("config."):
+        # An empty path would be the current folder, an empty list nothing to do; most likely a variable of the shell
+        # was not set.
+        if values[name].present and values[name].value in ("", []) and not name.startswith("config."):
             sys.exit(fail(f"--{name} is empty; give it a value or leave it out"))
     return rest
 

@@ -6,7 +6,7 @@ _LEVELS = ("frame", "clip", "sequence")
 _LATER = {"model.initial_weights": ""}
 _LATER |= {f"model.{level}.qkv_bias": False for level in _LEVELS}
 _LATER |= {f"model.{level}.norm_epsilon": 1e-5 for level in _LEVELS}
-_LATER |= {"evaluation.protocols": ()}
+_LATER |= {"objective.patch_weight": 1.0, "evaluation.protocols": ()}
 _RENAMED = {"objective": {"patch_questions": "patch_targets"}}
 
 

@@ -208,8 +208,8 @@ def _new_file(path: pathlib.Path, shape: tuple[int, ...]) -> np.memmap:
     needed, free = 4 * int(np.prod(shape)), shutil.disk_usage(path.parent).free
     if needed > 0.95 * free:
         raise DataError(
-            f"{path.stem} of {shape[0]} videos takes {needed / 2**30:.1f} GiB, and {path.parent.parent} has "
-            f"{free / 2**30:.1f} GiB left; choose --levels or --protocol that need less, or another --out"
+            f"{path.stem} of {shape[0]} videos takes {needed / 2**20:.2f} MiB, and {path.parent.parent} has "
+            f"{free / 2**20:.2f} MiB left; choose --levels or --protocol that need less, or another --out"
         )
     array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
     # Take the room now: the files of other levels, or somebody else, would otherwise count on the same.

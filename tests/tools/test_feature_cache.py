@@ -82,7 +82,7 @@ def test_large_arrays_are_mapped_and_a_full_disk_is_named(tmp_path, monkeypatch)
     assert len(found.arrays["frame"]) == 6
     usage = dataclasses.make_dataclass("Usage", ["free"])(64)
     monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(DataError, match="frame of 7 videos takes 0.0 GiB, and .* left; choose --levels"):
+    with pytest.raises(DataError, match="frame of 7 videos takes 0.00 MiB, and .* has 0.00 MiB left; choose --levels"):
         _extract(tmp_path / "y")
     assert not (tmp_path / "y").exists()
 
