@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import time
 from unittest import mock
 
 from configs import digits
+from hvt_jax import disk
 from hvt_jax.commands import cli
 from hvt_jax.engine import compilation
 from hvt_jax.run import describe, figures, loop
@@ -115,6 +117,17 @@ def train_here(workdir: pathlib.Path, fields: dict, *, quick: bool = True) -> En
         )
         code = cli.run(lambda: loop.train(config.lock(), str(workdir)), output=str(workdir))
     return Ended(workdir, code, out.getvalue(), error.getvalue())
+
+
+def finished_run(tmp_path_factory, folder: pathlib.Path) -> pathlib.Path:
+    """Return `folder/run`, a copy of a finished run of FIELDS that is made once for all tests and all their workers."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    with disk.locked(shared, RuntimeError, wait=True):
+        if not (shared / "run" / "results.json").exists():
+            ended = train_here(shared / "run", FIELDS | {"data.root": make_data(shared / "digits")})
+            assert ended.code == 0, ended.stderr
+    return pathlib.Path(shutil.copytree(shared / "run", folder / "run"))
 
 
 class Run(Ended):

@@ -20,20 +20,19 @@ LEVELS = ("frame", "clip")
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
-    data = runs.make_data(folder / "digits")
-    return runs.train_here(folder / "run", runs.FIELDS | {"data.root": data})
+    return runs.finished_run(tmp_path_factory, folder)
 
 
 @pytest.fixture(scope="module")
 def exported(ended):
-    folder = ended.workdir.parent / "exported"
-    return folder, export.export(str(ended.workdir), str(folder), "last")
+    folder = ended.parent / "exported"
+    return folder, export.export(str(ended), str(folder), "last")
 
 
 @pytest.fixture(scope="module")
 def features(ended):
     """A video with two rows for each device, and what the run's model makes of it."""
-    model = trained.open_run(ended.workdir, "last")
+    model = trained.open_run(ended, "last")
     video = np.random.default_rng(1).integers(0, 256, (8, 4, 32, 32, 3), np.uint8)
     return model, video, jax.device_get(model.compile()({"video": video}))
 
@@ -91,14 +90,15 @@ def test_the_script_needs_neither_this_package_nor_flax(exported):
 
 
 def test_the_card_has_the_measured_numbers(exported, ended):
-    text, results = (exported[0] / "README.md").read_text(), runs.results(ended.workdir)
+    text, results = (exported[0] / "README.md").read_text(), runs.results(ended)
     for level in LEVELS:
         scores = results["linear"][level]["motion"]
         assert f"{scores['top1']:.1f} ({scores['untrained_top1']:.1f})" in text
     assert "12.5" in text and "uint8 [B, 4, 32, 32, 3]" in text
     config = json.loads((exported[0] / "config.json").read_text())
     assert config["preprocessing"]["decoded_height"] == 32 and config["levels"] == {"frame": 8, "clip": 10}
-    assert str(ended.workdir.parent) not in json.dumps(config) + text
+    root = json.loads((ended / "config.json").read_text())["data"]["root"]
+    assert root.startswith("/") and root not in json.dumps(config) + text and str(ended) not in text
 
 
 def test_nothing_appears_where_a_file_gives_other_numbers(ended, monkeypatch, tmp_path):
@@ -106,14 +106,14 @@ def test_nothing_appears_where_a_file_gives_other_numbers(ended, monkeypatch, tm
         stablehlo, "run", lambda *_: {level: np.ones((4, 8 if level == "frame" else 10)) for level in LEVELS}
     )
     with pytest.raises(CheckpointError, match="reloaded it gives features that differ by .* nothing was exported"):
-        export.export(str(ended.workdir), str(tmp_path / "out"), "last")
+        export.export(str(ended), str(tmp_path / "out"), "last")
     assert os.listdir(tmp_path) == []
 
 
 def test_refusals(exported, ended, tmp_path):
     folder, _ = exported
     with pytest.raises(CheckpointError, match="is there and not empty"):
-        export.export(str(ended.workdir), str(folder), "last")
+        export.export(str(ended), str(folder), "last")
     with pytest.raises(CheckpointError, match="and has no other"):
         model_files.open_model(folder, "7")
     content = json.loads((folder / "config.json").read_text())

@@ -13,7 +13,7 @@ from tests import runs
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
-    return runs.train_here(folder / "run", runs.FIELDS | {"data.root": runs.make_data(folder / "digits")})
+    return runs.finished_run(tmp_path_factory, folder)
 
 
 def _score(folder, step, value):
@@ -26,7 +26,7 @@ def _score(folder, step, value):
 
 
 def test_the_last_checkpoint_has_what_the_run_ended_with(ended):
-    opened, results = trained.open_run(ended.workdir, "last"), json.loads((ended.workdir / "results.json").read_text())
+    opened, results = trained.open_run(ended, "last"), json.loads((ended / "results.json").read_text())
     assert opened.step == results["steps"] and opened.levels == ("frame", "clip")
     assert leaves.parameter_digest(opened.params) == results["parameter_digest"]
     video = np.random.default_rng(0).integers(0, 256, (4, 4, 32, 32, 3), np.uint8)
@@ -37,21 +37,21 @@ def test_the_last_checkpoint_has_what_the_run_ended_with(ended):
 
 
 def test_the_best_checkpoint_is_that_of_the_metric(ended):
-    checkpoints = ended.workdir / "checkpoints"
+    checkpoints = ended / "checkpoints"
     steps = sorted(int(path.name) for path in checkpoints.iterdir() if path.name.isdigit())
     for best in steps:
         for step in steps:
             _score(checkpoints, step, 90.0 if step == best else 10.0)
-        assert trained.open_run(ended.workdir).step == best
-    assert trained.open_run(ended.workdir, str(steps[0])).step == steps[0]
+        assert trained.open_run(ended).step == best
+    assert trained.open_run(ended, str(steps[0])).step == steps[0]
 
 
 def test_refusals(ended, tmp_path):
     with pytest.raises(CheckpointError, match=r"config.json: No such file.*give the folder of a run"):
         trained.open_run(tmp_path)
     with pytest.raises(CheckpointError, match=r"has no checkpoint of step '77'; there are \["):
-        trained.open_run(ended.workdir, "77")
-    (tmp_path / "config.json").write_text((ended.workdir / "config.json").read_text())
+        trained.open_run(ended, "77")
+    (tmp_path / "config.json").write_text((ended / "config.json").read_text())
     with pytest.raises(CheckpointError, match="has no checkpoint; there are none"):
         trained.open_run(tmp_path)
     (tmp_path / "config.json").write_text("[1]")

@@ -247,11 +247,11 @@ def test_command(tmp_path):
 
 
 def test_ctrl_c_ends_it_with_one_line(tmp_path):
-    command = [sys.executable, "-m", "hvt_jax", "make_digits", f"--root={tmp_path}/d"]
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     # Where the tests run in the background of a script it would be ignored, also by what they start.
-    heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
-    process = subprocess.Popen(command, **pipes, text=True, start_new_session=True, preexec_fn=heed)
+    heed = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+    words = [sys.executable, "-m", "hvt_jax", "make_digits", f"--root={tmp_path}/d"]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", heed, *words], **pipes, text=True, start_new_session=True)
     while not list(tmp_path.rglob("*.avi")):
         assert process.poll() is None
         time.sleep(0.01)

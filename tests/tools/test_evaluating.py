@@ -24,8 +24,7 @@ FINETUNE = FinetuneSettings(epochs=1)
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluating")
-    fields = {"data.root": runs.make_data(folder / "digits"), "train.max_steps": 1}
-    return trained.open_run(runs.train_here(folder / "run", runs.FIELDS | fields).workdir, "last")
+    return trained.open_run(runs.finished_run(tmp_path_factory, folder), "last")
 
 
 @pytest.fixture(autouse=True)

@@ -33,15 +33,13 @@ EVERYTHING = [
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     folder = tmp_path_factory.mktemp("visualize")
-    fields = runs.FIELDS | {"data.root": runs.make_data(folder / "digits"), "evaluation.schedule": "linear"}
-    run = runs.train_here(folder / "run", fields | {"evaluation.interval": 1000.0})
-    assert run.code == 0, run.stderr
-    request = visualizing.Request(("clip",), visualizing.WHAT, run.workdir / "pictures", 1, 4)
+    run = runs.finished_run(tmp_path_factory, folder)
+    request = visualizing.Request(("clip",), visualizing.WHAT, run / "pictures", 1, 4)
     lines = []
-    model = trained.open_run(run.workdir, "last")
+    model = trained.open_run(run, "last")
     files = visualizing.visualize(model, request, visualizing.Screen(lines.append, lambda _: None))
-    report_pictures.refresh(run.workdir)
-    return run.workdir, model, files, lines
+    report_pictures.refresh(run)
+    return run, model, files, lines
 
 
 def test_what_is_written(drawn):
