@@ -65,7 +65,7 @@ def _evaluate() -> int:
         trained,
         evaluation_data.load_data(trained, other, clips=clips, crops=crops),
         names,
-        levels=evaluation_data.choose_levels(trained, LEVELS.value),
+        levels=trained.choose_levels(LEVELS.value),
         out=pathlib.Path(OUT.value or pathlib.Path(RUN.value, "evaluation")),
         finetune=FinetuneSettings(
             EPOCHS.value, RATE.value, LAYER_DECAY.value, MIXUP.value, CUTMIX.value, SMOOTHING.value

@@ -50,7 +50,7 @@ def _extract() -> int:
     feature_files.check_path(OUT.value)
     step = video_windows.parse_step(WINDOW_STEP.value or "")
     trained = model_files.open_model(MODEL.value, CHECKPOINT.value)
-    levels = extraction.choose_levels(trained, LEVELS.value or "")
+    levels = trained.choose_levels(LEVELS.value or "")
     dataset = video_windows.find_videos(VIDEOS.value, trained.settings.data, VIDEOS_ROOT.value or "")
     screen = console.Console(soft_wrap=True, highlight=False)
     columns = (*progress.Progress.get_default_columns(), progress.MofNCompleteColumn())

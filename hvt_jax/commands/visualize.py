@@ -18,7 +18,7 @@ from hvt_jax.commands import cli
 
 RUN = flags.DEFINE_string("run", None, "Folder of a run, e.g. runs/demo.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, last, or the number of a step.")
-LEVELS = flags.DEFINE_list("levels", [], "Levels to draw, e.g. frame,clip; otherwise all.")
+LEVELS = flags.DEFINE_string("levels", "all", "Levels to draw, such as frame,clip.")
 WHAT = flags.DEFINE_list("what", ["all"], "map, attention, neighbours, surprise, or all.")
 OUT = flags.DEFINE_string("out", None, "Folder to write to; otherwise RUN/pictures, which the report shows.")
 VIDEOS = flags.DEFINE_integer("videos", 4, "Videos that are shown one by one.", lower_bound=1)
@@ -46,7 +46,7 @@ def _visualize() -> int:
     model = trained.open_run(RUN.value, CHECKPOINT.value)
     inside = pathlib.Path(RUN.value) / report_pictures.FOLDER
     out = pathlib.Path(OUT.value) if OUT.value else inside
-    levels = tuple(LEVELS.value) or model.levels
+    levels = model.choose_levels(LEVELS.value)
     request = visualizing.Request(levels, what, out, VIDEOS.value, MOST.value)
     terminal = console.Console(soft_wrap=True, highlight=False)
     with terminal.status("reading the videos") as status:

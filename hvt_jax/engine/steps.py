@@ -157,6 +157,12 @@ def prepare_training(definition: Definition, key: jax.Array, video: jax.Array) -
     return augmentation.normalise(video, data.mean, data.std)
 
 
+def prepare_evaluation(definition: Definition, video: jax.Array) -> jax.Array:
+    """Return the middle of videos, normalised, float [B, T, Y, X, 3] from uint8 [B, T, Y', X', 3]."""
+    data = definition.settings.data
+    return augmentation.normalise(augmentation.centre_crop(video, data.height, data.width), data.mean, data.std)
+
+
 def draw_targets(
     definition: Definition, key: jax.Array, video: jax.Array, frame_valid: jax.Array | None = None
 ) -> StepDraws:
@@ -226,9 +232,7 @@ def build_tokens(definition: Definition) -> Callable[[dict, dict, jax.Array], di
 
 def _frozen_outputs(definition: Definition, params, stats, video) -> tuple[Pyramid, dict[str, LevelOutput]]:
     """Return the model and its outputs in evaluation mode for the middle of videos uint8 [B, T, Y', X', 3]."""
-    data = definition.settings.data
-    video = augmentation.centre_crop(video, data.height, data.width)
-    video = augmentation.normalise(video, data.mean, data.std)
+    video = prepare_evaluation(definition, video)
     model = state_lib.merge(definition.graphdef, params, stats)
     return model, model(video, train=False, last_state=definition.method.last_state)
 

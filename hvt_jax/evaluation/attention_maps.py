@@ -5,8 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from hvt_jax.engine import augmentation
 from hvt_jax.engine import state as state_lib
+from hvt_jax.engine import steps
 from hvt_jax.engine.steps import Definition
 from hvt_jax.hierarchy import encoded_levels
 
@@ -19,11 +19,10 @@ def build_attention(definition: Definition) -> Callable[[dict, dict, jax.Array],
     that is the token. See `model.level.Level.attention`. `video` is uint8 [B, T, Y', X', 3], of which the middle is
     taken. Source: the class token's maps of DINO (Caron et al. 2021, figure 1).
     """
-    data, last_state = definition.settings.data, definition.method.last_state
+    last_state = definition.method.last_state
 
     def attention(params, stats, video):
-        video = augmentation.centre_crop(video, data.height, data.width)
-        video = augmentation.normalise(video, data.mean, data.std)
+        video = steps.prepare_evaluation(definition, video)
         model = state_lib.merge(definition.graphdef, params, stats)
         tokens, _ = model.stem(video, train=False)
         found = {}

@@ -170,13 +170,10 @@ def build_step(definition: Definition, level: str, settings: FinetuneSettings, b
 
 def build_predict(definition: Definition, level: str) -> Callable:
     """Return `f(params, stats, video) -> {"logits": [B, V, classes]}` for videos [B, T, ...] or [B, V, T, ...]."""
-    data = definition.settings.data
 
     def predict(params, stats, video):
         views_BV = video if video.ndim == 6 else video[:, None]
-        flat = views_BV.reshape(-1, *views_BV.shape[2:])
-        flat = steps.augmentation.centre_crop(flat, data.height, data.width)
-        flat = steps.augmentation.normalise(flat, data.mean, data.std)
+        flat = steps.prepare_evaluation(definition, views_BV.reshape(-1, *views_BV.shape[2:]))
         logits_NK, _ = _logits(definition, level, (params, stats), flat)
         return {"logits": logits_NK.reshape(*views_BV.shape[:2], -1)}
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from hvt_jax.engine import augmentation, steps
 from hvt_jax.engine import state as state_lib
+from hvt_jax.engine import steps
 from hvt_jax.engine.steps import Definition
 from hvt_jax.hierarchy import LEVELS, Edge
 from hvt_jax.objectives import draws, local
@@ -35,11 +35,9 @@ def build_surprise(definition: Definition) -> Callable[[dict, dict, jax.Array, j
     among the candidates, or the mean target where the target has to be hit. NaN where nothing is asked, as of the
     first member of a causal level, or in frames that are padding.
     """
-    data = definition.settings.data
 
     def surprise(params, stats, video, frame_valid):
-        video = augmentation.centre_crop(video, data.height, data.width)
-        video = augmentation.normalise(video, data.mean, data.std)
+        video = steps.prepare_evaluation(definition, video)
         model = state_lib.merge(definition.graphdef, params, stats)
         outputs = model(video, train=False, last_state=definition.method.last_state)
         candidates = steps.draw_targets(definition, jax.random.key(_SEED), video, frame_valid).candidates

@@ -53,6 +53,18 @@ class Trained:
         """SHA-256 of parameters and statistics."""
         return leaves.parameter_digest({"params": self.params, "stats": self.stats})
 
+    def choose_levels(self, names: str) -> tuple[str, ...]:
+        """Return the levels that a comma-separated list names, the lowest first; all for "all" and for "".
+
+        Raises:
+          SettingsError: for one that the model has not.
+        """
+        wanted = [name.strip() for name in names.split(",") if name.strip() not in ("", "all")] or list(self.levels)
+        for name in wanted:
+            if name not in self.levels:
+                raise SettingsError(f"--levels={names}: the model has no level {name!r}, but {', '.join(self.levels)}")
+        return tuple(level for level in self.levels if level in wanted)
+
     def untrained(self) -> "Trained":
         """Return the same model as it was before its first step."""
         params, stats = jax.jit(lambda: steps.initial_variables(self.definition, jax.random.key(self.settings.seed)))()

@@ -15,7 +15,7 @@ from hvt_jax.engine.steps import Definition
 from hvt_jax.evaluation import pairs
 from hvt_jax.run.run_data import RunData
 from hvt_jax.run.trained import Trained
-from hvt_jax.settings import DataSettings, Settings, SettingsError
+from hvt_jax.settings import DataSettings, Settings
 from hvt_jax.tools import feature_cache
 from hvt_jax.tools.feature_cache import Features
 
@@ -91,19 +91,6 @@ def load_data(trained: Trained, other: Settings | None, *, clips: int, crops: in
     partners = pairs.find_partners(source.evaluation.reversed_pairs, test.label_names)
     fingerprint = f"{RunData({'train': train, 'test': test}).fingerprint:012x}"
     return EvaluationData(settings, Split("train", train), Split("test", test, clips, crops), partners, fingerprint)
-
-
-def choose_levels(trained: Trained, names: str) -> tuple[str, ...]:
-    """Return the levels that a comma-separated list names, the lowest first; all for "all".
-
-    Raises:
-      SettingsError: for one that the model has not.
-    """
-    wanted = trained.levels if names == "all" else tuple(name.strip() for name in names.split(","))
-    for name in wanted:
-        if name not in trained.levels:
-            raise SettingsError(f"--levels={names}: the model has no level {name!r}, but {', '.join(trained.levels)}")
-    return tuple(level for level in trained.levels if level in wanted)
 
 
 def get_features(

@@ -16,7 +16,6 @@ from hvt_jax.data.video_windows import Piece, Step
 from hvt_jax.engine import steps
 from hvt_jax.engine.steps import Definition
 from hvt_jax.run.trained import Trained
-from hvt_jax.settings import SettingsError
 from hvt_jax.tools.feature_files import Done, FeatureFile
 
 Progress = Callable[[int, int], object]  # takes how many videos are done, and how many windows
@@ -33,19 +32,6 @@ class Extracted(NamedTuple):
     def lost(self) -> int:
         """Videos without any window."""
         return sum(not video.windows for video in self.damaged)
-
-
-def choose_levels(trained: Trained, names: str) -> tuple[str, ...]:
-    """Return the levels that `names` lists with commas, all if it is empty, the lowest first.
-
-    Raises:
-      SettingsError: for one that the model has not.
-    """
-    asked = [name.strip() for name in names.split(",") if name.strip()] or list(trained.levels)
-    for name in asked:
-        if name not in trained.levels:
-            raise SettingsError(f"levels = {names!r}, but {trained.source} has {', '.join(trained.levels)}")
-    return tuple(level for level in trained.levels if level in asked)
 
 
 def whole_batch(size: int) -> int:

@@ -20,7 +20,6 @@ from hvt_jax.evaluation.embedding import TITLES
 from hvt_jax.run import report_pictures
 from hvt_jax.run.seals import CheckpointError
 from hvt_jax.run.trained import Trained
-from hvt_jax.settings import SettingsError
 from hvt_jax.tools import encode, film, interactive, pictures, sheets
 from hvt_jax.tools.pictures import Found, Labels
 
@@ -96,13 +95,10 @@ def visualize(trained: Trained, request: Request, screen: Screen) -> list[pathli
       screen: is told what is done and found.
 
     Raises:
-      SettingsError: if a level is not there.
       DataError: if no video can be read, or too few for a map.
       CheckpointError: if the features are not finite.
       OSError: if a file cannot be written.
     """
-    if unknown := [level for level in request.levels if level not in trained.levels]:
-        raise SettingsError(f"--levels={','.join(unknown)} is not in this model, which has {','.join(trained.levels)}")
     test = _load(trained, request, "test", screen)
     request.out.mkdir(parents=True, exist_ok=True)
     for kind in request.what:  # of another checkpoint, perhaps of more videos

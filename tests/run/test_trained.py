@@ -7,6 +7,7 @@ import pytest
 
 from hvt_jax.run import leaves, trained
 from hvt_jax.run.seals import CheckpointError
+from hvt_jax.settings import SettingsError
 from tests import runs
 
 
@@ -44,6 +45,19 @@ def test_the_best_checkpoint_is_that_of_the_metric(ended):
             _score(checkpoints, step, 90.0 if step == best else 10.0)
         assert trained.open_run(ended).step == best
     assert trained.open_run(ended, str(steps[0])).step == steps[0]
+
+
+def test_levels_are_chosen_by_name(ended):
+    model = trained.open_run(ended, "last")
+    assert [model.choose_levels(names) for names in ("all", "", "clip,frame", " clip")] == [
+        *[("frame", "clip")] * 3,
+        ("clip",),
+    ]
+    for names, unknown in (("clip,sequence", "sequence"), ("patch", "patch"), ("frame,scene", "scene")):
+        with pytest.raises(
+            SettingsError, match=f"--levels={names}: the model has no level '{unknown}', but frame, clip"
+        ):
+            model.choose_levels(names)
 
 
 def test_refusals(ended, tmp_path):

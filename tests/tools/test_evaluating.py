@@ -14,7 +14,6 @@ from hvt_jax.evaluation import attentive, grid_probes, protocols
 from hvt_jax.evaluation.finetune import FinetuneSettings
 from hvt_jax.evaluation.grid_probes import Schedule
 from hvt_jax.run import trained
-from hvt_jax.settings import SettingsError
 from hvt_jax.tools import evaluating, evaluation_data, evaluation_report
 from tests import runs
 
@@ -150,9 +149,6 @@ def test_other_data_are_seen_as_the_model_was_trained_to_see(opened, tmp_path):
     data = evaluation_data.load_data(opened, other, clips=1, crops=1)
     assert (data.settings.name, data.settings.height, data.settings.num_frames) == ("folder", 32, 4)
     assert len(data.train.dataset) + len(data.test.dataset) == 30 and data.partners == {}
-    with pytest.raises(SettingsError, match="has no level 'sequence', but frame, clip"):
-        evaluation_data.choose_levels(opened, "clip,sequence")
-    assert evaluation_data.choose_levels(opened, "clip,frame") == ("frame", "clip")
 
 
 def test_too_many_bad_videos_end_it(opened, tmp_path):

@@ -201,6 +201,3 @@ def test_refusals(model, tmp_path):
         video_windows.find_videos(str(tmp_path / "nowhere"), model.settings.data)
     with pytest.raises(DataError, match="no video there"):
         video_windows.find_videos(str(tmp_path), model.settings.data)
-    with pytest.raises(SettingsError, match="has frame, clip"):
-        extraction.choose_levels(model, "frame,scene")
-    assert extraction.choose_levels(model, "clip,frame") == LEVELS

@@ -19,7 +19,6 @@ import pytest
 from hvt_jax.evaluation import embedding
 from hvt_jax.run import report_pictures, trained
 from hvt_jax.run.seals import CheckpointError
-from hvt_jax.settings import SettingsError
 from hvt_jax.tools import film, interactive, overlays, pictures, visualizing
 from tests import notebooks, runs
 
@@ -104,8 +103,6 @@ def test_a_second_call_replaces_what_it_draws_only(drawn, tmp_path):
     )
     facts = json.loads((tmp_path / "provenance.json").read_text())
     assert {kind: facts[kind]["step"] for kind in facts} == {"neighbours": 3, "attention": 8}
-    with pytest.raises(SettingsError, match=r"--levels=patch is not in this model, which has frame,clip"):
-        visualizing.visualize(model, visualizing.Request(("patch",), ("map",), tmp_path, 1, 4), None)
 
 
 def test_features_that_are_not_finite_are_refused(drawn, tmp_path):
