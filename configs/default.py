@@ -76,6 +76,7 @@ def _data() -> ConfigDict:
     data.test_views_spatial = 1  # crops of each of them along the longer side; 1 = the centre
     data.height = 64  # Y, pixel rows the model sees
     data.width = 64  # X, pixel columns the model sees
+    data.resize = "keep"  # keep: frames keep their shape, what is too much is cut off | squeeze: they take that of Y, X
     data.resize_margin = 1.0  # decoded frames are this many times larger than Y, X; random crops use the rest
     data.mean = (0.45, 0.45, 0.45)  # of pixel values in 0-1, subtracted always, in evaluation too
     data.std = (0.225, 0.225, 0.225)  # of pixel values in 0-1
@@ -127,16 +128,19 @@ def _level(width: int, depth: int, num_heads: int) -> ConfigDict:
 
 def _model() -> ConfigDict:
     model = ConfigDict()
+    model.encoder = "hierarchy"  # hierarchy | s3d: the whole network of that name, one level `clip` of 1024 features
     model.hierarchy = "patch-frame-clip-sequence"  # patch-frame | frame-clip[-sequence] | patch-frame-clip[-sequence]
     model.num_clips = 4  # C, clips per sequence, at least 2; counts only where the hierarchy has `sequence`
     model.compute_dtype = "float32"  # float32 | bfloat16, parameters stay float32 | float64, needs JAX_ENABLE_X64=1
     model.initial_weights = ""  # .safetensors of an import or an export to start from; "" = everything is fresh
     model.stem = ConfigDict()
-    model.stem.kind = "linear"  # linear: patches of pixels | conv: S3D stem, patches of its map (Y/4, X/4)
-    model.stem.patch_size = 8  # pixels (linear) or cells of the convolved map (conv), square
+    # linear: patches of pixels | conv: S3D's first blocks, patches of their map (Y/4, X/4) | s3d: all (T/8, Y/32, X/32)
+    model.stem.kind = "linear"  # linear | conv | s3d
+    model.stem.patch_size = 8  # pixels (linear) or cells of the convolved map (conv, s3d), square
     model.stem.width = 64  # channels inside the conv stem
     model.stem.channels = 64  # channels of the convolved map that patches are cut from
-    model.stem.norm_momentum = 0.9  # share of the old BatchNorm statistics kept per step in the conv stem
+    model.stem.norm_momentum = 0.9  # share of the old BatchNorm statistics kept per step, in the conv stem and in S3D
+    model.stem.trainable = True  # False: the convolutions of the stem stay as they are, statistics too
     model.patch = ConfigDict()
     model.patch.width = 64  # D, size of a token
     model.patch.output_norm = "batch"  # of the patch token: batch | layer | none

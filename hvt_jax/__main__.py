@@ -19,6 +19,7 @@ COMMANDS = (
     "audit",
     "import_original",
     "import_vit",
+    "import_s3d",
 )
 
 

@@ -16,6 +16,8 @@ HIERARCHIES = (
     ("patch", "frame", "clip"),
     ("patch", "frame", "clip", "sequence"),
 )
+# What an encoder that is no hierarchy makes of a video: one token.
+SINGLE = ("clip",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Hierarchy:
       patches_per_frame: P.
       causal: the levels with a causal mask.
       edges: the predictions it is trained on, see `possible_edges`; () if there are none.
+      frame_step: frames of the video that one frame here is made of; 1 but for stems that shrink time.
     """
 
     levels: tuple[str, ...]
@@ -51,6 +54,7 @@ class Hierarchy:
     patches_per_frame: int
     causal: tuple[str, ...] = ()
     edges: tuple[Edge, ...] = ()
+    frame_step: int = 1
 
     @property
     def num_frames(self) -> int:

@@ -22,6 +22,7 @@ KINDS = {
     "vit": ("vit_image_size",),
     "s3d_stem": ("video_uint8_bcthw",),
     "s3d": ("shapes_json",),
+    "s3d_torchvision": ("torchvision_shapes_json",),
     "siamese": ("video1_uint8",),
     "supervised": ("*/config_json",),
     "curriculum": ("meta_json", "new_after/*"),

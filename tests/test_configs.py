@@ -53,7 +53,8 @@ def test_a_config_is_a_locked_document_that_can_be_read(name):
     config = module.get_config()
     assert isinstance(config, ConfigDict) and config.is_locked
     definition = steps.define(read_settings(config))
-    assert len(definition.hierarchy.edges) >= 2
+    edges = len(definition.hierarchy.edges)
+    assert edges == 0 if config.method == "supervised" else edges >= 2
     with pytest.raises(AttributeError):
         config.train.bacth_size = 3
 
@@ -65,9 +66,10 @@ def test_every_config_avoids_two_faults_of_the_original(name):
     A momentum of 0.999 leaves evaluation statistics unset for thousands of steps; a predictor without hidden
     layers adapts together with its encoder, which helps them to collapse.
     """
-    model = read_settings(_module(name).get_config()).model
+    settings = read_settings(_module(name).get_config())
+    model = settings.model
     assert model.stem.norm_momentum <= 0.9
-    for level in ("patch", "frame", "clip", "sequence"):
+    for level in ("patch", "frame", "clip", "sequence") if settings.method != "supervised" else ():  # no predictors
         sizes = getattr(model, level)
         assert sizes.predictor_hidden == (2 * sizes.width,), level
 
@@ -75,14 +77,18 @@ def test_every_config_avoids_two_faults_of_the_original(name):
 def _small_definition(name):
     config = _module(name).get_config()
     fields = {"model.stem.patch_size": 2} if config.model.stem.kind == "conv" else {}
+    if config.model.encoder == "s3d":
+        fields = {"model.clip.width": 1024, "data.num_frames": 8, "data.height": 32, "data.width": 32}
     return steps.define(read_settings(small.small_config(config, **small.NO_AUGMENTATION, **fields)))
 
 
 @functools.cache
-def _trace_step(model, augmentation, objective, optimizer) -> None:
+def _trace_step(method, sizes, model, augmentation, objective, optimizer) -> None:
     """Trace a step of small videos: what it is made of is compiled elsewhere, of each kind once."""
     parts = {"model": model, "augmentation": augmentation, "objective": objective, "optimizer": optimizer}
-    definition = steps.define(dataclasses.replace(small.small_settings(), **parts))
+    settings = small.small_settings()
+    data = dataclasses.replace(settings.data, **dict(sizes))
+    definition = steps.define(dataclasses.replace(settings, method=method, data=data, **parts), small.NUM_CLASSES)
     state, batch = jax.eval_shape(small.initialise(definition), jax.random.key(0)), small.batch_of(definition)
     after, metrics = jax.eval_shape(small.train_step(definition), state, batch, jax.random.key(0))
     assert jax.tree.structure(after) == jax.tree.structure(state)
@@ -96,8 +102,9 @@ def test_a_config_can_be_trained_by(name, monkeypatch):
     definition = _small_definition(name)
     monkeypatch.setattr(describe, "count_flops", lambda _: (0.0, 0.0))  # lowered in tests/run/test_describe.py
     assert all(str(edge) in describe.describe(definition) for edge in definition.hierarchy.edges)
-    settings = definition.settings
-    _trace_step(settings.model, settings.augmentation, settings.objective, settings.optimizer)
+    settings, data = definition.settings, definition.settings.data
+    sizes = tuple((name, getattr(data, name)) for name in ("num_frames", "height", "width"))
+    _trace_step(settings.method, sizes, settings.model, settings.augmentation, settings.objective, settings.optimizer)
 
 
 # hmdb, k400 and ssv2 differ from ucf in data and length only, default so from digits (tests/run/test_train.py).

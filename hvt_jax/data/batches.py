@@ -165,7 +165,7 @@ def read_views(
         return crops, own
     upright, window, before = reader.upright_size(), None, None
     for number, zoom in enumerate(views.zoom):
-        box = transforms.cover_box(*upright, *(round(side * zoom) for side in size))
+        box = transforms.cover_box(*upright, *(round(side * zoom) for side in size), reader.squeeze)
         resized = box.resized_height, box.resized_width
         if before != (int(views.start[number]), resized):
             before = int(views.start[number]), resized

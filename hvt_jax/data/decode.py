@@ -69,7 +69,7 @@ class VideoReader(Reader):
 
         def keep(place: int, frame: av.VideoFrame) -> None:
             orientation = self._orientations.of(frame)
-            frames[place] = transforms.fit_frame(frame, *frames.shape[1:3], orientation, is_exact)
+            frames[place] = transforms.fit_frame(frame, *frames.shape[1:3], orientation, is_exact, self.squeeze)
 
         with faults_named():
             return self._read_wanted(wanted, keep)

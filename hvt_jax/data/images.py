@@ -75,7 +75,7 @@ class StoredFrames(Reader):
             return list(self._fetch(np.asarray(indices, np.int64)))
 
     def _decode(self, wanted: np.ndarray, frames: np.ndarray) -> int:
-        found, room = 0, _Room(self.info.height, self.info.width, *frames.shape[1:3])
+        found, room = 0, _Room(self.info.height, self.info.width, *frames.shape[1:3], self.squeeze)
         with faults_named("cannot be read"):
             for found, content in enumerate(profiling.timed_items("read", lambda: self._fetch(wanted)), start=1):
                 self._check_time()
@@ -86,13 +86,14 @@ class StoredFrames(Reader):
 class _Room:
     """Where the pictures of a clip are decoded: in the clip itself, or if they have another size, in one place."""
 
-    def __init__(self, height: int, width: int, target_height: int, target_width: int):
+    def __init__(self, height: int, width: int, target_height: int, target_width: int, squeeze: bool):
         """Expect pictures of `height` x `width` pixels; others, and 0 for unknown ones, only take longer."""
         self._scratch = self._window = None
+        self._squeeze = squeeze
         if (height, width) == (target_height, target_width) or not 0 < height * width <= MAX_PIXELS:
             return
         self._scratch = np.empty((height, width, 3), np.uint8)
-        box = transforms.cover_box(height, width, target_height, target_width)
+        box = transforms.cover_box(height, width, target_height, target_width, squeeze)
         if (box.resized_height, box.resized_width) == (height, width):
             rows, columns = slice(box.top, box.top + target_height), slice(box.left, box.left + target_width)
             self._window = self._scratch[rows, columns]
@@ -106,18 +107,18 @@ class _Room:
           VideoError: if it is damaged, too large, or neither of the two.
         """
         if isinstance(content, np.ndarray):
-            _fit(frame, content)
+            _fit(frame, content, self._squeeze)
         elif not _decode_in_place(content, frame if self._scratch is None else self._scratch):
-            _fit(frame, decode_image(content))
+            _fit(frame, decode_image(content), self._squeeze)
         elif self._window is not None:
             frame[...] = self._window
         elif self._scratch is not None:
-            _fit(frame, self._scratch)
+            _fit(frame, self._scratch, self._squeeze)
 
 
 @profiling.timed("resize")
-def _fit(frame: np.ndarray, pixels: np.ndarray) -> None:
-    frame[...] = fit_pixels(pixels, *frame.shape[:2])
+def _fit(frame: np.ndarray, pixels: np.ndarray, squeeze: bool) -> None:
+    frame[...] = fit_pixels(pixels, *frame.shape[:2], squeeze)
 
 
 @profiling.timed("decode")
@@ -190,13 +191,13 @@ def _find_png_exif(content: bytes) -> int:
     return -1
 
 
-def fit_pixels(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+def fit_pixels(pixels: np.ndarray, height: int, width: int, squeeze: bool = False) -> np.ndarray:
     """Return a frame, uint8 [Y, X, 3], covering the target and cut in its centre, as `transforms.fit_frame` does."""
-    box = transforms.cover_box(*pixels.shape[:2], height, width)
+    box = transforms.cover_box(*pixels.shape[:2], height, width, squeeze)
     if (box.resized_height, box.resized_width) == pixels.shape[:2]:
         return pixels[box.top : box.top + height, box.left : box.left + width]
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-    return transforms.fit_frame(frame, height, width)
+    return transforms.fit_frame(frame, height, width, squeeze=squeeze)
 
 
 def read_image(path: str | os.PathLike, follow_links: bool = False) -> bytes:

@@ -48,9 +48,11 @@ class Reader:
 
     Attributes:
       info: length, rate and size; 0 where the storage does not know them.
+      squeeze: resize frames without keeping their shape (`data.resize`); set before the first one is read.
     """
 
     info: VideoInfo
+    squeeze: bool = False
 
     def __init__(self, timeout_seconds: float):
         """Allow so many seconds for all use of it."""
@@ -72,7 +74,8 @@ class Reader:
     def read(self, indices: np.ndarray, height: int, width: int, out: np.ndarray | None = None) -> np.ndarray:
         """Return frames `indices`, uint8 [T, height, width, 3] in RGB, 0-255.
 
-        Each frame is turned upright as its metadata says, resized to cover height x width and cut in the centre.
+        Each frame is turned upright as its metadata says, resized to cover height x width and cut in the centre,
+        or with `squeeze` resized to just that.
 
         Args:
           indices: integers [T] in any order, repeats allowed, on an even time grid (at constant rate: frame numbers).
@@ -184,7 +187,7 @@ class SegmentReader(Reader):
     def __init__(self, reader: Reader, frames: range):
         """Show `frames` of `reader` alone."""
         self._first, self._reader = frames.start, reader
-        self.close, self.upright_size = reader.close, reader.upright_size
+        self.close, self.upright_size, self.squeeze = reader.close, reader.upright_size, reader.squeeze
         seconds = len(frames) / reader.info.fps
         self.info = dataclasses.replace(reader.info, num_frames=len(frames), duration_seconds=seconds)
 

@@ -37,10 +37,15 @@ class CoverBox:
     left: int
 
 
-def cover_box(frame_height: int, frame_width: int, height: int, width: int) -> CoverBox:
-    """Return the smallest resize that keeps the shape of a frame and covers the target, and the central crop of it."""
+def cover_box(frame_height: int, frame_width: int, height: int, width: int, squeeze: bool = False) -> CoverBox:
+    """Return the smallest resize that keeps the shape of a frame and covers the target, and the central crop of it.
+
+    With `squeeze` the frame takes the shape of the target, and nothing is cut.
+    """
     if min(frame_height, frame_width, height, width) < 1:
         raise ValueError(f"cannot fit a frame of {frame_height}x{frame_width} into {height}x{width} pixels")
+    if squeeze:
+        return CoverBox(height, width, 0, 0)
     scale = max(height / frame_height, width / frame_width)
     resized_height = max(height, round(frame_height * scale))
     resized_width = max(width, round(frame_width * scale))
@@ -69,17 +74,22 @@ def storage_size(height: int, width: int, shortest_side: int, frame_height: int,
 
 @profiling.timed("resize")
 def fit_frame(
-    frame: av.VideoFrame, height: int, width: int, orientation: Orientation = (0, False), is_exact: bool = False
+    frame: av.VideoFrame,
+    height: int,
+    width: int,
+    orientation: Orientation = (0, False),
+    is_exact: bool = False,
+    squeeze: bool = False,
 ) -> np.ndarray:
     """Return one frame upright, covering the target and cut in its centre, uint8 [height, width, 3].
 
-    See `turn_upright` for `orientation`, `to_rgb` for `is_exact`.
+    See `turn_upright` for `orientation`, `to_rgb` for `is_exact`, `cover_box` for `squeeze`.
     """
     if frame.width * frame.height > MAX_PIXELS:
         raise VideoError(Problem.TOO_LARGE, f"{frame.width}x{frame.height} pixels")
     turns, mirrored = orientation
     stored_height, stored_width = (width, height) if turns % 2 else (height, width)
-    box = cover_box(frame.height, frame.width, stored_height, stored_width)
+    box = cover_box(frame.height, frame.width, stored_height, stored_width, squeeze)
     pixels = to_rgb(frame, box.resized_height, box.resized_width, is_exact)
     pixels = pixels[box.top : box.top + stored_height, box.left : box.left + stored_width]
     return turn_upright(pixels, turns, mirrored)

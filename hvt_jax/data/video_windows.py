@@ -234,7 +234,9 @@ class _Reader:
 
     def _open(self, number: int) -> VideoReader:
         path = self.dataset.root / self.dataset.videos[number].path
-        return VideoReader(path, self.settings.video_timeout_seconds, renew=lambda: None)
+        reader = VideoReader(path, self.settings.video_timeout_seconds, renew=lambda: None)
+        reader.squeeze = self.settings.resize == "squeeze"
+        return reader
 
 
 def _shown_at(info, frames: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from hvt_jax.engine.state import TrainState
 from hvt_jax.hierarchy import Hierarchy
 from hvt_jax.model.level import LevelOutput
 from hvt_jax.model.pyramid import Pyramid
+from hvt_jax.model.stem import merge_frames
 from hvt_jax.objectives import local, methods, step_draws
 from hvt_jax.objectives.method import Inputs, Method
 from hvt_jax.objectives.step_draws import StepDraws
@@ -188,7 +189,8 @@ def build_loss(definition: Definition, batch: dict, draws: StepDraws, weights: d
       draws: of this step.
       weights: of every edge, by its name.
     """
-    masks = (batch.get("valid"), batch.get("frame_valid"), batch.get("label"))
+    frame_valid = merge_frames(batch.get("frame_valid"), definition.hierarchy.frame_step)
+    masks = (batch.get("valid"), frame_valid, batch.get("label"))
     inputs, objective = Inputs(batch["video"], *masks, draws, weights), definition.settings.objective
 
     def loss(params, stats, key):

@@ -5,6 +5,7 @@ cosine, rates that fall from layer to layer downwards, mixup (1710.09412) or cut
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from hvt_jax.engine import state as state_lib
 from hvt_jax.engine import steps
 from hvt_jax.engine.steps import Definition
 from hvt_jax.hierarchy import encoded_levels
+from hvt_jax.model import s3d
 from hvt_jax.objectives import supervised
 
 WEIGHT_DECAY, B1, B2 = 0.05, 0.9, 0.999
@@ -70,8 +72,10 @@ def layer_scales(params: Tree, definition: Definition, level: str, layer_decay: 
     """Return what multiplies the rate of every parameter: 1 for the head, times `layer_decay` for each layer down.
 
     Layers are counted from the stem through the levels; positions, class token and input map of a level belong to its
-    first layer. What is not below `level`, and all predictors, have 0.
+    first layer. What is not below `level`, and all predictors, have 0. S3D has the layers `model.s3d.LAYERS`.
     """
+    if definition.settings.model.encoder == "s3d":
+        return jax.tree_util.tree_map_with_path(functools.partial(_s3d_scale, layer_decay), params)
     below = definition.hierarchy.levels[: definition.hierarchy.levels.index(level) + 1]
     start, total = {}, 0
     for name in encoded_levels(below):
@@ -93,6 +97,13 @@ def layer_scales(params: Tree, definition: Definition, level: str, layer_decay: 
         return layer_decay ** (total + 1 - start[names[2]] - number)
 
     return jax.tree_util.tree_map_with_path(scale, params)
+
+
+def _s3d_scale(layer_decay: float, path: tuple, _: jax.Array) -> float:
+    names = [key.key for key in path]  # such as model, levels, clip, mixed_5c, ...
+    if names[0] == "head":
+        return 1.0
+    return layer_decay ** (len(s3d.LAYERS) - s3d.LAYERS.index(names[3])) if names[1] == "levels" else 0.0
 
 
 def mix(

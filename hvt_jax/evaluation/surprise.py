@@ -9,6 +9,7 @@ from hvt_jax.engine import state as state_lib
 from hvt_jax.engine import steps
 from hvt_jax.engine.steps import Definition
 from hvt_jax.hierarchy import LEVELS, Edge
+from hvt_jax.model.stem import merge_frames
 from hvt_jax.objectives import draws, local
 from hvt_jax.objectives.local import Prediction
 
@@ -41,8 +42,9 @@ def build_surprise(definition: Definition) -> Callable[[dict, dict, jax.Array, j
         model = state_lib.merge(definition.graphdef, params, stats)
         outputs = model(video, train=False, last_state=definition.method.last_state)
         candidates = steps.draw_targets(definition, jax.random.key(_SEED), video, frame_valid).candidates
+        merged = merge_frames(frame_valid, definition.hierarchy.frame_step)
         return {
-            str(edge): _edge_errors(definition, model, outputs, edge, (frame_valid, candidates))
+            str(edge): _edge_errors(definition, model, outputs, edge, (merged, candidates))
             for edge in definition.hierarchy.edges
         }
 

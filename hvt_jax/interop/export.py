@@ -140,7 +140,7 @@ def _description(model: Trained) -> dict[str, Any]:
     config["data"] |= _PLACES
     config["evaluation"]["supervised_ceiling"] = ""
     data = model.settings.data
-    fields = ("num_frames", "frame_stride", "height", "width", "short_videos", "mean", "std")
+    fields = ("num_frames", "frame_stride", "height", "width", "resize", "short_videos", "mean", "std")
     preprocessing = {"video": "uint8 [B, num_frames, height, width, 3], RGB, 0-255; mean and std of values in 0-1"}
     preprocessing |= {name: getattr(data, name) for name in fields}
     preprocessing |= {

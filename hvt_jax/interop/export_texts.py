@@ -38,9 +38,9 @@ data set `{data}`{videos}: {method}.
 ## Input
 
 `video`, uint8 [B, {num_frames}, {height}, {width}, 3]: RGB, 0-255. Of a video file take {num_frames} frames,
-{frame_stride} frames apart (as in training, whatever the frame rate); turn each upright, resize it to cover
-{cover_height} x {cover_width} pixels without changing its shape, and cut {height} x {width} out of the centre. The
-program itself subtracts the mean {mean} and divides by the deviation {std}, of values in 0-1.
+{frame_stride} frames apart (as in training, whatever the frame rate); turn each upright, {resize}
+{cover_height} x {cover_width} pixels, and cut {height} x {width} out of the centre. The program itself subtracts the
+mean {mean} and divides by the deviation {std}, of values in 0-1.
 `config.json` has the same as numbers.
 
 ## Measured
@@ -67,6 +67,7 @@ level: {differences}. Parameters: `{digest}` (SHA-256).
 """
 
 
+_RESIZE = {"keep": "resize it, its shape unchanged, to cover", "squeeze": "resize it, whatever its shape, to"}
 _METHODS = {
     "local": "every level by its own predictions, with no gradient between levels and no label",
     "joint": "by the predictions of all levels together, without a label",
@@ -90,6 +91,7 @@ def card(trained: Trained, name: str, facts: Mapping[str, Any]) -> str:
     fields = {field: getattr(data, field) for field in ("num_frames", "frame_stride", "height", "width", "mean", "std")}
     fields |= {f"cover_{side}": round(fields[side] * data.resize_margin) for side in ("height", "width")}
     fields |= {"levels": ", ".join(trained.levels), "method": _METHODS[trained.settings.method], "step": trained.step}
+    fields["resize"] = _RESIZE[data.resize]
     fields |= {"data": data.name, "videos": _videos(trained.source), "sizes": "\n".join(sizes)}
     return _CARD.format(name=name, measured=_measured(trained), **fields, **facts)
 

@@ -62,6 +62,7 @@ def settings_overrides(
     norm = "batch" if arch["output_batchnorm"] else "none"
     stem_kernel = state.get("backbone.net.0.conv_s.weight")
     fields: dict[str, Any] = {
+        "model.encoder": "hierarchy",
         "model.hierarchy": "-".join(LEVEL_OF_GROUP[group] for group in groups),
         "model.num_clips": num_groups["clips"] if num_groups else clips_of(state, groups),
         "model.compute_dtype": "float32",
@@ -71,6 +72,7 @@ def settings_overrides(
         "model.stem.width": 64 if stem_kernel is None else int(stem_kernel.shape[0]),
         "model.stem.channels": backbone["out_channels"],
         "model.stem.norm_momentum": 0.999,
+        "model.stem.trainable": True,
         "model.patch.output_norm": "batch" if "output_norms.backbone.l.weight" in state else "none",
     }
     for group, level in LEVEL_OF_GROUP.items():

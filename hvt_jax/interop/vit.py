@@ -170,9 +170,9 @@ def frame_settings(state: Mapping[str, np.ndarray], head_width: int, path: str) 
         remat=False,
         scan=False,
     )
-    stem = StemSettings(kind="linear", patch_size=patch, width=1, channels=3, norm_momentum=0.9)
+    stem = StemSettings(kind="linear", patch_size=patch, width=1, channels=3, norm_momentum=0.9, trainable=True)
     levels = {level: frame for level in ("frame", "clip", "sequence")}
-    return ModelSettings("frame-clip", 1, "float32", "", stem, PatchSettings(**shared), **levels)
+    return ModelSettings("hierarchy", "frame-clip", 1, "float32", "", stem, PatchSettings(**shared), **levels)
 
 
 def to_our_tree(state: Mapping[str, np.ndarray], path: str) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class Pyramid(nnx.Module):
         Returns:
           An output per trained level, keyed by level; iterate over `hierarchy`, dicts lose order in jit.
         """
-        shapes.check_video(video.shape, self.hierarchy.num_frames)
+        shapes.check_video(video.shape, self.hierarchy.num_frames * self.hierarchy.frame_step)
         tokens, raw = self.stem(video, train=train, valid=valid)
         shapes.check_patches(tokens.shape[1], self.hierarchy.num_tokens("patch"))
         outputs = {}

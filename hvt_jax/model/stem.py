@@ -5,10 +5,12 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
-from hvt_jax.nn import normalization
+from hvt_jax.model.s3d import S3D
+from hvt_jax.nn import frozen, normalization
 from hvt_jax.nn.convolution import ConvNormRelu, SeparableConv, halve_space
 from hvt_jax.nn.linear import Linear
-from hvt_jax.settings.model_settings import ModelSettings
+from hvt_jax.settings.geometry import S3D_WIDTH
+from hvt_jax.settings.model_settings import ModelSettings, StemSettings
 
 RGB = 3
 
@@ -34,17 +36,17 @@ def cut_patches(x: jax.Array, size: int) -> jax.Array:
 
 
 class Stem(nnx.Module):
-    """Patches of the pixels, or of the conv stem's map, mapped linearly and normalised."""
+    """Patches of the pixels, or of the map of convolutions, mapped linearly and normalised.
+
+    Convolutions that are not trainable stay as they are, and use their running statistics in training, too.
+    """
 
     def __init__(self, settings: ModelSettings, *, rngs: nnx.Rngs):
         stem, dtype = settings.stem, jnp.dtype(settings.compute_dtype)
-        self.dtype, self.patch_size = dtype, stem.patch_size
-        channels = stem.channels if stem.kind == "conv" else RGB
-        self.convolutions = (
-            ConvStem(stem.width, channels, momentum=stem.norm_momentum, dtype=dtype, rngs=rngs)
-            if stem.kind == "conv"
-            else None
-        )
+        self.dtype, self.patch_size, self.trainable = dtype, stem.patch_size, stem.trainable
+        self.convolutions, channels = _make_convolutions(stem, dtype, rngs)
+        if not stem.trainable:
+            frozen.freeze(self.convolutions)
         self.embedding = Linear(stem.patch_size**2 * channels, settings.patch.width, dtype=dtype, rngs=rngs)
         self.output_norm = normalization.make_norm(settings.patch.output_norm, settings.patch.width, dtype)
 
@@ -57,11 +59,31 @@ class Stem(nnx.Module):
           valid: bool [B]; examples that are False do not count in the statistics.
 
         Returns:
-          (tokens, raw): both [B, T·P, D], after and before the output norm.
+          (tokens, raw): both [B, T·P, D], after and before the output norm; with the S3D stem [B, T/8·P, D].
         """
         x = video.astype(self.dtype)
         if self.convolutions is not None:
-            x = self.convolutions(x, train=train, valid=valid)
+            x = self.convolutions(x, train=train and self.trainable, valid=valid)
         raw_BTPD = self.embedding(cut_patches(x, self.patch_size))
         raw_BND = rearrange(raw_BTPD, "b t p d -> b (t p) d")
         return normalization.apply_norm(self.output_norm, raw_BND, train=train, valid=valid), raw_BND
+
+
+def _make_convolutions(stem: StemSettings, dtype: jnp.dtype, rngs: nnx.Rngs) -> tuple[nnx.Module | None, int]:
+    """Return what makes the map that patches are cut from, None for the pixels themselves, and its channels."""
+    options = {"momentum": stem.norm_momentum, "dtype": dtype, "rngs": rngs}
+    if stem.kind == "linear":
+        return None, RGB
+    if stem.kind == "conv":
+        return ConvStem(stem.width, stem.channels, **options), stem.channels
+    return S3D(**options), S3D_WIDTH
+
+
+def merge_frames(frame_valid: jax.Array | None, step: int) -> jax.Array | None:
+    """Return which frames of the hierarchy are pictures, bool [B, T/step]: those with one in them; None stays None.
+
+    Args:
+      frame_valid: bool [B, T], of the video.
+      step: frames of the video in one of the hierarchy, `Hierarchy.frame_step`.
+    """
+    return frame_valid if frame_valid is None else frame_valid.reshape(len(frame_valid), -1, step).any(-1)

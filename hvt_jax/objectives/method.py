@@ -20,7 +20,7 @@ class Inputs(NamedTuple):
     Attributes:
       video: float [B, T, Y, X, 3], augmented and normalised.
       valid: bool [B], or None for all; videos that are not valid count in no loss and no statistics.
-      frame_valid: bool [B, T], frames that are pictures and no padding, or None for all.
+      frame_valid: bool [B, T], frames of the hierarchy that are pictures and no padding, or None for all.
       labels: int [B], of the label set evaluated first, -1 where there is none; None unless the method asks for them.
       draws: what every edge is asked.
       edge_weights: weight of every edge now.

@@ -47,7 +47,7 @@ def draw(
     batch = video.shape[0]
     change = None
     if objective.patch_targets == "change" and "patch" in hierarchy.levels:
-        change = patch_change(video, patch_pixels(settings.model), frame_valid)
+        change = patch_change(video, patch_pixels(settings.model), frame_valid, hierarchy.frame_step)
     asked = draws.draw_step(key, hierarchy, batch=batch, std_divisor=objective.std_divisor, change=change)
     if objective.distance != "contrastive":
         return StepDraws(asked, None, change)

@@ -1,4 +1,4 @@
-"""Method `supervised`, the ceiling: the whole hierarchy at once, by a linear head on its top level."""
+"""Method `supervised`, the ceiling: the whole hierarchy, or S3D, at once, by a linear head on its top level."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from hvt_jax.hierarchy import Hierarchy
-from hvt_jax.model.classifier import Classifier
+from hvt_jax.model.classifier import CLASSIFIERS
 from hvt_jax.model.level import LevelOutput
 from hvt_jax.model.pyramid import Pyramid
 from hvt_jax.objectives.distances import masked_mean
@@ -96,8 +96,9 @@ class Supervised(Method):
         return ("head",)
 
     def build_model(self, settings: Settings, hierarchy: Hierarchy, num_classes: int, *, rngs: Any) -> Pyramid:
-        """Return the pyramid with a head instead of predictors."""
-        return Classifier(settings.model, hierarchy, num_classes or _SOME_CLASSES, rngs=rngs)
+        """Return the pyramid, or S3D, with a head instead of predictors."""
+        classifier = CLASSIFIERS[settings.model.encoder]
+        return classifier(settings.model, hierarchy, num_classes or _SOME_CLASSES, rngs=rngs)
 
     def losses(self, model: Any, inputs: Inputs, settings: ObjectiveSettings, *, key: jax.Array | None) -> Outcome:
         """Return the loss of the head; none of the objective's settings is read."""

@@ -9,7 +9,9 @@ from hvt_jax.engine import steps
 from hvt_jax.engine.groups import parameter_labels
 from hvt_jax.engine.steps import Definition
 from hvt_jax.hierarchy import encoded_levels
+from hvt_jax.model.s3d import LAYERS
 from hvt_jax.objectives import local
+from hvt_jax.settings.model_settings import ModelSettings
 
 
 def describe(definition: Definition) -> str:
@@ -24,8 +26,7 @@ def describe(definition: Definition) -> str:
     data = settings.data
     lines = [
         f"video     [B, {data.num_frames}, {data.height}, {data.width}, 3], 1 frame in {data.frame_stride}",
-        f"stem      {settings.model.stem.kind}, patches of {settings.model.stem.patch_size}, "
-        f"{hierarchy.patches_per_frame} a frame, width {settings.model.patch.width}",
+        _entry(definition),
         "",
         f"{'level':10s}{'tokens':>8s}{'of':>8s}{'width':>7s}{'depth':>7s}{'causal':>8s}{'norm':>7s}"
         f"{'parameters':>12s}{'predictors':>12s}",
@@ -33,7 +34,7 @@ def describe(definition: Definition) -> str:
     for level in hierarchy.levels:
         sizes = getattr(settings.model, level)
         members = "pixels" if level == "patch" else hierarchy.num_members(level)
-        depth, causal = (0, False) if level == "patch" else (sizes.depth, sizes.causal)
+        depth, causal = _depth(settings.model, level), level != "patch" and sizes.causal
         lines.append(
             f"{level:10s}{hierarchy.num_tokens(level):8d}{members:>8}{sizes.width:7d}{depth:7d}"
             f"{'yes' if causal else 'no':>8s}{sizes.output_norm:>7s}{counts[level]:12,d}"
@@ -47,6 +48,26 @@ def describe(definition: Definition) -> str:
     lines += [f"total     {_total(definition, counts)}"]
     lines += [f"work      {forward / 1e9:.3f} GFLOP forward, {training / 1e9:.3f} GFLOP with backward, for one video"]
     return "\n".join(lines)
+
+
+def _entry(definition: Definition) -> str:
+    """Return a line on what comes before the levels."""
+    model, hierarchy = definition.settings.model, definition.hierarchy
+    if model.encoder == "s3d":
+        return "encoder   s3d, its map pooled over space and time"
+    kept = "" if model.stem.trainable else ", its convolutions kept as they are"
+    time = f", 1 frame of {hierarchy.frame_step}" if hierarchy.frame_step > 1 else ""
+    return (
+        f"stem      {model.stem.kind}, patches of {model.stem.patch_size}, "
+        f"{hierarchy.patches_per_frame} a frame{time}, width {model.patch.width}{kept}"
+    )
+
+
+def _depth(model: ModelSettings, level: str) -> int:
+    """Return the number of transformer layers of a level, or of the layers of S3D."""
+    if level == "patch":
+        return 0
+    return len(LAYERS) if model.encoder == "s3d" else getattr(model, level).depth
 
 
 def parameter_table(definition: Definition) -> str:

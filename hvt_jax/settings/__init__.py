@@ -42,6 +42,7 @@ class DataSettings:
     test_views_spatial: Annotated[int, Range(1, 100)]
     height: Annotated[int, Range(1, 8192)]
     width: Annotated[int, Range(1, 8192)]
+    resize: Literal["keep", "squeeze"]
     resize_margin: Annotated[float, Range(1, 4)]
     mean: Annotated[tuple[float, ...], Range(0, 1, items=3)]
     std: Annotated[tuple[float, ...], Range(1e-06, items=3)]
@@ -255,6 +256,16 @@ def _check_together(settings: Settings) -> None:
         raise SettingsError(
             f"config.data.storage_root = {data.storage_root!r}, but with config.data.storage = 'raw' videos "
             "are read from config.data.root; set the storage to what that folder holds, or leave the folder out"
+        )
+    if settings.model.encoder != "hierarchy" and settings.method != "supervised":
+        raise SettingsError(
+            f"config.method = {settings.method!r} trains a hierarchy, but config.model.encoder = "
+            f"{settings.model.encoder!r} has one level; use config.method = 'supervised'"
+        )
+    if data.resize == "squeeze" and data.test_views_spatial > 1:
+        raise SettingsError(
+            f"config.data.test_views_spatial = {data.test_views_spatial}, but squeezed frames have no longer side to "
+            "crop along; set it to 1, or config.data.resize = 'keep'"
         )
     optimizer = settings.optimizer
     if optimizer.single and optimizer.predictors == "own":

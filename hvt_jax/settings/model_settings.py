@@ -13,11 +13,12 @@ Norm = Literal["batch", "layer", "none"]
 class StemSettings:
     """From pixels to patch tokens."""
 
-    kind: Literal["linear", "conv"]
+    kind: Literal["linear", "conv", "s3d"]
     patch_size: Annotated[int, Range(1, 1024)]
     width: Count
     channels: Count
     norm_momentum: Share
+    trainable: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +50,10 @@ class LevelSettings(PatchSettings):
 
 @dataclasses.dataclass(frozen=True)
 class ModelSettings:
-    """The hierarchy as a model."""
+    """The hierarchy, or another encoder, as a model."""
 
-    hierarchy: Literal[*("-".join(levels) for levels in hierarchy_lib.HIERARCHIES)]
+    encoder: Literal["hierarchy", "s3d"]
+    hierarchy: Literal[*("-".join(levels) for levels in (*hierarchy_lib.HIERARCHIES, hierarchy_lib.SINGLE))]
     num_clips: Annotated[int, Range(1, 4096)]
     compute_dtype: Literal["float32", "bfloat16", "float64"]
     initial_weights: str

@@ -65,6 +65,7 @@ class Clip:
     indices: np.ndarray
     height: int
     width: int
+    squeeze: bool = False
 
 
 def decode_bare(clip: Clip) -> np.ndarray:
@@ -78,7 +79,7 @@ def _decode_pictures(clip: Clip) -> np.ndarray:
     frames = np.empty((len(clip.source), clip.height, clip.width, 3), np.uint8)
     for place, content in enumerate(clip.source):
         pixels = content if isinstance(content, np.ndarray) else simplejpeg.decode_jpeg(content)
-        frames[place] = images.fit_pixels(pixels, clip.height, clip.width)
+        frames[place] = images.fit_pixels(pixels, clip.height, clip.width, clip.squeeze)
     return frames
 
 
@@ -96,7 +97,7 @@ def _decode_video(clip: Clip) -> np.ndarray:
         found = 0
         for frame in container.decode(stream):
             while found < len(times) and frame.pts is not None and frame.pts >= times[found] - 0.5:
-                box = transforms.cover_box(frame.height, frame.width, clip.height, clip.width)
+                box = transforms.cover_box(frame.height, frame.width, clip.height, clip.width, clip.squeeze)
                 is_exact = isinstance(clip.source, bytes)
                 pixels = transforms.to_rgb(frame, box.resized_height, box.resized_width, is_exact)
                 frames[found] = pixels[box.top : box.top + clip.height, box.left : box.left + clip.width]
@@ -157,7 +158,7 @@ def measure_copies(dataset: Dataset, settings: DataSettings, *, seed: int, video
 def _time_copy(content: bytes | list[bytes], count: int, settings: DataSettings, rng: np.random.Generator) -> float:
     indices = _draw_frames(count, settings, rng)
     source = content if isinstance(content, bytes) else [content[index] for index in indices]
-    clip = Clip(source, indices, *_target(settings))
+    clip = Clip(source, indices, *_target(settings), settings.resize == "squeeze")
     began = time.perf_counter()
     decode_bare(clip)
     return time.perf_counter() - began
@@ -181,7 +182,7 @@ def draw_clip(storage: storages.Storage, video: Video, settings: DataSettings, r
     with storage.open_video(video) as reader:
         indices = _draw_frames(reader.info.num_frames, settings, rng)
         source = reader.source if isinstance(reader, VideoReader) else reader.fetch(indices)
-        return Clip(source, indices, *_target(settings))
+        return Clip(source, indices, *_target(settings), settings.resize == "squeeze")
 
 
 def _draw_frames(count: int, settings: DataSettings, rng: np.random.Generator) -> np.ndarray:
@@ -196,4 +197,5 @@ def _target(settings: DataSettings) -> tuple[int, int]:
 
 def _read(storage: storages.Storage, video: Video, clip: Clip) -> np.ndarray:
     with storage.open_video(video) as reader:
+        reader.squeeze = clip.squeeze
         return reader.read(clip.indices, clip.height, clip.width)

@@ -15,12 +15,13 @@ from hvt_jax.engine.steps import Definition
 from hvt_jax.evaluation import pairs
 from hvt_jax.run.run_data import RunData
 from hvt_jax.run.trained import Trained
-from hvt_jax.settings import DataSettings, Settings
+from hvt_jax.settings import DataSettings, Settings, SettingsError
 from hvt_jax.tools import feature_cache
 from hvt_jax.tools.feature_cache import Features
 
 # What the model was trained to see, and what its weights therefore fix.
-_OF_THE_MODEL = ("num_frames", "frame_stride", "height", "width", "resize_margin", "mean", "std", "short_videos")
+_OF_THE_MODEL = ("num_frames", "frame_stride", "height", "width", "resize", "resize_margin", "mean", "std")
+_OF_THE_MODEL += ("short_videos",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,9 +76,11 @@ def load_data(trained: Trained, other: Settings | None, *, clips: int, crops: in
 
     Raises:
       DataError: if they cannot be used.
-      SettingsError: for a pair of classes that is not there.
+      SettingsError: for a pair of classes that is not there, or several crops where there is no room for them.
     """
     settings, source = trained.settings.data, other or trained.settings
+    if crops > 1 and settings.resize == "squeeze":
+        raise SettingsError(f"{crops} crops of squeezed frames (config.data.resize) would all be the same; use 1")
     if other is not None:
         kept = {name: getattr(settings, name) for name in _OF_THE_MODEL}
         settings = dataclasses.replace(other.data, **kept)

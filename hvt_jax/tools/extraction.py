@@ -189,7 +189,8 @@ def _identity(trained: Trained, dataset: Dataset, step: Step) -> dict:
         except OSError:
             state = ()
         digest.update(json.dumps([str(path), video.start_seconds, video.end_seconds, state]).encode())
-    fields = ("num_frames", "frame_stride", "height", "width", "resize_margin", "short_videos", "mean", "std")
+    fields = ("num_frames", "frame_stride", "height", "width", "resize", "resize_margin", "short_videos")
+    fields += ("mean", "std")
     values = {name: getattr(data, name) for name in fields}
     return json.loads(
         json.dumps({"model": trained.digest, "data": values, "videos": digest.hexdigest(), "step": str(step)})

@@ -84,10 +84,11 @@ def _name(dataset: Dataset, batch: Batch, row: int) -> str:
 
 
 def _centre(trained: Trained, batch: Batch) -> np.ndarray:
-    """Return what the model sees of the videos, uint8 [B, T, Y, X, 3]."""
+    """Return what the model sees of the videos, uint8 [B, T, Y, X, 3], one frame for each of its own."""
     height, width = trained.settings.data.height, trained.settings.data.width
     top, left = ((have - want) // 2 for have, want in zip(batch["video"].shape[2:4], (height, width), strict=True))
-    return batch["video"][:, :, top : top + height, left : left + width]
+    step = trained.definition.hierarchy.frame_step
+    return batch["video"][:, step // 2 :: step, top : top + height, left : left + width]
 
 
 def _on_patches(trained: Trained, values: np.ndarray) -> np.ndarray:

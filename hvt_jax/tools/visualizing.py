@@ -219,7 +219,9 @@ def _draw_videos(trained: Trained, request: Request, test: Dataset, screen: Scre
     batch = _read(trained, test, request.videos)
     given = (trained.params, trained.stats, batch["video"])
     made = []
-    if "attention" in request.what:
+    if "attention" in request.what and trained.settings.model.encoder != "hierarchy":
+        screen.note(f"no attention: {trained.settings.model.encoder} has no transformer")
+    elif "attention" in request.what:
         screen.progress(f"attention in {len(batch['video'])} videos")
         found = jax.device_get(jax.jit(attention_maps.build_attention(trained.definition))(*given))
         found = {level: found[level] for level in request.levels if level in found}

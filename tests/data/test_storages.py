@@ -321,3 +321,18 @@ def test_storages_that_do_not_exist(data_settings, source):
         storages.open_storage(dataclasses.replace(data_settings, storage="zip"), source[0])
     with pytest.raises(DataError, match="'tfds' cannot be written"):
         storages.write_shard("tfds", source[0].root / "x", [])
+
+
+@pytest.mark.parametrize("kind", ["raw", "hdf5"])
+def test_frames_are_squeezed_whatever_they_lie_in(stored, source, data_settings, kind):
+    dataset, _ = source
+    settings = data_settings if kind == "raw" else stored(kind)[1]
+    numbers = np.arange(3, 7)
+    for segment in ({}, {"start_seconds": 0.2, "end_seconds": 0.8}):
+        video = dataclasses.replace(dataset.videos[0], **segment)
+        with storages.open_video(dataset, settings, video) as reader:
+            whole, cut = reader.read(numbers, *SIZE), reader.read(numbers, 24, 24)
+        with storages.open_video(dataset, dataclasses.replace(settings, resize="squeeze"), video) as reader:
+            squeezed = reader.read(numbers, 24, 24)
+        wanted = np.stack([images.fit_pixels(frame, 24, 24, True) for frame in whole])
+        assert psnr(squeezed, wanted) > 30 > 25 > psnr(squeezed, cut)

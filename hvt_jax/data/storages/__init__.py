@@ -79,7 +79,7 @@ def open_video(dataset: Dataset, settings: DataSettings, video: Video) -> Iterat
         if video.path in dataset.quarantine:
             problem, frames = dataset.quarantine[video.path]
             raise VideoError(Problem(problem), dataset.reasons.get(video.path, ""), frames)
-        with restrict(_open(open_storage(settings, dataset), video), video) as reader:
+        with restrict(_open(settings, open_storage(settings, dataset), video), video) as reader:
             is_open = True
             yield reader
     except VideoError as error:
@@ -91,8 +91,10 @@ def open_video(dataset: Dataset, settings: DataSettings, video: Video) -> Iterat
 
 
 @profiling.timed("read")
-def _open(storage: Storage, video: Video) -> Reader:
-    return storage.open_video(video)
+def _open(settings: DataSettings, storage: Storage, video: Video) -> Reader:
+    reader = storage.open_video(video)
+    reader.squeeze = settings.resize == "squeeze"
+    return reader
 
 
 def write_shard(storage: str, path: pathlib.Path, videos: Iterable[EncodedVideo], sync: bool = True) -> ShardSummary:
