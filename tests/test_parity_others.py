@@ -5,7 +5,7 @@ of a kind in both folders. Numbers that are not compared, and why: row 0 of the 
 original's index never points; the sections `sweep_*` and `curriculum` of misc.json (there are no such commands here).
 The conv stem's gradients have a wider bound in float32, where a ReLU decides by the last bit
 (`parity.follows_from_a_flip`). The other sections of misc.json are in the tests of schedules, sampling, transforms and
-import, knn.npz in that of kNN, the stem in test_parity_stem.py.
+import, knn.npz in that of kNN, the conv stem in test_parity_stem.py, S3D in test_parity_s3d.py.
 """
 
 import json

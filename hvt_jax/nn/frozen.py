@@ -9,7 +9,7 @@ class Frozen(nnx.BatchStat):
 
 def freeze(module: nnx.Module) -> None:
     """Turn every parameter in `module` into one that never trains; paths stay."""
-    for _, part in nnx.iter_modules(module):
+    for _, part in list(nnx.iter_modules(module)):  # a list, as parts change on the way
         for name, value in list(vars(part).items()):
             if isinstance(value, nnx.Param):
                 setattr(part, name, Frozen(value[...]))

@@ -12,9 +12,7 @@ from einops import reduce
 _FLOOR = 1e-6  # squared, in normalised pixels: a video that never changes is asked evenly
 
 
-def patch_change(
-    video: jax.Array, size: int, frame_valid: jax.Array | None = None, frame_step: int = 1
-) -> jax.Array:
+def patch_change(video: jax.Array, size: int, frame_valid: jax.Array | None = None, frame_step: int = 1) -> jax.Array:
     """Return the mean squared difference of every patch from its own mean over time, float32 [B, T, P], above 0.
 
     Args:

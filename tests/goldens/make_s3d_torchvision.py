@@ -1,7 +1,7 @@
 """Renew `s3d_torchvision.npz`: what torchvision's own S3D makes of weights that follow from their names.
 
     python -m venv torch_venv
-    torch_venv/bin/pip install numpy torch torchvision --index-url https://download.pytorch.org/whl/cpu
+    torch_venv/bin/pip install numpy torch torchvision
     torch_venv/bin/python -m tests.goldens.make_s3d_torchvision      (in the folder of the repository)
 
 Runs in double precision. Its average pooling is for maps of 7x7; here it is set to the map's own size, which is what

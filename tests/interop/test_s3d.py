@@ -87,7 +87,7 @@ def test_what_does_not_fit_is_named(change, line, tmp_path):
 
 
 def test_the_other_layout_is_recognised():
-    line = r"w: .* 387 missing \(base.0.bn_s.bias, .*, \.\.\.\) and 387 left over .* --layout=torchvision$"
+    line = r"^w has .* 387 missing \(base.0.bn_s.bias, .*, \.\.\.\) and 387 left over .* --layout=torchvision$"
     with pytest.raises(CheckpointError, match=line):
         s3d.to_our_variables(state_of("torchvision"), "kylemin", "w")
 

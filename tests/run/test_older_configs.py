@@ -14,6 +14,7 @@ def test_it_is_read_as_what_that_run_did(tmp_path):
     config = json.loads(default.get_config().to_json())
     assert older.complete(json.loads(json.dumps(config))) == config
     del config["model"]["initial_weights"], config["evaluation"]["protocols"]
+    del config["model"]["encoder"], config["model"]["stem"]["trainable"], config["data"]["resize"]
     for level in ("frame", "clip", "sequence"):
         del config["model"][level]["qkv_bias"], config["model"][level]["norm_epsilon"]
     config["objective"]["patch_questions"] = config["objective"].pop("patch_targets")
