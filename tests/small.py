@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from configs import default
 from hvt_jax.engine import optim, steps
 from hvt_jax.engine.steps import Definition
+from hvt_jax.model import s3d
 from hvt_jax.settings import Settings, read_settings
 
 BATCH = 4
@@ -165,3 +166,8 @@ def largest_difference(one, other) -> float:
 def predicting(hierarchy, side=True):
     """Return a hierarchy with all predictions that are possible."""
     return hierarchy.with_edges(hierarchy.possible_edges(side=side))
+
+
+def shorten_s3d(monkeypatch):
+    """Leave S3D its last block: the others are alike and take long to trace; only the sizes of its map are others."""
+    monkeypatch.setattr(s3d, "BLOCKS", {"mixed_5c": s3d.BLOCKS["mixed_5c"]})

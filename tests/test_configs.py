@@ -99,6 +99,7 @@ def _trace_step(method, sizes, model, augmentation, objective, optimizer) -> Non
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_config_can_be_trained_by(name, monkeypatch):
     """Configs that differ in data and length only are one trace."""
+    small.shorten_s3d(monkeypatch)
     definition = _small_definition(name)
     monkeypatch.setattr(describe, "count_flops", lambda _: (0.0, 0.0))  # lowered in tests/run/test_describe.py
     assert all(str(edge) in describe.describe(definition) for edge in definition.hierarchy.edges)

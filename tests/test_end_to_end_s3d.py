@@ -8,7 +8,7 @@ from hvt_jax.data import video_windows
 from hvt_jax.interop import export, model_files
 from hvt_jax.run import trained
 from hvt_jax.tools import extraction
-from tests import runs
+from tests import runs, small
 from tests.model.test_s3d import ENCODER
 
 FIELDS = {**runs.FIELDS, **ENCODER, "data.width": 32, "data.num_frames": 8, "model.num_clips": 4, "data.label": "digit"}
@@ -16,7 +16,8 @@ FIELDS |= {"data.resize": "squeeze", "train.num_epochs": 1.0, "evaluation.probe_
 
 
 @pytest.mark.long
-def test_it_trains_resumes_and_is_used(tmp_path):
+def test_it_trains_resumes_and_is_used(tmp_path, monkeypatch):
+    small.shorten_s3d(monkeypatch)
     data = runs.make_data(tmp_path / "digits")
     fields = FIELDS | {"data.root": data}
     run = runs.train_here(tmp_path / "run", fields)
