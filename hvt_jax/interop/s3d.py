@@ -98,11 +98,9 @@ def to_our_variables(
     """
     state = {name.removeprefix("module."): array for name, array in state.items()}
     state = {name: np.asarray(array) for name, array in state.items() if not name.endswith(original.COUNTERS)}
-    build = functools.partial(S3D, momentum=0.9, dtype=jnp.dtype("float32"))
-    template = jax.eval_shape(lambda: state_lib.variables_of(build, 0))
-    _check_names(set(state), layout, template, path)
+    _check_names(set(state), layout, path)
     found = []
-    for tree in template:
+    for tree in _template():
         flat = leaves.flatten(tree)
         arrays = {ours: _fitted(state, ours, leaf.shape, layout, path) for ours, leaf in flat.items()}
         found.append(_nest(arrays))
@@ -126,14 +124,21 @@ def their_name(ours: str, layout: str) -> str:
     return f"{name}.{convolution}.weight" if rest == ["kernel"] else f"{name}.{norm}.{_NORM_FIELDS[rest[-1]]}"
 
 
-def _names(template: tuple, layout: str) -> set[str]:
+@functools.cache
+def _template() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the shapes of (parameters, statistics)."""
+    build = functools.partial(S3D, momentum=0.9, dtype=jnp.dtype("float32"))
+    return jax.eval_shape(lambda: state_lib.variables_of(build, 0))
+
+
+def _names(layout: str) -> set[str]:
     """Return all names of a layout."""
-    names = {their_name(ours, layout) for tree in template for ours in leaves.flatten(tree)}
+    names = {their_name(ours, layout) for tree in _template() for ours in leaves.flatten(tree)}
     return names | {f"{_HEAD[layout]}.weight", f"{_HEAD[layout]}.bias"}
 
 
-def _check_names(found: set[str], layout: str, template: tuple, path: str) -> None:
-    wanted = _names(template, layout)
+def _check_names(found: set[str], layout: str, path: str) -> None:
+    wanted = _names(layout)
     if found == wanted:
         return
     parts = []
@@ -141,7 +146,7 @@ def _check_names(found: set[str], layout: str, template: tuple, path: str) -> No
         if names:
             more = ", ..." if len(names) > _SHOWN else ""
             parts.append(f"{len(names)} {what} ({', '.join(sorted(names)[:_SHOWN])}{more})")
-    other = next((other for other in LAYOUTS if other != layout and _names(template, other) == found), None)
+    other = next((other for other in LAYOUTS if other != layout and _names(other) == found), None)
     hint = f"; it has those of --layout={other}" if other else ""
     raise CheckpointError(f"{path} has not the names of layout {layout}: {' and '.join(parts)}{hint}")
 

@@ -97,8 +97,9 @@ def test_a_layer_of_it_is_tuned_slower_the_lower_it_lies():
     assert scales["model/head/kernel"] == 0
 
 
-def test_below_a_hierarchy_it_makes_one_frame_of_eight():
-    definition = small.define(**STEM, **{"objective.patch_targets": "change"})
+def test_below_a_hierarchy_it_makes_one_frame_of_eight(monkeypatch):
+    small.shorten_s3d(monkeypatch)
+    definition = steps.define(small.small_settings(**STEM, **{"objective.patch_targets": "change"}))
     hierarchy = definition.hierarchy
     assert [hierarchy.num_tokens(level) for level in hierarchy.levels] == [4, 2, 1] and hierarchy.frame_step == 8
     params, stats = _shapes(definition)
@@ -127,9 +128,10 @@ def test_a_frame_of_eight_is_padding_if_all_are():
 
 
 @pytest.mark.parametrize("kind", ["conv", "s3d"])
-def test_a_frozen_stem_is_no_parameter(kind):
-    definition = small.define(**STEM | {"model.stem.kind": kind, "model.stem.trainable": False})
-    free = small.define(**STEM | {"model.stem.kind": kind})
+def test_a_frozen_stem_is_no_parameter(kind, monkeypatch):
+    small.shorten_s3d(monkeypatch)
+    definition = steps.define(small.small_settings(**STEM | {"model.stem.kind": kind, "model.stem.trainable": False}))
+    free = steps.define(small.small_settings(**STEM | {"model.stem.kind": kind}))
     (params, stats), (all_params, some_stats) = _shapes(definition), _shapes(free)
     assert set(params["stem"]) == {"embedding", "output_norm"}
     trained, kept = (_names(tree["stem"]) for tree in (all_params, stats))

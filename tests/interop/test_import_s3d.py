@@ -1,6 +1,5 @@
 """Import of S3D: every name of both layouts, refusals that say which, and a run that starts from the result."""
 
-import functools
 import json
 
 import jax
@@ -9,9 +8,7 @@ import numpy as np
 import pytest
 
 from configs import s3d as config_s3d
-from hvt_jax.engine import state as state_lib
 from hvt_jax.interop import s3d, safetensors_io, start
-from hvt_jax.model.s3d import S3D
 from hvt_jax.run import leaves
 from hvt_jax.run.seals import CheckpointError
 from hvt_jax.settings import read_settings
@@ -20,16 +17,10 @@ from tests import small
 CLASSES = 5
 
 
-@functools.cache
-def _template():
-    build = functools.partial(S3D, momentum=0.9, dtype=jnp.dtype("float32"))
-    return jax.eval_shape(lambda: state_lib.variables_of(build, 0))
-
-
 def state_of(layout):
     """Return arrays by the names of a layout, each filled with a number of its own."""
     state = {}
-    for tree in _template():
+    for tree in s3d._template():
         for ours, leaf in leaves.flatten(tree).items():
             shape = leaf.shape
             if len(shape) == 4:
@@ -54,7 +45,7 @@ def test_every_array_finds_its_place(layout):
     counters = {"x.num_batches_tracked": np.zeros(())}
     wrapped = {f"module.{name}": array for name, array in (state | counters).items()}
     params, stats, head = s3d.to_our_variables(wrapped, layout, "")
-    for filled, shapes in zip((params, stats), _template(), strict=True):
+    for filled, shapes in zip((params, stats), s3d._template(), strict=True):
         assert leaves.describe(leaves.flatten(filled)) == leaves.describe(leaves.flatten(shapes))
     assert head["kernel"].shape == (1024, CLASSES)
 
