@@ -32,6 +32,9 @@ BEGIN, END = "<!-- methods -->", "<!-- /methods -->"
 # Chosen on the validation videos, of two rates each (`--split=2 --rates=5e-4,2e-3`).
 RATES: dict[str, float] = {"local": 2e-3, "joint": 2e-3}
 _DEFAULT_RATE = 2e-3
+# Tokens are normalised as in the papers: statistics of batches that are cut or masked are not those of whole videos.
+_LAYER_NORM = {f"model.{level}.output_norm": "layer" for level in LEVELS}
+FIELDS: dict[str, dict[str, object]] = {"svt": _LAYER_NORM, "jepa": _LAYER_NORM, "mae": _LAYER_NORM}
 _ROUNDS = 10
 
 
@@ -75,7 +78,7 @@ def _run_methods(names: list[str], asked: argparse.Namespace) -> None:
                 if study.is_done(folder) or time.monotonic() > end:
                     continue
                 count = round(asked.steps * training_flops("local") / training_flops(name))
-                fields = {"method": name, "optimizer.learning_rate": rate}
+                fields = {"method": name, "optimizer.learning_rate": rate, **FIELDS.get(name, {})}
                 study.run_once(folder, fields, argparse.Namespace(**vars(asked) | {"steps": count}), seed)
 
 
@@ -89,7 +92,7 @@ def _folder(workdir: pathlib.Path, name: str, rate: float, split: int, steps: in
 
 def _definition(name: str) -> steps.Definition:
     config = digits.get_config()
-    config.method = name
+    config.update_from_flattened_dict({"method": name, **FIELDS.get(name, {})})
     return steps.define(read_settings(config))
 
 

@@ -17,6 +17,7 @@ from configs import default, ucf
 
 _RATES = {"vicreg": 0.2 / 256, "svt": 5e-4 / 256, "jepa": 6.25e-4 / 3072, "mae": 1.5e-4 / 256}  # for one video a step
 _DECAYS = {"vicreg": 1e-6, "svt": 0.04, "jepa": 0.04, "mae": 0.05}
+_LAYER_NORM = ("svt", "jepa", "mae")  # of the tokens, as their transformers have it
 _METHODS = ("local", "joint", "supervised", "vicreg", "svt", "brave", "jepa", "mae")
 
 
@@ -29,6 +30,9 @@ def get_config(argument: str = "") -> ConfigDict:
     if name in _RATES:
         config.optimizer.learning_rate = _RATES[name] * config.train.batch_size
         config.optimizer.weight_decay = _DECAYS[name]
+    if name in _LAYER_NORM:
+        for level in ("patch", "frame", "clip", "sequence"):
+            config.model[level].output_norm = "layer"
     if name == "vicreg":
         config.optimizer.name = "lars"
     return config

@@ -25,6 +25,14 @@ class Extended(Pyramid):
             setattr(self, name, make(rngs))
 
 
+def aside(model: Pyramid) -> Pyramid:
+    """Return the same model whose running statistics move apart: for videos unlike those that it is evaluated on.
+
+    Gradients reach the parameters of `model` through it.
+    """
+    return nnx.merge(*nnx.split(model), copy=True)
+
+
 def make_mlp(
     width_in: int, hidden: tuple[int, ...], width_out: int, *, norm: str, dtype: jnp.dtype, rngs: nnx.Rngs
 ) -> Predictor:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from hvt_jax.data import views
 from hvt_jax.hierarchy import Hierarchy
-from hvt_jax.model.extended import Extended, make_mlp
+from hvt_jax.model.extended import Extended, aside, make_mlp
 from hvt_jax.model.sizes import other_size
 from hvt_jax.objectives import end_to_end
 from hvt_jax.objectives.distances import cosine_similarity, masked_mean
@@ -78,10 +78,11 @@ class Brave(end_to_end.EndToEnd):
         grids = ((data.height, data.width), end_to_end.smaller_size(settings, settings.brave.broad_size))
         grids = tuple(end_to_end.patch_grid(settings, size) for size in grids)
         sizes = {"narrow": None, "broad": other_size(model, _broad_hierarchy(settings), grids)}
-        outputs, projected, predicted = {}, {}, {}
+        # The broad view is no video as they are evaluated, so it leaves the running statistics alone.
+        encoders, outputs, projected, predicted = {"narrow": model, "broad": aside(model)}, {}, {}, {}
         for view, view_key in zip(_VIEWS, keys, strict=True):
             ends = {"key": view_key, "isolated": False, "last_state": -1, "size": sizes[view]}
-            outputs[view] = model(inputs.video[view][:, 0], **options, **ends)
+            outputs[view] = encoders[view](inputs.video[view][:, 0], **options, **ends)
             tokens = outputs[view][model.hierarchy.levels[-1]].tokens.mean(1, keepdims=True)
             projected[view] = getattr(model, f"{view}_projector")(tokens, {}, **options)
             predicted[view] = getattr(model, f"{view}_predictor")(projected[view], {}, **options)

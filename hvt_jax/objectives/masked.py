@@ -36,7 +36,8 @@ class _Masked(end_to_end.EndToEnd):
     """What both methods share: what is seen is encoded, and the tokens of the top level alone fill in what is not.
 
     Their papers hand the encoder's patches to the predictor. Here nothing but the top level's tokens passes: with the
-    patches of the frames beside it no level above would have to know anything.
+    patches of the frames beside it no level above would have to know anything. Running statistics of BatchNorm would be
+    those of videos of which little is seen, so levels are better normalised by `layer`, as in the papers.
     """
 
     parts = ("predictor",)

@@ -9,7 +9,7 @@ from einops import rearrange
 
 from hvt_jax.data import views
 from hvt_jax.hierarchy import Hierarchy
-from hvt_jax.model.extended import Extended, PrototypeHead
+from hvt_jax.model.extended import Extended, PrototypeHead, aside
 from hvt_jax.model.level import LevelOutput
 from hvt_jax.model.pyramid import OtherSize
 from hvt_jax.model.sizes import other_size
@@ -92,7 +92,8 @@ class Svt(end_to_end.EndToEnd):
             local = _local_hierarchy(settings)
             sizes = (settings.data.height, settings.data.width), end_to_end.smaller_size(settings, svt.local_size)
             grids = tuple(end_to_end.patch_grid(settings, size) for size in sizes)
-            small, _ = _cosines(model, inputs.video["local"], inputs.valid, keys[1], other_size(model, local, grids))
+            size = other_size(model, local, grids)
+            small, _ = _cosines(aside(model), inputs.video["local"], inputs.valid, keys[1], size)
             found = jnp.concatenate([found, small])
         answers_VBK = jax.nn.softmax((wanted_VBK - inputs.memory["center"]) / _temperature(svt, inputs.progress))
         given_WBK = jax.nn.log_softmax(found / svt.student_temperature)
