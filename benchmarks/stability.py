@@ -35,7 +35,7 @@ def main(_: Sequence[str]) -> None:
     settings = read_settings(config)
     train_set = catalog.load_dataset(settings.data, "train")
     definition = fit_to_labels(steps.define(settings), train_set)
-    length = {"steps_per_epoch": plan_run(settings, train_set).steps_per_epoch, "num_steps": STEPS.value}
+    length = {"steps_per_epoch": plan_run(definition, train_set).steps_per_epoch, "num_steps": STEPS.value}
     optimizer = optim.build_optimizer(settings.optimizer, definition.groups, **length)
     compiled = compilation.compile_functions(definition, optimizer, num_steps=STEPS.value)
     initialise = jax.jit(steps.build_initialise(definition, optimizer))

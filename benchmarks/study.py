@@ -97,34 +97,45 @@ def main() -> int:
     found = "\n\n".join(tables(pathlib.Path(asked.workdir)))
     print(found)
     if asked.write:
-        before, _, after = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)
-        DOCUMENT.write_text(f"{before}{BEGIN}\n{found}\n{END}{after.partition(END)[2]}", encoding="utf-8")
+        write_between(DOCUMENT, BEGIN, END, found)
     return 0
 
 
-def _run_rows(names: list[str], asked: argparse.Namespace) -> None:
-    command = [sys.executable, "-m", "hvt_jax", "make_digits", f"--root={asked.root}", f"--num_videos={NUM_VIDEOS}"]
+def write_between(document: pathlib.Path, begin: str, end: str, text: str) -> None:
+    """Put `text` between two marks of a document, in the place of what was there."""
+    before, _, after = document.read_text(encoding="utf-8").partition(begin)
+    document.write_text(f"{before}{begin}\n{text}\n{end}{after.partition(end)[2]}", encoding="utf-8")
+
+
+def make_videos(root: str) -> None:
+    """Make the digits of the study in the folder `root`, if they are not there."""
+    command = [sys.executable, "-m", "hvt_jax", "make_digits", f"--root={root}", f"--num_videos={NUM_VIDEOS}"]
     subprocess.run(command, check=True)
+
+
+def _run_rows(names: list[str], asked: argparse.Namespace) -> None:
+    make_videos(asked.root)
     end = time.monotonic() + 60 * asked.minutes
     for seed in (int(text) for text in asked.seeds.split(",")):
         for name in names:
             folder = run_folder(pathlib.Path(asked.workdir), name, asked.split, asked.steps, seed)
-            if not _is_done(folder) and time.monotonic() < end:
-                _run(folder, ROWS[name], asked, seed)
+            if not is_done(folder) and time.monotonic() < end:
+                run_once(folder, ROWS[name], asked, seed)
 
 
-def _is_done(folder: pathlib.Path) -> bool:
+def is_done(folder: pathlib.Path) -> bool:
     """Return whether a run came to its end; one that was interrupted left results.json, too."""
     path = folder / "results.json"
     return path.exists() and json.loads(path.read_text())["outcome"] == "done"
 
 
 def run_folder(workdir: pathlib.Path, name: str, split: int, steps: int, seed: int) -> pathlib.Path:
-    """Return the folder of one run; `_read` reads its parts back."""
+    """Return the folder of one run; `read` reads its parts back."""
     return workdir / f"split{split}-{steps}" / name.replace(" ", "_") / f"seed{seed}"
 
 
-def _run(folder: pathlib.Path, overrides: dict[str, object], asked: argparse.Namespace, seed: int) -> None:
+def run_once(folder: pathlib.Path, overrides: dict[str, object], asked: argparse.Namespace, seed: int) -> None:
+    """Train in `folder`, with `steps`, `root` and `split` as asked, and evaluate before and after; says if it fails."""
     print(f"{folder}", flush=True)
     fields = {
         "data.root": asked.root,
@@ -153,7 +164,7 @@ def tables(workdir: pathlib.Path) -> list[str]:
         rows = []
         for name in ROWS:
             folder = run_folder(workdir, name, int(split), int(steps), 0).parent
-            runs = [_read(path) for path in sorted(folder.glob("seed*")) if path.is_dir() and _is_done(path)]
+            runs = [read(path) for path in sorted(folder.glob("seed*")) if path.is_dir() and is_done(path)]
             levels = [level for level in LEVELS[1:] if runs and level in runs[0]["knn"]]
             rows += [_row(name, level, runs) for level in levels]
         evaluated = "motion kNN, linear, MLP, direction linear, MLP, digit kNN, linear, MLP"
@@ -163,7 +174,7 @@ def tables(workdir: pathlib.Path) -> list[str]:
     return found
 
 
-def _read(folder: pathlib.Path) -> dict:
+def read(folder: pathlib.Path) -> dict:
     """Return results.json, the rank of every level over that of its first step, and where alarms were raised."""
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     ranks = {}
@@ -175,17 +186,22 @@ def _read(folder: pathlib.Path) -> dict:
     return json.loads((folder / "results.json").read_text()) | {"ranks": ranks, "alarms": places}
 
 
+def numbers(level: str, runs: list[dict]) -> list[str]:
+    """Return accuracies of a level over runs: motion and digit by every probe, direction by all but neighbours."""
+    found = [interval([run[probe][level]["motion"]["top1"] for run in runs]) for probe in PROBES]
+    found += [interval([run[probe][level]["motion"]["within_pairs"] for run in runs]) for probe in PROBES[1:]]
+    return found + [interval([run[probe][level]["digit"]["top1"] for run in runs]) for probe in PROBES]
+
+
 def _row(name: str, level: str, runs: list[dict]) -> str:
-    numbers = [_interval([run[probe][level]["motion"]["top1"] for run in runs]) for probe in PROBES]
-    numbers += [_interval([run[probe][level]["motion"]["within_pairs"] for run in runs]) for probe in PROBES[1:]]
-    numbers += [_interval([run[probe][level]["digit"]["top1"] for run in runs]) for probe in PROBES]
+    cells = numbers(level, runs)
     ranks = [run["ranks"].get(level, math.nan) for run in runs]
-    numbers += [_interval(ranks, digits=2), f"{min(ranks):.2f}"]
-    numbers.append(str(sum(any(level in place for place in run["alarms"]) for run in runs)))
-    return f"| {name} | {len(runs)} | {level} | " + " | ".join(numbers) + " |"
+    cells += [interval(ranks, digits=2), f"{min(ranks):.2f}"]
+    cells.append(str(sum(any(level in place for place in run["alarms"]) for run in runs)))
+    return f"| {name} | {len(runs)} | {level} | " + " | ".join(cells) + " |"
 
 
-def _interval(values: list[float], digits: int = 1) -> str:
+def interval(values: list[float], digits: int = 1) -> str:
     """Return the mean and half the width of its 95 % interval over seeds."""
     if len(values) == 1:
         return f"{values[0]:.{digits}f}"

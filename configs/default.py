@@ -12,11 +12,16 @@ def get_config() -> ConfigDict:
     """Return the locked default config."""
     config = ConfigDict()
     config.seed = 42  # all randomness is a function of this and the step number
-    config.method = "local"  # local: each level by itself | joint: no stops between levels | supervised: by labels
+    config.method = "local"  # local | joint: no stops between levels | supervised | vicreg | svt | brave | jepa | mae
     config.data = _data()
     config.augmentation = _augmentation()
     config.model = _model()
     config.objective = _objective()
+    config.vicreg = _vicreg()
+    config.svt = _svt()
+    config.brave = _brave()
+    config.jepa = _jepa()
+    config.mae = _mae()
     config.optimizer = _optimizer()
     config.train = _train()
     config.evaluation = _evaluation()
@@ -186,6 +191,70 @@ def _objective() -> ConfigDict:
         weights.side = 1.0  # predicts its own level at another time
     objective.weights_to_uniform = False  # move the edge weights linearly to 1 over the training
     return objective
+
+
+def _vicreg() -> ConfigDict:
+    vicreg = ConfigDict()  # method vicreg: two windows of a video, embedded alike (Bardes et al. 2022)
+    vicreg.min_distance = 0  # least frames of the video between the starts of the windows
+    vicreg.max_distance = 0  # most; 0 = any, so that with both 0 the windows are drawn apart
+    vicreg.projector_layers = 3  # linear maps of the projector, norm and activation between them
+    vicreg.projector_expansion = 4.0  # its width over that of the token
+    return vicreg
+
+
+def _svt() -> ConfigDict:
+    svt = ConfigDict()  # method svt: a teacher's prototypes of global views (Ranasinghe et al. 2022; Caron et al. 2021)
+    svt.num_local = 8  # local views beside two global ones, which are as large as data says
+    svt.local_frames = 8  # frames of a local view
+    svt.local_stride = 2  # frames of the video between two of them
+    svt.local_size = 0.43  # rows and columns of a local view over those of a global one, cut to whole patches
+    svt.global_area = (0.4, 1.0)  # share of the frame that a global view shows
+    svt.local_area = (0.05, 0.4)  # share of the frame that a local view shows
+    svt.hidden = 2048  # width of the head's hidden layers
+    svt.bottleneck = 256  # width of what is compared with the prototypes
+    svt.prototypes = 65536  # how many
+    svt.student_temperature = 0.1  # divides the student's cosines
+    svt.teacher_temperature = (0.04, 0.07)  # divides the teacher's: at the start, and after the warm-up
+    svt.teacher_warmup = 0.3  # share of the run in which it rises
+    svt.momentum = 0.996  # share of the teacher that is kept per step; rises to 1 by a cosine
+    svt.center_momentum = 0.9  # of the mean that is taken off the teacher's cosines, share kept per step
+    return svt
+
+
+def _brave() -> ConfigDict:
+    brave = ConfigDict()  # method brave: narrow predicts broad and back (Recasens et al. 2021)
+    brave.narrow_stride = 2  # frames of the video between two of the narrow view, which has data.num_frames
+    brave.broad_frames = 64  # frames of the broad view
+    brave.broad_stride = 4  # frames of the video between two of them
+    brave.broad_size = 0.5  # its rows and columns over the narrow view's, cut to whole patches
+    brave.hidden = 4096  # width of the hidden layer of projectors and predictors
+    brave.width = 256  # of what is predicted
+    return brave
+
+
+def _jepa() -> ConfigDict:
+    jepa = ConfigDict()  # method jepa: a teacher's latents of masked patches (Bardes et al. 2024)
+    jepa.mask_ratio = 0.9  # share of the patches that are masked, in all frames alike
+    jepa.mask_blocks = (8, 2)  # blocks of each mask of a video
+    jepa.mask_areas = (0.15, 0.7)  # share of the frame that a block of each covers
+    jepa.predictor = _filler(width=384, depth=12, num_heads=12)
+    jepa.momentum = 0.998  # share of the teacher that is kept per step; rises to 1 linearly
+    return jepa
+
+
+def _mae() -> ConfigDict:
+    mae = ConfigDict()  # method mae: pixels of masked patches (Tong et al. 2022)
+    mae.mask_ratio = 0.9  # share of the patches that are masked, in all frames alike
+    mae.decoder = _filler(width=192, depth=4, num_heads=3)
+    return mae
+
+
+def _filler(width: int, depth: int, num_heads: int) -> ConfigDict:
+    filler = ConfigDict()  # the transformer that fills in what was masked
+    filler.width = width  # D, size of a token
+    filler.depth = depth  # layers
+    filler.num_heads = num_heads  # H, attention heads
+    return filler
 
 
 def _optimizer() -> ConfigDict:

@@ -27,6 +27,11 @@ def get_config(argument: str = "") -> ConfigDict:
     config.data.update(num_frames=8, frame_stride=4)
     config.model.stem.patch_size = 16
     config.optimizer.learning_rate = 2e-3
+    # What other methods put on top of the levels, in the papers' proportions: their encoders are 3 to 16 times as wide.
+    config.svt.update(local_frames=4, local_stride=4, hidden=256, bottleneck=64, prototypes=1024)
+    config.brave.update(narrow_stride=2, broad_frames=16, broad_stride=2, hidden=256, width=128)
+    for filler in (config.jepa.predictor, config.mae.decoder):
+        filler.update(width=64, depth=2, num_heads=4)
     config.train.update(batch_size=64, num_epochs=19.0)
     config.evaluation.update(schedule="linear", interval=10.0)
     config.evaluation.reversed_pairs = ("Right/Left", "Down/Up", "Clockwise/CounterClockwise", "Grow/Shrink")

@@ -87,7 +87,8 @@ def locked(folder: str | os.PathLike, kind: type[Exception], *, wait: bool = Fal
       kind: raised, with one line, if another process holds it or takes its place.
       wait: for the other process, instead.
     """
-    os.makedirs(folder, exist_ok=True)
+    with refusals_as(kind, folder, "name another --out"):
+        os.makedirs(folder, exist_ok=True)
     busy = kind(f"{os.fspath(folder)}: another process is at work there; wait for its end, or name another --out")
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -49,7 +49,21 @@ SMALL_SIZES = {
     "evaluation.monitor_tokens": 16,
     "train.batch_size": BATCH,
     "optimizer.warmup_epochs": 0.0,
+    "svt.num_local": 2,
+    "svt.local_frames": 2,
+    "svt.hidden": 8,
+    "svt.bottleneck": 6,
+    "svt.prototypes": 10,
+    "brave.narrow_stride": 1,
+    "brave.broad_frames": 8,
+    "brave.broad_stride": 2,
+    "brave.hidden": 8,
+    "brave.width": 6,
+    "jepa.mask_ratio": 0.7,
+    "mae.mask_ratio": 0.7,
 }
+for _part in ("jepa.predictor", "mae.decoder"):
+    SMALL_SIZES |= {f"{_part}.width": 8, f"{_part}.depth": 1, f"{_part}.num_heads": 2}
 for _level in ("patch", "frame", "clip", "sequence"):
     SMALL_SIZES[f"model.{_level}.predictor_hidden"] = (8,)
 for _level in ("frame", "clip", "sequence"):
@@ -90,12 +104,12 @@ def _define(settings: Settings) -> Definition:
 
 
 def batch_of(definition: Definition, seed: int = 0, size: int = BATCH) -> dict[str, np.ndarray]:
-    """Return `size` valid random videos, uint8 [B, T, Y, X, 3], and their labels if the method wants them."""
-    data = definition.settings.data
-    shape = (size, data.num_frames, data.height, data.width, 3)
-    video = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
-    fields = {"video": video, "valid": np.ones(size, bool), "label": np.arange(size, dtype=np.int32) % NUM_CLASSES}
-    return {name: fields[name] for name in definition.method.batch_fields}
+    """Return `size` valid random videos, uint8 [B, T, Y, X, 3], or views of them, and what else a step wants."""
+    rng, shapes = np.random.default_rng(seed), steps.batch_shapes(definition, size)
+    batch = jax.tree.map(lambda shape: np.ones(shape.shape, shape.dtype), shapes)
+    batch["video"] = jax.tree.map(lambda shape: rng.integers(0, 256, shape.shape, np.uint8), shapes["video"])
+    labels = {"label": np.arange(size, dtype=np.int32) % NUM_CLASSES}
+    return batch | {name: labels[name] for name in labels if name in batch}
 
 
 def optimizer(definition: Definition):
@@ -136,7 +150,7 @@ def _train_step(definition: Definition):
 def _loss_and_gradients(definition: Definition):
     def run(params, stats, batch, key):
         video = steps.prepare_training(definition, key, batch["video"])
-        draws = steps.draw_targets(definition, key, video)
+        draws = steps.draw_targets(definition, key, video, batch.get("frame_valid"))
         weights = steps.edge_weights(definition, jnp.zeros((), jnp.int32), STEPS["num_steps"])
         loss = steps.build_loss(definition, {**batch, "video": video}, draws, weights)
         return jax.value_and_grad(loss, has_aux=True)(params, stats, key)

@@ -46,7 +46,7 @@ def _refusal(capsys, *words):
             "optimiser.learning_rate=1",
             "config.optimiser.learning_rate = 1 is unknown; did you mean config.optimizer.*?",
         ),
-        ("nonsense_xyz=3", "config.nonsense_xyz = 3 is unknown; the config has alarms, .*, train"),
+        ("nonsense_xyz=3", "config.nonsense_xyz = 3 is unknown; the config has alarms, .*, vicreg"),
         ("train.nonsense=3", "config.train.nonsense = 3 is unknown; config.train has batch_size, .*"),
         ("train.batch_size.x=3", "config.train.batch_size.x = 3 is unknown; did you mean config.train.batch_size?"),
         ("train=3", "config.train = 3, but it is a group of fields; set one of them"),

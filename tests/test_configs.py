@@ -7,6 +7,7 @@ import importlib.util
 import json
 import math
 import pathlib
+import types
 import typing
 
 import jax
@@ -28,6 +29,7 @@ def _ranges(kind, prefix=""):
     """Return {dotted name: range} of the fields of `kind` that have one."""
     found = {}
     for name, child in typing.get_type_hints(kind, include_extras=True).items():
+        child = typing.get_args(child)[0] if typing.get_origin(child) is types.UnionType else child
         if dataclasses.is_dataclass(child):
             found |= _ranges(child, f"{prefix}{name}.")
         elif typing.get_origin(child) is typing.Annotated:
@@ -72,6 +74,19 @@ def test_every_config_avoids_two_faults_of_the_original(name):
     for level in ("patch", "frame", "clip", "sequence") if settings.method != "supervised" else ():  # no predictors
         sizes = getattr(model, level)
         assert sizes.predictor_hidden == (2 * sizes.width,), level
+
+
+@pytest.mark.parametrize("method", ["vicreg", "svt", "brave", "jepa", "mae"])
+def test_every_method_has_its_papers_settings(method):
+    module = _module("methods")
+    definition = steps.define(read_settings(module.get_config(f"{method},smoke")))
+    assert definition.settings.method == method and definition.settings.data.height == 64
+    whole = read_settings(module.get_config(method))
+    norm = "batch" if method in ("vicreg", "brave") else "layer"
+    assert whole.data.height == 112 and whole.model.sequence.output_norm == norm
+    assert steps.define(whole).hierarchy.edges == ()
+    with pytest.raises(ValueError, match="configs/methods.py:svd is unknown"):
+        module.get_config("svd")
 
 
 def _small_definition(name):

@@ -58,19 +58,25 @@ def test_it_resumes_bit_for_bit(world, tmp_path):
     assert runs.results(copy)["head"] == runs.results(world / "run")["head"]
 
 
-def test_joint_trains_from_its_config_to_a_report(world):
-    fields = {"data.root": world / "digits", **runs.FIELDS, **small.NO_AUGMENTATION, "train.num_epochs": 1.0}
-    fields |= {**small.HIT_TARGETS, "method": "joint"}
-    run = runs.train_here(world / "joint", fields)
+def test_views_and_a_teacher_train_from_a_config_to_a_report_and_resume_bit_for_bit(world, tmp_path):
+    """SVT: two groups of views, and a teacher and a centre in the checkpoint."""
+    fields = {"data.root": world / "digits", **runs.FIELDS, "method": "svt"}
+    fields |= {"train.num_epochs": 1.0, "checkpoint.interval_steps": 2}
+    run = runs.train_here(world / "svt", fields)
     assert run.code == 0, run.stderr
-    assert "method    joint: every level by its own predictions and by those of the levels above" in run.stdout
-    trained = [record for record in runs.numbers(world / "joint") if "train/total" in record]
+    assert "method    svt: all levels end to end through the clip tokens: local and global views" in run.stdout
+    trained = [record for record in runs.numbers(world / "svt") if "train/total" in record]
     assert [record["step"] for record in trained] == list(range(1, 5))
-    names = {"train/frame->clip/up", "gradient_norm/frame/predictors", "monitor/frame->clip/up/mean_ratio"}
-    assert names <= trained[0].keys()
-    results = runs.results(world / "joint")
+    assert {"train/teacher_entropy", "gradient_norm/head", "monitor/clip/rank"} <= trained[0].keys()
+    results = runs.results(world / "svt")
     assert results["outcome"] == "done" and "head" not in results and results["knn"]["clip"]
-    assert "own head" not in (world / "joint" / "report.md").read_text()
+    assert "own head" not in (world / "svt" / "report.md").read_text()
+    copy = pathlib.Path(shutil.copytree(world / "svt", tmp_path / "svt"))
+    shutil.rmtree(copy / "checkpoints" / "4")
+    (copy / "checkpoints" / "manifest-4.json").unlink()
+    again = runs.train_here(copy, fields)
+    assert again.code == 0 and again.resumed_at == 2, again.stderr
+    assert runs.results(copy)["state_digest"] == results["state_digest"]
 
 
 def _dataset(*labels: tuple[int, ...], **label_names: tuple[str, ...]) -> Dataset:

@@ -19,9 +19,8 @@ from flax import nnx
 from hvt_jax.engine import state as state_lib
 from hvt_jax.interop import original, original_config
 from hvt_jax.interop.grow import grow_variables
-from hvt_jax.model.predictor import make_projector
-from hvt_jax.objectives import siamese, supervised
-from hvt_jax.objectives.distances import distance, vicreg
+from hvt_jax.model.extended import make_mlp
+from hvt_jax.objectives import distances, supervised, vicreg
 from hvt_jax.objectives.draws import distance_code, side_log_probabilities
 from hvt_jax.objectives.method import Inputs
 from hvt_jax.objectives.methods import METHODS
@@ -83,7 +82,7 @@ def test_losses_and_their_gradients(path, shapes, name, dtype):
         rows = (lambda x: x[:, None]) if target.ndim == 2 else (lambda x: x)  # ours are [B, N, D] always
 
         def loss(target, prediction):
-            return distance(settings, rows(prediction), rows(target), None, **kwargs)
+            return distances.distance(settings, rows(prediction), rows(target), None, **kwargs)
 
         value, gradients = jax.jit(jax.value_and_grad(loss, (0, 1)))(target, prediction)
     tolerance = 1e-12 if dtype == "float64" else 1e-5  # stored in float64 here
@@ -138,7 +137,8 @@ def test_vicreg_between_two_views(path, dtype):
         assert all(name.startswith("projector.") or name in parity.HEAD for name in model.unused)
         top = getattr(model.settings, model.hierarchy.levels[-1])
         options = {"dtype": jnp.dtype(dtype), "rngs": nnx.Rngs(0)}
-        projector = make_projector(top, top.width, **options)
+        hidden, norm = top.predictor_hidden, top.predictor_hidden_norm
+        projector = make_mlp(top.width, hidden, top.width, norm=norm, **options)
         head_graph, *head = nnx.split(projector, nnx.Param, nnx.BatchStat)
         used: set[str] = set()
         head = [original.import_tree({"projector": nnx.to_pure_dict(part)}, state, used) for part in head]
@@ -148,7 +148,7 @@ def test_vicreg_between_two_views(path, dtype):
         def loss(params):
             pyramid = state_lib.merge(model.graphdef, params["model"], model.stats)
             projector = nnx.merge(head_graph, params["projector"], head[1]["projector"], copy=True)
-            result = siamese.siamese_loss(pyramid, projector, views, model.objective, train=True)
+            result = vicreg.siamese_loss(pyramid, projector, views, model.objective, train=True)
             moved = nnx.to_pure_dict(nnx.state(projector, nnx.BatchStat))
             return result.total, {**state_lib.statistics(pyramid), "projector": moved}
 
@@ -275,9 +275,9 @@ def test_siamese_leaves_out_masked_videos():
     settings = small_settings().objective
     first, second = (jax.random.normal(jax.random.key(seed), (4, 1, 6)) for seed in (0, 1))
     valid = jnp.array([True, True, False, True])
-    masked = vicreg(settings, first.at[2].set(1e6), second, valid)
+    masked = distances.vicreg(settings, first.at[2].set(1e6), second, valid)
     kept = jnp.array([0, 1, 3])
-    np.testing.assert_allclose(masked, vicreg(settings, first[kept], second[kept], None), rtol=1e-6)
+    np.testing.assert_allclose(masked, distances.vicreg(settings, first[kept], second[kept], None), rtol=1e-6)
 
 
 def test_supervised_leaves_out_masked_videos():

@@ -49,15 +49,18 @@ _FILES, _FILES_PER_WORKER = 48, 14  # open at a time; with 36 and 13 a run ended
 _WORKERS_PAY = 2_000  # videos; in the seconds in which processes start, threads decode about as many small ones
 
 
-def steps_per_epoch(dataset: Dataset, settings: DataSettings, batch_size: int) -> int:
-    """Return how many training steps use every sample of `training_samples` once, at least 1.
+def steps_per_epoch(
+    dataset: Dataset, settings: DataSettings, batch_size: int, plan: sampling.Plan | None = None
+) -> int:
+    """Return how many training steps use every sample of `train_batches` once, at least 1.
 
     The last batch of an epoch is filled from the next one, so steps and epochs drift apart by less than a step each.
 
     Raises:
       DataError: if no video is long enough.
     """
-    return max(1, len(training_samples(dataset, settings)[0]) // batch_size)
+    cut = settings if plan is None else _cut_for(settings, plan)
+    return max(1, len(training_samples(dataset, cut)[0]) // batch_size)
 
 
 def train_batches(
@@ -110,7 +113,7 @@ def training_map(
     if plan is None:
         plan, cut = _window(settings, "drawn" if settings.max_windows_per_video else "all"), settings
     else:
-        cut = dataclasses.replace(settings, num_frames=plan.span, frame_stride=1, max_windows_per_video=1)
+        cut = _cut_for(settings, plan)
     videos, numbers = training_samples(dataset, cut)
     elements = grain.MapDataset.range(len(videos)).seed(seed).shuffle().repeat(None)
     samples = batches.Samples(dataset, settings, plan, videos, numbers, seed)
@@ -142,6 +145,11 @@ def evaluation_batches(
     samples = batches.Samples(dataset, settings, plan or _window(settings, "middle"), videos, 0 * videos)
     elements = grain.MapDataset.range(-(-len(dataset) // batch_size) * batch_size)
     return _start(batches.Batches(elements, samples, share, workers > 0), settings, workers, threads)
+
+
+def _cut_for(settings: DataSettings, plan: sampling.Plan) -> DataSettings:
+    """Return settings by which every video that is long enough for the views gives one sample."""
+    return dataclasses.replace(settings, num_frames=plan.span, frame_stride=1, max_windows_per_video=1)
 
 
 def _window(settings: DataSettings, choice: str) -> sampling.Window:

@@ -50,11 +50,13 @@ def _is_meant(definition: Definition, owner: str, label: str) -> bool:
 
 def audit(definition: Definition, num_videos: int) -> Table:
     """Return the table of a fresh model on random videos; see `isolation_table`."""
-    seed, shapes = definition.settings.seed, _batch_shapes(definition, num_videos)
+    seed, shapes = definition.settings.seed, steps.batch_shapes(definition, num_videos)
     params, stats = steps.initial_variables(definition, seed)
-    batch = {name: np.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}  # labels of the first class
-    batch["video"] = np.random.default_rng(seed).integers(0, 256, batch["video"].shape, np.uint8)
-    batch["valid"][:] = True
+    draw, zeros = np.random.default_rng(seed).integers, lambda shape: np.zeros(shape.shape, shape.dtype)
+    batch = jax.tree.map(zeros, shapes)  # labels of the first class
+    batch["video"] = jax.tree.map(lambda shape: draw(0, 256, shape.shape, np.uint8), shapes["video"])
+    for field in ("valid", "frame_valid"):
+        batch |= {field: jax.tree.map(np.ones_like, batch[field])} if field in batch else {}
     return isolation_table(definition, params, stats, batch, jax.random.key(seed))
 
 
@@ -66,7 +68,7 @@ def open_paths(definition: Definition, num_videos: int) -> list[tuple[str, str]]
     Read off the traced program of the gradient, which is neither compiled nor run: an empty list is a proof for every
     input and all parameters. `audit` shows the other half, that a level's own blocks are not zero.
     """
-    seed, batch = definition.settings.seed, _batch_shapes(definition, num_videos)
+    seed, batch = definition.settings.seed, steps.batch_shapes(definition, num_videos)
     variables = jax.eval_shape(lambda: steps.initial_variables(definition, seed))
     owners = definition.method.owners(definition.hierarchy.levels)
     shares = {owner: jax.ShapeDtypeStruct((), jnp.float32) for owner in owners}
@@ -146,14 +148,3 @@ def _weighted_losses(shares, params, definition: Definition, stats, batch, key) 
     loss = steps.build_loss(definition, {**batch, "video": video}, draws, weights)
     owned = definition.method.owned_losses(loss(params, stats, keys[2])[1].losses)
     return sum((share * owned[owner] for owner, share in shares.items()), jnp.zeros(()))
-
-
-def _batch_shapes(definition: Definition, num_videos: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Return shapes and dtypes of a training batch of `num_videos`."""
-    data = definition.settings.data
-    shapes = {
-        "video": ((num_videos, data.num_frames, data.height, data.width, 3), np.uint8),
-        "valid": ((num_videos,), np.bool_),
-        "label": ((num_videos,), np.int32),
-    }
-    return {name: jax.ShapeDtypeStruct(*shapes[name]) for name in definition.method.batch_fields}

@@ -7,7 +7,6 @@
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from hvt_jax.settings import SettingsError, TrainSettings
@@ -61,7 +60,7 @@ def _spec(leaf: jax.ShapeDtypeStruct, mesh: Mesh, settings: TrainSettings) -> Pa
     return PartitionSpec()
 
 
-def to_devices(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Return this process's share of a batch as part of the global arrays [B, ...], cut along B."""
+def to_devices(batch: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
+    """Return this process's share of a batch, arrays and dicts of them, as part of the global ones, cut along B."""
     sharding = by_batch(mesh)
-    return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+    return jax.tree.map(lambda value: jax.make_array_from_process_local_data(sharding, value), batch)

@@ -27,6 +27,7 @@ class TrainState:
       params: trained parameters, `stem/...` and `levels/<level>/...`.
       stats: running statistics of BatchNorm, by the same paths.
       opt_state: of the optimizer.
+      memory: what the method keeps beside them, such as a teacher's parameters; {} for nothing.
     """
 
     step: jax.Array
@@ -34,6 +35,7 @@ class TrainState:
     params: Tree
     stats: Tree
     opt_state: optax.OptState
+    memory: Tree = flax.struct.field(default_factory=dict)
 
 
 def split(pyramid: Pyramid) -> tuple[nnx.GraphDef, Tree, Tree]:

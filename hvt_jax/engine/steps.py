@@ -7,28 +7,25 @@ is asked of `Definition.method`.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from hvt_jax.engine import augmentation, monitors, schedules
+from hvt_jax.engine import augmentation, schedules, step_metrics
 from hvt_jax.engine import state as state_lib
-from hvt_jax.engine.optim import optimizer_statistics, update_norms
 from hvt_jax.engine.state import TrainState
+from hvt_jax.engine.step_metrics import StepOutputs
 from hvt_jax.hierarchy import Hierarchy
 from hvt_jax.model.level import LevelOutput
 from hvt_jax.model.pyramid import Pyramid
-from hvt_jax.model.stem import merge_frames
-from hvt_jax.objectives import local, methods, step_draws
+from hvt_jax.objectives import local, methods
 from hvt_jax.objectives.method import Inputs, Method
-from hvt_jax.objectives.step_draws import StepDraws
-from hvt_jax.settings import ObjectiveSettings, Settings, SettingsError
+from hvt_jax.settings import Settings, SettingsError
 from hvt_jax.settings.geometry import model_hierarchy
 
 HEAD = "head"  # among the features of a video: the class that the model names
-LONGEST_BAD_ROW = "longest_bad_row"  # metric: the most bad updates that ever followed one another, of any label
 ROLLBACKS = "alarms/rollbacks"  # metric: how often an alarm sent the run back
 
 
@@ -57,22 +54,6 @@ class Definition:
     def groups(self) -> tuple[str, ...]:
         """Parameter groups: what the optimizer moves, clips and guards apart."""
         return methods.parameter_groups(self.settings)
-
-
-class StepOutputs(NamedTuple):
-    """What a loss was made of.
-
-    Attributes:
-      losses: of every edge and level, and their sum.
-      levels: outputs by level.
-      predictions: what every edge predicted, and what was there, by its name.
-      stats: running statistics after the step.
-    """
-
-    losses: local.LocalLosses
-    levels: dict[str, LevelOutput]
-    predictions: dict[str, local.Prediction]
-    stats: state_lib.Tree
 
 
 def define(settings: Settings, num_classes: int = 0) -> Definition:
@@ -104,9 +85,14 @@ def build_initialise(
     def initialise(key: jax.Array) -> TrainState:
         params, stats = initial_variables(definition, key)
         none = jnp.zeros((), jnp.int32)
-        return TrainState(none, none, params, stats, optimizer.init(params))
+        return TrainState(none, none, params, stats, optimizer.init(params), initial_memory(definition, params))
 
     return initialise
+
+
+def initial_memory(definition: Definition, params: state_lib.Tree) -> state_lib.Tree:
+    """Return what the method keeps beside parameters and statistics, before the first step."""
+    return definition.method.initial_memory(definition.settings, params)
 
 
 def build_train_step(
@@ -115,12 +101,13 @@ def build_train_step(
     """Return `train_step(state, batch, key) -> (state, metrics)`.
 
     All randomness is a function of `key`, `state.step` and `state.rollbacks`. `batch` holds `video` uint8
-    [B, T, Y', X', 3], `valid` bool [B] and what else `batch_fields` names, such as `frame_valid` bool [B, T]; videos
-    and frames that are not valid count in no loss, and are nobody's candidates; the statistics of norms leave out
-    videos only.
+    [B, T, Y', X', 3], or the views that the method wants (`pipeline`), `valid` bool [B] and what else `batch_fields`
+    names, such as `frame_valid` bool [B, T]; videos and frames that are not valid count in no loss, and are nobody's
+    candidates; the statistics of norms leave out videos only.
     Metrics are device scalars; `monitor/...` are computed in steps that are logged
     (`schedules.is_logged`) and 0 in the others, norms are those of the last update (`optim.update_norms`).
     """
+    settings = definition.settings
 
     def train_step(state: TrainState, batch: dict, key: jax.Array):
         # After a rollback the same videos come again; other draws keep the run from walking the same path twice.
@@ -129,32 +116,61 @@ def build_train_step(
         video = prepare_training(definition, keys[0], batch["video"])
         draws = draw_targets(definition, keys[1], video, batch.get("frame_valid"))
         weights = edge_weights(definition, state.step, num_steps)
-        loss = build_loss(definition, batch | {"video": video}, draws, weights)
+        progress, prepared = state.step / num_steps, batch | {"video": video}
+        loss = build_loss(definition, prepared, draws, weights, memory=state.memory, progress=progress)
         gradients, found = jax.grad(loss, has_aux=True)(state.params, state.stats, keys[2])
         scale = schedules.rate_scale(state.rollbacks)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, rate_scale=scale)
         params = optax.apply_updates(state.params, updates)
-        stats = _sound_statistics(state.stats, found.stats, batch["valid"])
+        stats = _sound(state.stats, found.stats, batch["valid"])
         metrics = {"train/total": found.losses.total} | definition.method.metrics(found.losses)
         metrics["data/valid_share"] = batch["valid"].mean()
-        metrics |= _optimizer_metrics(opt_state)
-        metrics |= _monitors(definition, state.step, num_steps, found, draws.candidates, batch["valid"])
+        metrics |= step_metrics.of_optimizer(opt_state)
+        is_due = schedules.is_logged(state.step + 1, settings.logging.interval_steps, num_steps)
+        parts = (settings, definition.hierarchy, found, draws, batch["valid"])
+        metrics |= step_metrics.of_levels(*parts, is_due=is_due)
         metrics[ROLLBACKS] = state.rollbacks
-        return TrainState(state.step + 1, state.rollbacks, params, stats, opt_state), metrics
+        memory = definition.method.next_memory(settings, state.memory, params, found.losses, progress)
+        memory = _sound(state.memory, memory, batch["valid"])
+        return TrainState(state.step + 1, state.rollbacks, params, stats, opt_state, memory), metrics
 
     return train_step
 
 
 def batch_fields(definition: Definition) -> tuple[str, ...]:
     """Return the fields of a batch that a step reads: frames can be padding only where short videos are padded."""
-    frames = ("frame_valid",) if definition.settings.data.short_videos == "pad" and definition.hierarchy.edges else ()
+    frames = ("frame_valid",) if definition.settings.data.short_videos == "pad" else ()
     return (*definition.method.batch_fields, *frames)
 
 
-def prepare_training(definition: Definition, key: jax.Array, video: jax.Array) -> jax.Array:
-    """Return augmented, normalised float videos [B, T, Y, X, 3] from uint8 [B, T, Y', X', 3]."""
-    data = definition.settings.data
-    video = augmentation.augment(key, video, definition.settings.augmentation, height=data.height, width=data.width)
+def prepare_training(definition: Definition, key: jax.Array, video: Any) -> Any:
+    """Return augmented, normalised float videos [B, T, Y, X, 3] from uint8 [B, T, Y', X', 3].
+
+    Of a method with views [B, V, T, Y, X, 3] of [B, V, T, Y', X', 3], or dicts of these; every view is changed by
+    itself.
+    """
+    data, wanted = definition.settings.data, definition.settings.augmentation
+    views = definition.method.views(definition.settings)
+    if views is None:
+        return prepare_windows(definition, key, video)
+
+    def prepare(group: jax.Array, name: str, number: int) -> jax.Array:
+        size, count = views.sizes[name], group.shape[1]
+        own = wanted if size.area is None else dataclasses.replace(wanted, resized_crop_scale=size.area)
+        options = {"height": size.height, "width": size.width}
+        flat = group.reshape(-1, *group.shape[2:])
+        changed = augmentation.augment(jax.random.fold_in(key, number), flat, own, **options)
+        return augmentation.normalise(changed, data.mean, data.std).reshape(-1, count, *changed.shape[1:])
+
+    if not isinstance(video, dict):
+        return prepare(video, "", 0)
+    return {name: prepare(video[name], name, number) for number, name in enumerate(sorted(video))}
+
+
+def prepare_windows(definition: Definition, key: jax.Array, video: jax.Array) -> jax.Array:
+    """Return augmented, normalised float videos [B, T, Y, X, 3] from uint8 [B, T, Y', X', 3], whatever the method."""
+    data, wanted = definition.settings.data, definition.settings.augmentation
+    video = augmentation.augment(key, video, wanted, height=data.height, width=data.width)
     return augmentation.normalise(video, data.mean, data.std)
 
 
@@ -164,11 +180,9 @@ def prepare_evaluation(definition: Definition, video: jax.Array) -> jax.Array:
     return augmentation.normalise(augmentation.centre_crop(video, data.height, data.width), data.mean, data.std)
 
 
-def draw_targets(
-    definition: Definition, key: jax.Array, video: jax.Array, frame_valid: jax.Array | None = None
-) -> StepDraws:
-    """Return what every edge is asked about `video`, see `objectives.step_draws`."""
-    return step_draws.draw(definition.settings, definition.hierarchy, key, video, frame_valid)
+def draw_targets(definition: Definition, key: jax.Array, video: Any, frame_valid: Any = None) -> Any:
+    """Return what the method draws for prepared videos, see `Method.draw`; of `local` what every edge is asked."""
+    return definition.method.draw(definition.settings, definition.hierarchy, key, video, frame_valid)
 
 
 def edge_weights(definition: Definition, step: jax.Array, num_steps: int) -> dict[str, jax.Array | float]:
@@ -180,25 +194,59 @@ def edge_weights(definition: Definition, step: jax.Array, num_steps: int) -> dic
     return weights
 
 
-def build_loss(definition: Definition, batch: dict, draws: StepDraws, weights: dict) -> Callable:
+def build_loss(
+    definition: Definition,
+    batch: dict,
+    draws: Any,
+    weights: dict,
+    *,
+    memory: state_lib.Tree | None = None,
+    progress: jax.Array | float = 0.0,
+) -> Callable:
     """Return `loss(params, stats, dropout_key) -> (total, StepOutputs)`.
 
     Args:
       definition: of the run.
-      batch: `video` float [B, T, Y, X, 3], normalised, and the other fields as in `build_train_step`.
+      batch: `video`, prepared (`prepare_training`), and the other fields as in `build_train_step`.
       draws: of this step.
       weights: of every edge, by its name.
+      memory: of the method; None: as before the first step.
+      progress: share of the run that is done, 0 to 1.
     """
-    frame_valid = merge_frames(batch.get("frame_valid"), definition.hierarchy.frame_step)
-    masks = (batch.get("valid"), frame_valid, batch.get("label"))
-    inputs, objective = Inputs(batch["video"], *masks, draws, weights), definition.settings.objective
+    masks = (batch.get("valid"), batch.get("frame_valid"), batch.get("label"))
 
     def loss(params, stats, key):
         model = state_lib.merge(definition.graphdef, params, stats)
-        losses, outputs, predictions = definition.method.losses(model, inputs, objective, key=key)
+        kept = jax.lax.stop_gradient(initial_memory(definition, params) if memory is None else memory)
+        teacher = None
+        if "params" in kept:
+            # Parts that a teacher has not of its own are there, as the model is whole, and are not asked.
+            whole = jax.lax.stop_gradient(params) | kept["params"]
+            teacher = state_lib.merge(definition.graphdef, whole, stats)
+        inputs = Inputs(batch["video"], *masks, draws, weights, progress, teacher, kept)
+        losses, outputs, predictions = definition.method.losses(model, inputs, definition.settings, key=key)
         return losses.total, StepOutputs(losses, outputs, predictions, state_lib.statistics(model))
 
     return loss
+
+
+def batch_shapes(definition: Definition, num_videos: int) -> dict[str, Any]:
+    """Return shapes and dtypes of what a step gets of a batch of `num_videos`, videos as the model sees them."""
+    data, views = definition.settings.data, definition.method.views(definition.settings)
+    groups = {"": (data.num_frames, data.height, data.width)}
+    if views is not None:
+        groups = {
+            name: (count, shape.length, *views.sizes[name][:2]) for name, (count, shape) in views.plan.groups().items()
+        }
+    videos = {name: jax.ShapeDtypeStruct((num_videos, *size, 3), jnp.uint8) for name, size in groups.items()}
+    frames = {name: jax.ShapeDtypeStruct(video.shape[:-3], jnp.bool_) for name, video in videos.items()}
+    shapes = {
+        "video": videos.get("", videos),
+        "frame_valid": frames.get("", frames),
+        "valid": jax.ShapeDtypeStruct((num_videos,), jnp.bool_),
+        "label": jax.ShapeDtypeStruct((num_videos,), jnp.int32),
+    }
+    return {name: shapes[name] for name in batch_fields(definition)}
 
 
 def build_encode(definition: Definition) -> Callable[[dict, dict, jax.Array], dict[str, jax.Array]]:
@@ -239,55 +287,7 @@ def _frozen_outputs(definition: Definition, params, stats, video) -> tuple[Pyram
     return model, model(video, train=False, last_state=definition.method.last_state)
 
 
-def _sound_statistics(old: dict, new: dict, valid: jax.Array) -> dict:
-    # A NaN in one step must not stay in the running statistics, nor must a batch without any video.
+def _sound(old: dict, new: dict, valid: jax.Array) -> dict:
+    # A NaN in one step must not stay in running statistics or a teacher, nor must a batch without any video.
     sound = lambda before, after: jnp.where(valid.any() & jnp.isfinite(after).all(), after, before)  # noqa: E731
     return jax.tree.map(sound, old, new)
-
-
-def _optimizer_metrics(opt_state: optax.OptState) -> dict[str, jax.Array]:
-    metrics, counters = {}, optimizer_statistics(opt_state)
-    for label, norms in update_norms(opt_state).items():
-        metrics |= {f"{name}_norm/{label}": norm for name, norm in norms.items()}
-        metrics |= {f"{name}_updates/{label}": counters[label][name] for name in ("skipped", "consecutive")}
-    # One number for all labels, because it is fetched at every step.
-    metrics[LONGEST_BAD_ROW] = jnp.stack([counts["longest"] for counts in counters.values()]).max()
-    return metrics
-
-
-def _monitors(definition, step, num_steps, found: StepOutputs, candidates, valid) -> dict[str, jax.Array]:
-    settings, found = definition.settings, jax.lax.stop_gradient(found)
-
-    def measure():
-        raw = {level: found.levels[level].raw for level in definition.hierarchy.levels}
-        metrics = monitors.monitor_levels(raw, valid, settings.evaluation.monitor_tokens)
-        for edge in definition.hierarchy.edges:
-            name = str(edge)
-            for kind, answer in _uninformed(settings.objective, found.predictions[name]).items():
-                cost = _loss_of(definition, edge, found.predictions[name], candidates, answer)
-                ratio = monitors.loss_ratio(found.losses.edges[edge.source][name], cost)
-                metrics[f"monitor/{edge}/{kind}_ratio"] = ratio
-        return jax.tree.map(lambda x: x.astype(jnp.float32), metrics)
-
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(measure))
-    is_due = schedules.is_logged(step + 1, settings.logging.interval_steps, num_steps)
-    return jax.lax.cond(is_due, measure, lambda: zeros)
-
-
-def _uninformed(settings: ObjectiveSettings, asked: local.Prediction) -> dict[str, jax.Array]:
-    """Return what could be answered without having learned anything, by name.
-
-    "mean": the mean target, or what makes all candidates alike; "copy": the source token, if as wide as the target.
-    """
-    chooses = settings.distance == "contrastive"
-    answers = {"mean": jnp.zeros(()) if chooses else monitors.mean_target(asked.target, asked.weight)}
-    if asked.source.shape[-1] == asked.target.shape[-1]:
-        answers["copy"] = asked.source
-    return answers
-
-
-def _loss_of(definition, edge, asked: local.Prediction, candidates, answer: jax.Array) -> jax.Array:
-    """Return the loss of an edge if `answer`, which is broadcast to [B, N, D], were its prediction."""
-    answer = jnp.broadcast_to(answer, asked.prediction.shape).astype(asked.prediction.dtype)
-    settings, asked = definition.settings.objective, asked._replace(prediction=answer)
-    return local.edge_loss(settings, edge, definition.hierarchy, asked, candidates)

@@ -152,9 +152,8 @@ def build_step(definition: Definition, level: str, settings: FinetuneSettings, b
         is_class_K = jnp.arange(state.params["head"]["bias"].shape[0]) < num_classes
         targets_BK = (batch["label"][:, None] == jnp.arange(len(is_class_K))).astype(jnp.float32)
         targets_BK = (1 - settings.smoothing) * targets_BK + settings.smoothing * is_class_K / num_classes
-        video, targets_BK = mix(
-            keys[1], steps.prepare_training(definition, keys[0], batch["video"]), targets_BK, settings
-        )
+        video = steps.prepare_windows(definition, keys[0], batch["video"])
+        video, targets_BK = mix(keys[1], video, targets_BK, settings)
         counts_B = batch["valid"] & batch["valid"][::-1] if settings.mixup or settings.cutmix else batch["valid"]
 
         def loss(params):

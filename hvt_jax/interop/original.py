@@ -35,7 +35,7 @@ def original_name(path: tuple[str, ...], available: Container[str]) -> str:
     """
     if path[0] == "stem":
         return _stem_name(path[1:])
-    if path[0] == "projector":  # of the siamese method; there it stands beside the model
+    if path[0] == "projector":  # of method vicreg; there it stands beside the model
         return _mlp_name("projector.layers", path[1:], available)
     _, level, part, *rest = path
     group = GROUPS[level]

@@ -47,7 +47,9 @@ def start_from(settings: Settings, state: TrainState, note: Callable[[str], obje
     for line in _table(path, report, set(_flat(old[0])) | set(_flat(old[1]))):
         note(line)
     placed = jax.tree.map(_placed, (params, stats), (state.params, state.stats))
-    return state.replace(params=placed[0], stats=placed[1])
+    # A teacher begins as what it follows; the rest of a method's memory is as it was.
+    memory = {name: _refreshed(part, placed[0]) if name == "params" else part for name, part in state.memory.items()}
+    return state.replace(params=placed[0], stats=placed[1], memory=memory)
 
 
 def _check_settings(path: str, settings: Settings) -> None:
@@ -114,6 +116,11 @@ def _part(path: str) -> str:
     if first != "levels":
         return first
     return f"{rest[0]}/predictors" if rest[1:2] == ["predictors"] else rest[0]
+
+
+def _refreshed(teacher: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+    """Return copies of those parts of `params` that `teacher` has: both will be donated."""
+    return {name: jax.tree.map(jax.numpy.copy, params[name]) for name in teacher}
 
 
 def _whole(leaf: jax.Array) -> np.ndarray:

@@ -70,6 +70,7 @@ class Level(nnx.Module):
         valid: jax.Array | None = None,
         key: jax.Array | None = None,
         last_state: int = -2,
+        positions: jax.Array | None = None,
     ) -> LevelOutput:
         """Group `members` [B, G·M, D_in], in time order, into G tokens.
 
@@ -80,9 +81,15 @@ class Level(nnx.Module):
           key: for dropout; None switches it off.
           last_state: causal levels: which state of the last group is its token; -2 while training
             locally, -1 when supervised (then for all groups).
+          positions: [M, D] or, one for each video, [B, M, D], that of the class token in front where there is one:
+            of other members than all of a group; None: the level's own.
         """
-        groups = members.shape[1] // self.num_members  # a number, also where the batch is of any size (`jax.export`)
-        encoded = self._encode(rearrange(members, "b (g m) d -> (b g) m d", m=self.num_members), key)
+        own = self.positions(self.dtype) if positions is None else positions.astype(self.dtype)
+        num_members = own.shape[-2] - (0 if self.causal else 1)
+        groups = members.shape[1] // num_members  # a number, also where the batch is of any size (`jax.export`)
+        if own.ndim > 2:
+            own = jnp.repeat(own, groups, axis=0)
+        encoded = self._encode(rearrange(members, "b (g m) d -> (b g) m d", m=num_members), own, key)
         encoded = rearrange(encoded, "(b g) m d -> b g m d", g=groups)
         if self.causal:
             raw_BGD = encoded[:, :, -1]
@@ -107,7 +114,7 @@ class Level(nnx.Module):
           last_state: as in a call.
         """
         rows = rearrange(members, "b (g m) d -> (b g) m d", m=self.num_members)
-        tokens, _ = self._embed(rows, None)
+        tokens, _ = self._embed(rows, self.positions(self.dtype), None)
         weights = self.transformer.attention(tokens, num_outputs=None if self.causal else 1)
         weights_BGHQK = rearrange(weights, "(b g) h q k -> b g h q k", b=len(members))
         if not self.causal:
@@ -117,12 +124,25 @@ class Level(nnx.Module):
             return of_groups
         return jnp.concatenate([of_groups[:, :-1], weights_BGHQK[:, -1:, :, last_state]], axis=1)
 
-    def _encode(self, tokens: jax.Array, key: jax.Array | None) -> jax.Array:
-        tokens, layer_key = self._embed(tokens, key)
+    def member_outputs(self, members: jax.Array) -> jax.Array:
+        """Return what the transformer makes of every member, having seen its group, [B, G·M, D].
+
+        Args:
+          members: [B, G·M, D_in], tokens of the level below, in time order.
+        """
+        rows = rearrange(members, "b (g m) d -> (b g) m d", m=self.num_members)
+        tokens, _ = self._embed(rows, self.positions(self.dtype), None)
+        outputs_RMD = self.transformer(tokens, None)[:, 0 if self.causal else 1 :]
+        return rearrange(outputs_RMD, "(b g) m d -> b (g m) d", b=len(members))
+
+    def _encode(self, tokens: jax.Array, positions: jax.Array, key: jax.Array | None) -> jax.Array:
+        tokens, layer_key = self._embed(tokens, positions, key)
         # Nothing reads the outputs of the members once the class token has seen them.
         return self.transformer(tokens, layer_key, num_outputs=None if self.causal else 1)
 
-    def _embed(self, tokens: jax.Array, key: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
+    def _embed(
+        self, tokens: jax.Array, positions: jax.Array, key: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array | None]:
         """Return what the transformer is given, [rows, length, D], and its key."""
         tokens = tokens.astype(self.dtype)
         if self.input_projection is not None:
@@ -130,7 +150,7 @@ class Level(nnx.Module):
         if self.class_token is not None:
             class_tokens = jnp.broadcast_to(self.class_token(self.dtype), (tokens.shape[0], 1, tokens.shape[-1]))
             tokens = jnp.concatenate([class_tokens, tokens], axis=1)
-        tokens = tokens + self.positions(self.dtype)
+        tokens = tokens + positions
         layer_key = None
         if key is not None:
             key, layer_key = jax.random.split(key)

@@ -1,7 +1,5 @@
 """The small MLP of one edge, with the codes that tell it which token is asked for."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -67,11 +65,3 @@ def code_split(width: int, num_codes: int) -> tuple[int, ...]:
     if num_codes == 2:
         return (width * 2 // 3, width - width * 2 // 3)
     return (width,) * num_codes
-
-
-def make_projector(settings: PatchSettings, width_out: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> Predictor:
-    """Return the projector of the siamese method: the MLP of `settings`' level, without codes and output norm.
-
-    Without the norm, because BatchNorm would set the deviation that VICReg's variance term looks at.
-    """
-    return Predictor(dataclasses.replace(settings, predictor_norm="none"), width_out, {}, dtype=dtype, rngs=rngs)

@@ -1,5 +1,8 @@
 """The whole hierarchy: the stem and its levels, with gradients stopped at every border."""
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -10,6 +13,18 @@ from hvt_jax.model.level import Level, LevelOutput
 from hvt_jax.model.predictor import Predictor
 from hvt_jax.model.stem import Stem
 from hvt_jax.settings.model_settings import ModelSettings
+
+
+class OtherSize(NamedTuple):
+    """What a model needs to know about videos of another size than its own; made by `model.sizes.other_size`.
+
+    Attributes:
+      hierarchy: their frames, clips and patches, at the levels of the model.
+      positions: of the members of every level whose groups are of another size, [1 + M, D].
+    """
+
+    hierarchy: Hierarchy
+    positions: Mapping[str, jax.Array]
 
 
 class PatchLevel(nnx.Module):
@@ -56,6 +71,7 @@ class Pyramid(nnx.Module):
         key: jax.Array | None = None,
         isolated: bool = True,
         last_state: int = -2,
+        size: OtherSize | None = None,
     ) -> dict[str, LevelOutput]:
         """Encode a video at every level.
 
@@ -66,20 +82,47 @@ class Pyramid(nnx.Module):
           key: for dropout; None switches it off.
           isolated: stop gradients at every border between trained levels (method `local`).
           last_state: see `Level`.
+          size: of videos that are larger or smaller than those the model is made for; None: they are not.
 
         Returns:
           An output per trained level, keyed by level; iterate over `hierarchy`, dicts lose order in jit.
         """
-        shapes.check_video(video.shape, self.hierarchy.num_frames * self.hierarchy.frame_step)
+        hierarchy, positions = (self.hierarchy, {}) if size is None else size
+        shapes.check_video(video.shape, hierarchy.num_frames * hierarchy.frame_step)
         tokens, raw = self.stem(video, train=train, valid=valid)
-        shapes.check_patches(tokens.shape[1], self.hierarchy.num_tokens("patch"))
-        outputs = {}
-        if "patch" in self.hierarchy.levels:
-            outputs["patch"] = LevelOutput(tokens, raw, None)
+        shapes.check_patches(tokens.shape[1], hierarchy.num_tokens("patch"))
+        outputs = {"patch": LevelOutput(tokens, raw, None)} if "patch" in hierarchy.levels else {}
+        options = {"train": train, "valid": valid, "key": key, "isolated": isolated, "last_state": last_state}
+        return outputs | self.encode(tokens, positions=positions, **options)
+
+    def encode(
+        self,
+        tokens: jax.Array,
+        *,
+        train: bool,
+        valid: jax.Array | None = None,
+        key: jax.Array | None = None,
+        isolated: bool = True,
+        last_state: int = -2,
+        positions: Mapping[str, jax.Array],
+    ) -> dict[str, LevelOutput]:
+        """Encode patch tokens [B, T·P, D] at every level above them; arguments as in a call.
+
+        Args:
+          tokens: of the stem.
+          train: as in a call.
+          valid: as in a call.
+          key: as in a call.
+          isolated: as in a call.
+          last_state: as in a call.
+          positions: of the members of levels that get others than all of their own, see `Level`; {} = none does.
+        """
+        outputs: dict[str, LevelOutput] = {}
         for name in encoded_levels(self.hierarchy.levels):
-            if isolated and level_below(name) in outputs:
+            if isolated and level_below(name) in self.hierarchy.levels:
                 tokens = jax.lax.stop_gradient(tokens)
             level_key = None if key is None else jax.random.fold_in(key, LEVELS.index(name))
-            outputs[name] = self.levels[name](tokens, train=train, valid=valid, key=level_key, last_state=last_state)
+            options = {"key": level_key, "last_state": last_state, "positions": positions.get(name)}
+            outputs[name] = self.levels[name](tokens, train=train, valid=valid, **options)
             tokens = outputs[name].tokens
         return outputs

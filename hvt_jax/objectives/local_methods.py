@@ -6,7 +6,8 @@ import jax
 
 from hvt_jax.hierarchy import LEVELS, RELATIONS, Edge, Hierarchy
 from hvt_jax.model.pyramid import Pyramid
-from hvt_jax.objectives import local
+from hvt_jax.model.stem import merge_frames
+from hvt_jax.objectives import local, step_draws
 from hvt_jax.objectives.method import Inputs, Method, Outcome
 from hvt_jax.settings import ObjectiveSettings, Settings, SettingsError
 
@@ -56,14 +57,22 @@ class Local(Method):
         del num_classes
         return Pyramid(settings.model, hierarchy, rngs=rngs)
 
-    def losses(self, model: Any, inputs: Inputs, settings: ObjectiveSettings, *, key: jax.Array | None) -> Outcome:
+    def draw(
+        self, settings: Settings, hierarchy: Hierarchy, key: jax.Array, video: Any, frame_valid: Any = None
+    ) -> step_draws.StepDraws:
+        """Return what every edge is asked about `video`."""
+        return step_draws.draw(settings, hierarchy, key, video, frame_valid)
+
+    def losses(self, model: Any, inputs: Inputs, settings: Settings, *, key: jax.Array | None) -> Outcome:
         """Return the losses of every edge and level; targets are stopped here, borders in the model."""
-        masks = {"valid": inputs.valid, "frame_valid": inputs.frame_valid}
-        attached = {"attached": settings.targets == "attached", "attached_side": settings.distance == "contrastive"}
+        objective = settings.objective
+        frame_valid = merge_frames(inputs.frame_valid, model.hierarchy.frame_step)
+        masks = {"valid": inputs.valid, "frame_valid": frame_valid}
+        attached = {"attached": objective.targets == "attached", "attached_side": objective.distance == "contrastive"}
         outputs = model(inputs.video, train=True, valid=inputs.valid, key=key, isolated=self.isolated)
         asked = inputs.draws
         predictions = local.predict(model, outputs, asked.edges, train=True, change=asked.change, **masks, **attached)
-        parts = (predictions, outputs, model.hierarchy, settings)
+        parts = (predictions, outputs, model.hierarchy, objective)
         weights = {"edge_weights": inputs.edge_weights, "candidates": asked.candidates}
         losses = local.local_losses(*parts, **weights, **masks)
         return Outcome(losses, outputs, predictions)

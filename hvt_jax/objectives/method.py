@@ -2,36 +2,59 @@
 
 import abc
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 
+from hvt_jax.data import sampling
 from hvt_jax.hierarchy import Hierarchy
 from hvt_jax.model.level import LevelOutput
 from hvt_jax.model.pyramid import Pyramid
 from hvt_jax.objectives.local import Prediction
-from hvt_jax.objectives.step_draws import StepDraws
-from hvt_jax.settings import ObjectiveSettings, Settings
+from hvt_jax.settings import Settings
 
 
 class Inputs(NamedTuple):
     """What the losses of a step are made from, beside the model.
 
     Attributes:
-      video: float [B, T, Y, X, 3], augmented and normalised.
+      video: float [B, T, Y, X, 3], augmented and normalised; of a method with views float [B, V, T, Y, X, 3], or a
+        dict of these by group.
       valid: bool [B], or None for all; videos that are not valid count in no loss and no statistics.
-      frame_valid: bool [B, T], frames of the hierarchy that are pictures and no padding, or None for all.
+      frame_valid: bool [B, T], frames that are pictures and no padding, or None for all; of views as `video`.
       labels: int [B], of the label set evaluated first, -1 where there is none; None unless the method asks for them.
-      draws: what every edge is asked.
+      draws: what the method drew for this step.
       edge_weights: weight of every edge now.
+      progress: share of the run that is done, 0 to 1.
+      teacher: the model with the parameters of the teacher; None without one.
+      memory: what the method keeps from step to step, see `Method.initial_memory`.
     """
 
-    video: jax.Array
+    video: Any
     valid: jax.Array | None
-    frame_valid: jax.Array | None
+    frame_valid: Any
     labels: jax.Array | None
-    draws: StepDraws
+    draws: Any
     edge_weights: Mapping[str, jax.Array | float]
+    progress: jax.Array | float = 0.0
+    teacher: Any = None
+    memory: Mapping[str, Any] = MappingProxyType({})
+
+
+class ViewSize(NamedTuple):
+    """What the device makes of a view: rows, columns, and the share of the frame it shows; None: as `augmentation`."""
+
+    height: int
+    width: int
+    area: tuple[float, ...] | None = None
+
+
+class ViewPlan(NamedTuple):
+    """What views of a video a step sees: how they are cut out of it, and the size of each group's."""
+
+    plan: sampling.Plan
+    sizes: dict[str, ViewSize]
 
 
 class Outcome(NamedTuple):
@@ -86,7 +109,7 @@ class Method(abc.ABC):
         """Return a fresh model; `num_classes` is 0 where nobody knows it yet."""
 
     @abc.abstractmethod
-    def losses(self, model: Any, inputs: Inputs, settings: ObjectiveSettings, *, key: jax.Array | None) -> Outcome:
+    def losses(self, model: Any, inputs: Inputs, settings: Settings, *, key: jax.Array | None) -> Outcome:
         """Return the losses of a training step; `key` is for dropout, None switches it off."""
 
     @abc.abstractmethod
@@ -98,11 +121,57 @@ class Method(abc.ABC):
         """Return the unweighted losses of every owner; the audit asks where their gradients go."""
 
     def predictions(self, settings: Settings, hierarchy: Hierarchy) -> Hierarchy:
-        """Return the hierarchy with the edges that are trained on; it comes without any."""
+        """Return the hierarchy with the edges that are trained on; it comes without any.
+
+        Raises:
+          SettingsError: for sizes that the method cannot be trained with.
+        """
         del settings
         return hierarchy
+
+    def views(self, settings: Settings) -> ViewPlan | None:
+        """Return what views of a video a step sees; None: one window, as `data` says."""
+        del settings
+        return None
+
+    def draw(
+        self, settings: Settings, hierarchy: Hierarchy, key: jax.Array, video: Any, frame_valid: Any = None
+    ) -> Any:
+        """Return what a step draws, a pytree of arrays: a pure function of the key and of the prepared videos."""
+        del settings, hierarchy, key, video, frame_valid
+        return None
+
+    def initial_memory(self, settings: Settings, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what is kept from step to step beside parameters and statistics, {} for nothing.
+
+        Under `params` lie the parameters of a teacher: those parts of the model that it has of its own.
+        """
+        del settings, params
+        return {}
+
+    def next_memory(
+        self, settings: Settings, memory: dict[str, Any], params: Mapping[str, Any], losses: Any, progress: jax.Array
+    ) -> dict[str, Any]:
+        """Return the memory after a step that led to `params` and had `losses`, `progress` being 0 to 1."""
+        del settings, params, losses, progress
+        return memory
 
     def predicted_classes(self, model: Any, outputs: dict[str, LevelOutput]) -> jax.Array | None:
         """Return the class that the model itself names for each video, int32 [B]; None if it names none."""
         del model, outputs
         return None
+
+
+def counted_videos(valid: jax.Array | None, frame_valid: Any) -> jax.Array | None:
+    """Return which videos count where a video is embedded as a whole, bool [B]: those at least half of pictures.
+
+    Args:
+      valid: bool [B], or None for all.
+      frame_valid: bool [B, ..., T], frames that are pictures and no padding, a dict of these by group of views, or
+        None for all; every view of a video must be at least half of pictures.
+    """
+    for own in jax.tree.leaves(frame_valid):
+        mostly = 2 * own.sum(-1) >= own.shape[-1]
+        mostly = mostly.reshape(len(mostly), -1).all(-1)
+        valid = mostly if valid is None else valid & mostly
+    return valid

@@ -11,8 +11,8 @@ from hvt_jax.model.classifier import CLASSIFIERS
 from hvt_jax.model.level import LevelOutput
 from hvt_jax.model.pyramid import Pyramid
 from hvt_jax.objectives.distances import masked_mean
-from hvt_jax.objectives.method import Inputs, Method, Outcome
-from hvt_jax.settings import ObjectiveSettings, Settings
+from hvt_jax.objectives.method import Inputs, Method, Outcome, counted_videos
+from hvt_jax.settings import Settings
 
 _LAST_STATE = -1  # a causal level is read at its last state, which has seen all members
 _SOME_CLASSES = 2  # that the model is built with where nobody has counted them
@@ -72,7 +72,8 @@ class SupervisedLosses(NamedTuple):
 class Supervised(Method):
     """All levels and the head by the class of the video.
 
-    A video without a label (below 0) counts as one that is not valid, but for the statistics.
+    A video without a label (below 0), or of which most is padding, counts as one that is not valid, but for the
+    statistics.
     """
 
     batch_fields = ("video", "valid", "label")
@@ -100,14 +101,14 @@ class Supervised(Method):
         classifier = CLASSIFIERS[settings.model.encoder]
         return classifier(settings.model, hierarchy, num_classes or _SOME_CLASSES, rngs=rngs)
 
-    def losses(self, model: Any, inputs: Inputs, settings: ObjectiveSettings, *, key: jax.Array | None) -> Outcome:
-        """Return the loss of the head; none of the objective's settings is read."""
+    def losses(self, model: Any, inputs: Inputs, settings: Settings, *, key: jax.Array | None) -> Outcome:
+        """Return the loss of the head; none of the settings is read."""
         del settings
         outputs = encode(model, inputs.video, train=True, valid=inputs.valid, key=key)
         log_probs = log_probabilities(model.head, _top(model, outputs))
         counts = inputs.labels >= 0
-        if inputs.valid is not None:
-            counts &= inputs.valid
+        if (counted := counted_videos(inputs.valid, inputs.frame_valid)) is not None:
+            counts &= counted
         right = (log_probs.argmax(-1) == inputs.labels).astype(log_probs.dtype)
         loss = negative_log_likelihood(log_probs, inputs.labels, counts)
         return Outcome(SupervisedLosses(loss, 100 * masked_mean(right, counts)), outputs, {})

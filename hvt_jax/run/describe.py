@@ -87,7 +87,7 @@ def _total(definition: Definition, counts: dict[str, int]) -> str:
     of_levels = sum(counts.values()) - sum(own.values())
     if not own:
         return f"{of_levels:,d} parameters"
-    if not definition.num_classes:
+    if "label" in definition.method.batch_fields and not definition.num_classes:
         return f"{of_levels:,d} parameters, and those of the {', '.join(own)}: the data say how many classes there are"
     parts = [f"{count:,d} of them in the {group}" for group, count in own.items()]
     return ", ".join([f"{of_levels + sum(own.values()):,d} parameters", *parts])
@@ -118,18 +118,16 @@ def _written_out(definition: Definition) -> Definition:
 
 def count_flops(definition: Definition) -> tuple[float, float]:
     """Return the FLOPs of one video, forward and with backward, as the compiler counts them before it optimises."""
-    data = definition.settings.data
-    video = jax.ShapeDtypeStruct((1, data.num_frames, data.height, data.width, 3), "float32")
-    valid, label = jax.ShapeDtypeStruct((1,), "bool"), jax.ShapeDtypeStruct((1,), "int32")
+    batch = steps.batch_shapes(definition, 1)
+    batch["video"] = jax.tree.map(lambda video: jax.ShapeDtypeStruct(video.shape, "float32"), batch["video"])
     weights = local.initial_edge_weights(definition.hierarchy.edges, definition.settings.objective)
     definition = _written_out(definition)
 
-    def total(params, stats, video, valid, label):
-        draws = steps.draw_targets(definition, jax.random.key(0), video)
-        loss = steps.build_loss(definition, {"video": video, "valid": valid, "label": label}, draws, weights)
-        return loss(params, stats, jax.random.key(1))[0]
+    def total(params, stats, batch):
+        draws = steps.draw_targets(definition, jax.random.key(0), batch["video"], batch.get("frame_valid"))
+        return steps.build_loss(definition, batch, draws, weights)(params, stats, jax.random.key(1))[0]
 
     # As for a GPU on every machine: gradients written for CPU have loops, and work that only spares a copy.
-    arguments = (*_variables(definition), video, valid, label)
+    arguments = (*_variables(definition), batch)
     lowered = [jax.jit(f).trace(*arguments).lower(lowering_platforms=("cuda",)) for f in (total, jax.grad(total))]
     return tuple(float((each.cost_analysis() or {}).get("flops", 0.0)) for each in lowered)

@@ -7,7 +7,8 @@ from typing import NamedTuple
 from hvt_jax.data import pipeline
 from hvt_jax.data.dataset import Dataset
 from hvt_jax.engine import schedules
-from hvt_jax.settings import Settings, SettingsError
+from hvt_jax.engine.steps import Definition
+from hvt_jax.settings import SettingsError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,13 +48,15 @@ class Events(NamedTuple):
     done: bool
 
 
-def plan_run(settings: Settings, train_set: Dataset) -> Plan:
+def plan_run(definition: Definition, train_set: Dataset) -> Plan:
     """Return the plan of a run; the levels are evaluated at step 0, by schedule, and at the end.
 
     Raises:
       SettingsError: if there is no step to make.
     """
-    steps_per_epoch = pipeline.steps_per_epoch(train_set, settings.data, settings.train.batch_size)
+    settings = definition.settings
+    views, batch_size = definition.method.views(settings), settings.train.batch_size
+    steps_per_epoch = pipeline.steps_per_epoch(train_set, settings.data, batch_size, views and views.plan)
     num_steps = math.ceil(settings.train.num_epochs * steps_per_epoch)
     if settings.train.max_steps:
         num_steps = min(num_steps, settings.train.max_steps)

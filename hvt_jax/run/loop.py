@@ -55,7 +55,7 @@ def train(config: ConfigDict, workdir: str, start_from: StartFrom | None = None)
     definition = steps.define(settings)
     train_set, test_set = (catalog.load_dataset(settings.data, split) for split in ("train", "test"))
     definition = fit_to_labels(definition, train_set)
-    plan = plan_run(settings, train_set)
+    plan = plan_run(definition, train_set)
     length = {"steps_per_epoch": plan.steps_per_epoch, "num_steps": plan.num_steps}
     optimizer = optim.build_optimizer(settings.optimizer, definition.groups, **length)
     compiled = compile_functions(definition, optimizer, num_steps=plan.num_steps)
@@ -190,9 +190,11 @@ class Run:
     def training_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
         """Return endless batches from that of `start_step` on; close them to end what decodes ahead."""
         settings = self.definition.settings
+        views = self.definition.method.views(settings)
         return pipeline.train_batches(
             self.train_set,
             settings.data,
+            None if views is None else views.plan,
             batch_size=settings.train.batch_size,
             seed=settings.seed,
             start_step=start_step,

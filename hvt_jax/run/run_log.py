@@ -12,7 +12,8 @@ from jax.experimental import multihost_utils
 from hvt_jax.data.dataset import Dataset
 from hvt_jax.engine import alarms, optim, schedules
 from hvt_jax.engine.state import TrainState
-from hvt_jax.engine.steps import LONGEST_BAD_ROW, ROLLBACKS, Definition
+from hvt_jax.engine.step_metrics import LONGEST_BAD_ROW
+from hvt_jax.engine.steps import ROLLBACKS, Definition
 from hvt_jax.evaluation import evaluate, verdict
 from hvt_jax.evaluation import head as head_lib
 from hvt_jax.evaluation import results as results_lib

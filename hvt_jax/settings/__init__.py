@@ -12,10 +12,11 @@ from ml_collections import ConfigDict
 
 from hvt_jax.settings import reader
 from hvt_jax.settings.geometry import model_hierarchy
+from hvt_jax.settings.method_settings import BraveSettings, JepaSettings, MaeSettings, SvtSettings, VicregSettings
 from hvt_jax.settings.model_settings import ModelSettings
 from hvt_jax.settings.reader import Count, NotNegative, Range, Share
 
-Method = Literal["local", "joint", "supervised"]
+Method = Literal["local", "joint", "supervised", "vicreg", "svt", "brave", "jepa", "mae"]
 Distance = Literal["contrastive", "mse", "smooth_l1", "cosine", "cross_entropy", "vicreg"]
 Protocol = Literal["knn", "retrieval", "linear", "mlp", "attentive", "finetune"]  # of the command `evaluate`
 OptimizerName = Literal["sgd", "adamw", "lars", "lamb", "adadelta"]
@@ -218,7 +219,7 @@ class LoggingSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """A whole config."""
+    """A whole config; what belongs to a method is None in configs from before there was that method."""
 
     seed: Annotated[int, Range(0, 2**32 - 1)]
     method: Method
@@ -226,6 +227,11 @@ class Settings:
     augmentation: AugmentationSettings
     model: ModelSettings
     objective: ObjectiveSettings
+    vicreg: VicregSettings | None
+    svt: SvtSettings | None
+    brave: BraveSettings | None
+    jepa: JepaSettings | None
+    mae: MaeSettings | None
     optimizer: OptimizerSettings
     train: TrainSettings
     evaluation: EvaluationSettings

@@ -37,8 +37,8 @@ Share = Annotated[float, Range(0, 1)]
 def read(kind: Any, value: Any, field: str) -> Any:
     """Return `value` as an instance of `kind`; `field` is its dotted name in messages.
 
-    `kind` is a dataclass, a `Literal` of choices, `tuple[element, ...]`, a plain type, or one of the last two
-    `Annotated` with a `Range`. An int is taken where a float is meant, nothing else is converted.
+    `kind` is a dataclass, which may be `| None`, a `Literal` of choices, `tuple[element, ...]`, a plain type, or one of
+    the last two `Annotated` with a `Range`. An int is taken where a float is meant, nothing else is converted.
 
     Raises:
       SettingsError: naming the first field that is unknown, missing, of a wrong type or value.
@@ -48,6 +48,10 @@ def read(kind: Any, value: Any, field: str) -> Any:
         value = read(kind, value, field)
         _check_range(limits, value, field)
         return value
+    if typing.get_origin(kind) is types.UnionType:
+        if value is None:
+            return None
+        kind = typing.get_args(kind)[0]
     if dataclasses.is_dataclass(kind):
         return _read_group(kind, value, field)
     origin = typing.get_origin(kind)
@@ -83,6 +87,7 @@ def field_names(kind: Any, prefix: str = "") -> list[str]:
     """Return the dotted names of all fields of the dataclass `kind` and of the dataclasses in it."""
     found = []
     for name, child in typing.get_type_hints(kind).items():
+        child = typing.get_args(child)[0] if typing.get_origin(child) is types.UnionType else child
         inner = dataclasses.is_dataclass(child)
         found += field_names(child, f"{prefix}{name}.") if inner else [f"{prefix}{name}"]
     return found

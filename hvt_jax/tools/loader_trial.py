@@ -104,13 +104,12 @@ def examine(
 def measure_device(settings: Settings, dataset: Dataset, *, batches: int, seconds: float) -> DeviceTimes:
     """Compile the training step of a config and run it on its real batches."""
     definition = fit_to_labels(steps.define(settings), dataset)
-    plan = plan_run(settings, dataset)
+    plan, views = plan_run(definition, dataset), definition.method.views(settings)
     length = {"steps_per_epoch": plan.steps_per_epoch, "num_steps": plan.num_steps}
     optimizer = optim.build_optimizer(settings.optimizer, definition.groups, **length)
     compiled = compilation.compile_functions(definition, optimizer, num_steps=plan.num_steps)
-    loader = pipeline.train_batches(
-        dataset, settings.data, batch_size=settings.train.batch_size, seed=settings.seed, start_step=0
-    )
+    order = {"batch_size": settings.train.batch_size, "seed": settings.seed, "start_step": 0}
+    loader = pipeline.train_batches(dataset, settings.data, None if views is None else views.plan, **order)
     with doctor.closing_batches(loader) as loader:
         batch = _for_step(definition, next(loader))
         transfer, placed = _time(lambda: compiled.to_devices(batch))

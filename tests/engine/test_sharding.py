@@ -57,7 +57,7 @@ def _run(monkeypatch, devices: int, **fields):
     for batch in _batches(definition):
         state, scalars = compiled.train_step(state, compiled.to_devices(batch), key)
         metrics.append(jax.device_get(scalars))
-    batch = small.batch_of(definition, 9, 8)
+    batch = small.batch_of(small.define(**(FIELDS | fields | {"method": "local"})), 9, 8)
     batch["index"] = np.arange(8, dtype=np.int32)
     features = jax.device_get(compiled.encode(state.params, state.stats, compiled.to_devices(batch)))
     return metrics, state, features, compiled
@@ -85,6 +85,16 @@ def test_four_devices_train_on_labels_as_one_does(monkeypatch):
     one, four = (_run(monkeypatch, devices, **fields, **{"train.fsdp": devices > 1}) for devices in (1, 4))
     assert not four[1].params["head"]["kernel"].sharding.is_fully_replicated
     _is_the_same(one, four)
+
+
+def test_four_devices_have_the_teacher_of_one(monkeypatch):
+    """Its parameters and the mean of its answers over the whole batch, of views that are cut with their videos."""
+    fields = {"method": "svt", "model.hierarchy": "frame-clip", "train.fsdp_min_size": 16}
+    one, four = (_run(monkeypatch, devices, **fields, **{"train.fsdp": devices > 1}) for devices in (1, 4))
+    kernel = four[1].memory["params"]["stem"]["embedding"]["kernel"]
+    assert not kernel.sharding.is_fully_replicated
+    _is_the_same(one, four)
+    assert small.largest_difference(one[1].memory, four[1].memory) < 1e-6
 
 
 def _is_the_same(of_one, of_four):

@@ -8,7 +8,7 @@ import jax
 import pytest
 import rich.console
 
-from hvt_jax.engine.steps import LONGEST_BAD_ROW
+from hvt_jax.engine.step_metrics import LONGEST_BAD_ROW
 from hvt_jax.evaluation import evaluate
 from hvt_jax.run import metrics, run_log
 from hvt_jax.run.run_folder import RunFolder

@@ -1,0 +1,178 @@
+"""Methods of training compared: same levels, videos, training FLOPs and evaluation; goes on where it was interrupted.
+
+    python -m benchmarks.methods --cost                            (FLOPs, seconds, memory of a step, side by side)
+    python -m benchmarks.methods --split=2 --rates=5e-4,2e-3       (to choose rates: validation videos)
+    python -m benchmarks.methods --seeds=0,1,2,3,4                 (the comparison: test videos)
+    python -m benchmarks.methods --table --write                   (the tables of what is there; nothing runs)
+
+Every run is `python -m hvt_jax.main --config=configs/digits.py --config.method=NAME`, with as many steps as cost what
+--steps of `local` cost by the compiler's count. Videos and folders are those of `benchmarks.study`.
+"""
+
+import argparse
+import functools
+import math
+import pathlib
+import statistics
+import sys
+import time
+
+import jax
+
+from benchmarks import study
+from configs import digits
+from hvt_jax.engine import compilation, optim, steps
+from hvt_jax.hierarchy import LEVELS
+from hvt_jax.run import describe
+from hvt_jax.settings import read_settings
+
+METHODS = ("local", "joint", "vicreg", "svt", "brave", "jepa", "mae")
+DOCUMENT = pathlib.Path(__file__).parent / "STUDY.md"
+BEGIN, END = "<!-- methods -->", "<!-- /methods -->"
+# Chosen on the validation videos, of two rates each (`--split=2 --rates=5e-4,2e-3`).
+RATES: dict[str, float] = {"local": 2e-3, "joint": 2e-3}
+_DEFAULT_RATE = 2e-3
+# Tokens are normalised as in the papers: statistics of batches that are cut or masked are not those of whole videos.
+_LAYER_NORM = {f"model.{level}.output_norm": "layer" for level in LEVELS}
+FIELDS: dict[str, dict[str, object]] = {"svt": _LAYER_NORM, "jepa": _LAYER_NORM, "mae": _LAYER_NORM}
+_ROUNDS = 10
+
+
+def main() -> int:
+    """Run what is asked for and is not there, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", default=",".join(METHODS), help="names, the default being all")
+    parser.add_argument("--seeds", default="0", help="such as 0,1,2")
+    parser.add_argument("--rates", default="", help="learning rates to try; else the one chosen for each method")
+    parser.add_argument("--steps", type=int, default=500, help="steps of `local` whose FLOPs every run is given")
+    parser.add_argument("--split", type=int, default=1, choices=(1, 2), help="1: test videos; 2: validation videos")
+    parser.add_argument("--root", default="data/digits_study", help="folder of the videos")
+    parser.add_argument("--workdir", default="runs/methods", help="folder of the runs")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no run after so many")
+    parser.add_argument("--cost", action="store_true", help="train nothing, measure a step of each method in turns")
+    parser.add_argument("--table", action="store_true", help="run nothing, print the table of what is there")
+    parser.add_argument("--write", action="store_true", help="put the table into benchmarks/STUDY.md, too")
+    asked = parser.parse_args()
+    names = [name.strip() for name in asked.methods.split(",")]
+    if unknown := [name for name in names if name not in METHODS]:
+        parser.error(f"--methods: {unknown[0]!r} is unknown; there are {', '.join(METHODS)}")
+    if asked.cost:
+        print(cost_table(names))
+        return 0
+    if not asked.table:
+        _run_methods(names, asked)
+    found = "\n\n".join(tables(pathlib.Path(asked.workdir)))
+    print(found)
+    if asked.write:
+        study.write_between(DOCUMENT, BEGIN, END, found)
+    return 0
+
+
+def _run_methods(names: list[str], asked: argparse.Namespace) -> None:
+    study.make_videos(asked.root)
+    end = time.monotonic() + 60 * asked.minutes
+    for seed in (int(text) for text in asked.seeds.split(",")):
+        for name in names:
+            for rate in [float(text) for text in asked.rates.split(",") if text] or [_rate(name)]:
+                folder = _folder(pathlib.Path(asked.workdir), name, rate, asked.split, asked.steps, seed)
+                if study.is_done(folder) or time.monotonic() > end:
+                    continue
+                count = round(asked.steps * training_flops("local") / training_flops(name))
+                fields = {"method": name, "optimizer.learning_rate": rate, **FIELDS.get(name, {})}
+                study.run_once(folder, fields, argparse.Namespace(**vars(asked) | {"steps": count}), seed)
+
+
+def _rate(name: str) -> float:
+    return RATES.get(name, _DEFAULT_RATE)
+
+
+def _folder(workdir: pathlib.Path, name: str, rate: float, split: int, steps: int, seed: int) -> pathlib.Path:
+    return study.run_folder(workdir, f"{name} {rate:g}", split, steps, seed)
+
+
+def _definition(name: str) -> steps.Definition:
+    config = digits.get_config()
+    config.update_from_flattened_dict({"method": name, **FIELDS.get(name, {})})
+    return steps.define(read_settings(config))
+
+
+@functools.cache
+def training_flops(name: str) -> float:
+    """Return the FLOPs of a training step for one video, all its views included."""
+    return describe.count_flops(_definition(name))[1]
+
+
+def tables(workdir: pathlib.Path) -> list[str]:
+    """Return a Markdown table for every split and amount of work under `workdir`."""
+    found = []
+    for group in sorted(workdir.glob("split*-*")):
+        split, work = group.name[5:].split("-")
+        videos = "test videos" if split == "1" else "validation videos"
+        evaluated = "motion kNN, linear, MLP, direction linear, MLP, digit kNN, linear, MLP".split(", ")
+        names = ["method", "rate", "steps", "seeds", "level", *evaluated, "seconds"]
+        rows = [f"| {' | '.join(names)} |\n|---|---:|---:|---:|---|{'---:|' * (len(evaluated) + 1)}"]
+        paths = [path for name in METHODS for path in sorted(group.glob(f"{name}_*"))]
+        for path in paths:
+            name, rate = path.name.split("_")
+            runs = [study.read(folder) for folder in sorted(path.glob("seed*")) if study.is_done(folder)]
+            for level in (level for level in LEVELS[1:] if runs):
+                numbers = study.numbers(level, runs)
+                numbers.append(study.interval([run["seconds"] for run in runs], digits=0))
+                cells = [name, rate, str(runs[0]["steps"]), str(len(runs)), level, *numbers]
+                rows.append(f"| {' | '.join(cells)} |")
+        found.append(f"### Work of {int(work):,} steps of `local`, {videos}\n\n" + "\n".join(rows))
+    return found
+
+
+def cost_table(names: list[str]) -> str:
+    """Return FLOPs, seconds and memory of a training step of every method, timed in turns, beside those of `local`."""
+    runs = {name: _Steps(name) for name in names}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(_ROUNDS):
+        for name, run in runs.items():
+            seconds[name].append(run.step())
+    head = "| method | GFLOP a video | seconds a step | clips/s | over the first | MiB of temporaries |"
+    lines = [f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {_ROUNDS} rounds in turns, medians", "", head]
+    lines.append("|---|---:|---:|---:|---:|---:|")
+    first = statistics.median(seconds[names[0]])
+    for name, run in runs.items():
+        median = statistics.median(seconds[name])
+        lines.append(
+            f"| {name} | {training_flops(name) / 1e9:.3f} | {median:.3f} | {run.batch_size / median:.0f} | "
+            f"{median / first:.2f} | {run.temporary_bytes / 2**20:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+class _Steps:
+    """A compiled training step of a method on random videos, and its state."""
+
+    def __init__(self, name: str):
+        definition = _definition(name)
+        optimizer = optim.build_optimizer(
+            definition.settings.optimizer, definition.groups, steps_per_epoch=100, num_steps=1000
+        )
+        self.batch_size = definition.settings.train.batch_size
+        shapes = steps.batch_shapes(definition, self.batch_size)
+        self._batch = jax.tree.map(lambda shape: jax.numpy.ones(shape.shape, shape.dtype), shapes)
+        self._batch["video"] = jax.tree.map(
+            lambda shape: jax.random.randint(jax.random.key(0), shape.shape, 0, 255).astype(shape.dtype),
+            shapes["video"],
+        )
+        self._state = jax.jit(steps.build_initialise(definition, optimizer))(jax.random.key(0))
+        step = jax.jit(steps.build_train_step(definition, optimizer, num_steps=1000), donate_argnums=0)
+        lowered = step.lower(self._state, self._batch, jax.random.key(1))
+        self._step = lowered.compile(compiler_options=compilation.compiler_options())
+        self.temporary_bytes = self._step.memory_analysis().temp_size_in_bytes
+        self.step()
+
+    def step(self) -> float:
+        """Return the seconds of one step, until its result is there."""
+        start = time.perf_counter()
+        self._state, metrics = self._step(self._state, self._batch, jax.random.key(1))
+        jax.block_until_ready((self._state, metrics))
+        return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    sys.exit(main())
