@@ -14,8 +14,9 @@ from hvt_jax.evaluation import attentive, grid_probes, protocols
 from hvt_jax.evaluation.finetune import FinetuneSettings
 from hvt_jax.evaluation.grid_probes import Schedule
 from hvt_jax.run import trained
+from hvt_jax.settings import SettingsError
 from hvt_jax.tools import evaluating, evaluation_data, evaluation_report
-from tests import runs
+from tests import runs, small
 
 FINETUNE = FinetuneSettings(epochs=1)
 
@@ -172,3 +173,9 @@ def test_what_the_config_asks_at_the_end_of_training(opened, tmp_path, monkeypat
     (setup,) = json.loads((run / "evaluation" / "results.json").read_text())["setups"].values()
     assert list(setup["protocols"]) == ["retrieval"] and list(setup["protocols"]["retrieval"]) == ["frame", "clip"]
     assert "retrieval" in capsys.readouterr().out
+
+
+def test_several_crops_of_squeezed_frames_are_refused():
+    model = types.SimpleNamespace(settings=small.small_settings(**{"data.resize": "squeeze"}))
+    with pytest.raises(SettingsError, match="3 crops of squeezed frames .* would all be the same; use 1"):
+        evaluation_data.load_data(model, None, clips=2, crops=3)
