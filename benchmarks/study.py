@@ -13,12 +13,12 @@ import argparse
 import json
 import math
 import pathlib
-import statistics
 import subprocess
 import sys
 import time
 
 from hvt_jax.engine import alarms
+from hvt_jax.evaluation.intervals import mean_and_interval
 from hvt_jax.hierarchy import LEVELS
 
 NUM_VIDEOS = 3572
@@ -73,7 +73,6 @@ ROWS: dict[str, dict[str, object]] = {
     "supervised four levels": {"method": "supervised"},
 }
 PROBES = ("knn", "linear", "mlp")
-_T_95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}  # Student's t by freedom
 
 
 def main() -> int:
@@ -176,21 +175,15 @@ def _read(folder: pathlib.Path) -> dict:
 
 
 def _row(name: str, level: str, runs: list[dict]) -> str:
-    numbers = [_interval([run[probe][level]["motion"]["top1"] for run in runs]) for probe in PROBES]
-    numbers += [_interval([run[probe][level]["motion"]["within_pairs"] for run in runs]) for probe in PROBES[1:]]
-    numbers += [_interval([run[probe][level]["digit"]["top1"] for run in runs]) for probe in PROBES]
+    numbers = [mean_and_interval([run[probe][level]["motion"]["top1"] for run in runs]) for probe in PROBES]
+    numbers += [
+        mean_and_interval([run[probe][level]["motion"]["within_pairs"] for run in runs]) for probe in PROBES[1:]
+    ]
+    numbers += [mean_and_interval([run[probe][level]["digit"]["top1"] for run in runs]) for probe in PROBES]
     ranks = [run["ranks"].get(level, math.nan) for run in runs]
-    numbers += [_interval(ranks, digits=2), f"{min(ranks):.2f}"]
+    numbers += [mean_and_interval(ranks, digits=2), f"{min(ranks):.2f}"]
     numbers.append(str(sum(any(level in place for place in run["alarms"]) for run in runs)))
     return f"| {name} | {len(runs)} | {level} | " + " | ".join(numbers) + " |"
-
-
-def _interval(values: list[float], digits: int = 1) -> str:
-    """Return the mean and half the width of its 95 % interval over seeds."""
-    if len(values) == 1:
-        return f"{values[0]:.{digits}f}"
-    half = _T_95.get(len(values) - 1, 1.96 + 2.6 / len(values)) * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{statistics.mean(values):.{digits}f} ± {half:.{digits}f}"
 
 
 if __name__ == "__main__":
