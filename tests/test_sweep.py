@@ -187,43 +187,36 @@ def _parse(words):
 
 
 def test_a_sweep_from_start_to_table(tmp_path):
-    """Two runs, one of which cannot use its data; then again: one is not repeated, the other fails no more."""
-    data = {"one": str(runs.make_data(tmp_path / "digits")), "two": str(tmp_path / "link")}
-    sweep = {"grid": {"data.root": data}, "seeds": [0]}
-    fields = runs.FIELDS | {"train.max_steps": 2, "evaluation.interval": 100.0}
-    path, workdir = _write(tmp_path / "c.py", repr(sweep), fields), tmp_path / "runs"
-    done = _sweep(path, workdir)
-    log = workdir / "root=two" / "seed0.log"
+    """Two runs, one of which has no data: it is named; the other counts, and is not repeated nor mixed with others."""
+    data = {"one": str(runs.make_data(tmp_path / "digits")), "two": str(tmp_path / "nothing")}
+    path = _write(tmp_path / "c.py", repr({"grid": {"data.root": data}, "seeds": [0]}), runs.FIELDS)
+    workdir = tmp_path / "x"
+    done = _sweep(path, workdir, "--metric=knn/frame/top1", "--processes=2")
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "2 settings x 1 seeds: 2 runs, 0 done\none run at a time, on all cores and devices\n" in done.stdout
+    assert done.stdout.startswith("2 settings x 1 seeds: 2 runs, 0 done\n2 runs at a time, ")
+    log = workdir / "root=two" / "seed0.log"
     assert f"error: root=two/seed0: its config, data or folder cannot be used, see {log}\n" in done.stderr
     assert "1 of 2 runs are not done; the same command runs them again" in done.stderr
     assert "- root=two/seed0: not begun" in (workdir / "sweep.md").read_text()
-    before = (workdir / "root=one" / "seed0" / "results.json").stat().st_mtime_ns
+    assert (workdir / "sweep.png").read_bytes()[:4] == b"\x89PNG"
+    rows = list(csv.DictReader((workdir / "sweep.csv").open()))
+    assert [(row["setting"], row["metric"]) for row in rows] == [
+        ("root=one", f"knn/{level}/motion/top1") for level in ("frame", "clip")
+    ]
+    scores = runs.results(workdir / "root=one" / "seed0")["knn"]
+    assert [float(row["mean"]) for row in rows] == pytest.approx(
+        [scores[level]["motion"]["top1"] for level in ("frame", "clip")], rel=1e-5
+    )
 
-    (tmp_path / "link").symlink_to(tmp_path / "digits")
+    again = _sweep(path, workdir, "--print")
+    assert (again.returncode, again.stderr) == (0, "2 settings x 1 seeds: 2 runs, 1 done\n")
+    assert again.stdout.count("\n") == 1 and f"--workdir={workdir}/root=two/seed0\n" in again.stdout
+    other = _sweep(path, workdir, "--config.train.batch_size=2")
+    assert (other.returncode, other.stdout) == (2, "")
+    assert "config differs: train.batch_size 4 -> 2); one table would mix them" in other.stderr
     with disk.locked(workdir, RuntimeError):
         busy = _sweep(path, workdir)
-    assert busy.returncode == 2 and "another process is at work there; wait for its end, or name another --workdir" in (
-        busy.stderr
-    )
-    done = _sweep(path, workdir, "--metric=linear/frame/top1")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 runs, 1 done" in done.stdout and "root=one/seed0: begins" not in done.stdout
-    assert (workdir / "root=one" / "seed0" / "results.json").stat().st_mtime_ns == before
-    rows = list(csv.DictReader((workdir / "sweep.csv").open()))
-    assert [(row["setting"], row["level"]) for row in rows] == [
-        (f"root={name}", level) for name in ("one", "two") for level in ("frame", "clip")
-    ]
-    for row in rows:
-        results = runs.results(workdir / row["setting"] / "seed0")
-        assert float(row["mean"]) == pytest.approx(results["linear"][row["level"]]["motion"]["top1"], rel=1e-5)
-    assert (workdir / "sweep.png").read_bytes()[:4] == b"\x89PNG"
-
-    other = _sweep(path, workdir, "--config.train.batch_size=2")
-    assert (
-        other.returncode == 2 and "config differs: train.batch_size 4 -> 2); one table would mix them" in other.stderr
-    )
+    assert busy.returncode == 2 and "wait for its end, or name another --workdir" in busy.stderr
 
 
 @pytest.mark.long
