@@ -34,13 +34,15 @@ def share_out(
 
     Args:
       processes: how many run at a time; one alone keeps all there is.
-      cores: that this process may use.
+      cores: that this process may use; empty where they cannot be shared out.
       gpus: likewise, as CUDA_VISIBLE_DEVICES names them.
       environment: in which a share of GPU memory may be set already.
     """
     if processes == 1:
         return [Place()], "one run at a time, on all cores and devices"
-    if len(cores) >= processes:
+    if not cores:
+        shares, words = [()] * processes, "on all cores together"
+    elif len(cores) >= processes:
         shares = [tuple(cores[_part(len(cores), i, processes)]) for i in range(processes)]
         words = f"{_least_and_most(shares)} of {len(cores)} cores each"
     else:

@@ -10,9 +10,9 @@ A config file says it beside its config, in `get_sweep()`, as a dict of
 
 As in the original a name has a part for every field that is swept, in their order. Different: the parts are whole
 assignments (`learning_rate=0.001,distance=mse`, there `lr-0.001_LFn-MSE`), so that no letter of a value has to be
-changed: there `soft_max` and `softMax` share a folder. A switch reads True or False, there 1 or 0, as the number does.
-Lists of levels are shown as they are, there as `B` or `noB`. Two settings of one name are refused, there the second
-overwrites the first.
+changed: there `soft_max` and `softMax` are one name. A switch reads True or False, there 1 or 0, as the number does.
+Lists of levels are shown as they are, there as `B` or `noB`. Two settings of one name are refused: they would be
+one folder.
 """
 
 import dataclasses

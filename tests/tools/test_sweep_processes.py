@@ -174,6 +174,7 @@ def test_an_error_of_the_sweep_itself_ends_the_runs(tmp_path):
     ("processes", "cores", "gpus", "shares", "line"),
     [
         (1, [0, 1, 2, 3], ["0", "1"], [((), {})], "one run at a time, on all cores and devices"),
+        (2, [], [], [((), {})] * 2, "2 runs at a time, on all cores together"),
         (2, [0, 1, 4, 5], [], [((0, 1), {}), ((4, 5), {})], "2 runs at a time, 2 of 4 cores each"),
         (2, [0, 1, 2], [], [((0,), {}), ((1, 2), {})], "2 runs at a time, 1 to 2 of 3 cores each"),
         (
