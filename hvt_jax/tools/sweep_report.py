@@ -95,7 +95,7 @@ def draw(table: Table) -> bytes:
     words = _WORDS.get(metric.quantity, metric.quantity)
     title = f"{metric.protocol}, {metric.label_set}: {words} (%), mean over seeds and its 95 % interval"
     figure.suptitle(title, fontsize=11, x=0.01, ha="left", weight="bold")
-    panels = figure.subplots(1, len(levels), squeeze=False, sharey=True)[0]
+    panels = figure.subplots(1, len(levels), squeeze=False, sharex=True, sharey=True)[0]  # one scale for all levels
     for panel, level in zip(panels, levels, strict=True):
         for row, setting in enumerate(settings):
             if cell := table.cells[setting.name].get(level):
