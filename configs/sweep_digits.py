@@ -1,6 +1,6 @@
 """A sweep on the digits demo: two learning rates, three seeds each, six short runs and a table.
 
-Only 100 steps a run, so that it is done in some minutes on two CPU cores: it shows how a sweep is written, not which
+Only 100 steps a run; the six took 32 minutes on two busy CPU cores, most of it compiling. It shows how a sweep is written, not which
 rate is best in the long run. Settings are chosen on split 2, whose test videos are training videos of split 1. What it
 found, and what else a sweep can be, is in docs/sweeps.md.
 
