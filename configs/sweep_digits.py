@@ -1,8 +1,8 @@
 """A sweep on the digits demo: two learning rates, three seeds each, six short runs and a table.
 
-Only 100 steps a run: it shows how a sweep is written, not which rate is best in the long run. The six took 32 minutes on
-two CPU cores that had other work, too. Settings are chosen on split 2, whose test videos are training videos of split 1.
-What it found, and what else a sweep can be, is in docs/sweeps.md.
+Only 100 steps a run: it shows how a sweep is written, not which rate is best in the long run. The six took 32 minutes
+on two CPU cores that had other work, too. Settings are chosen on split 2, whose test videos are training videos of
+split 1. What it found, and what else a sweep can be, is in docs/sweeps.md.
 
     python -m hvt_jax sweep --config=configs/sweep_digits.py --workdir=runs/sweep_digits
 
