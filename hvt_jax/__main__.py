@@ -12,6 +12,7 @@ COMMANDS = (
     "visualize",
     "extract",
     "export",
+    "sweep",
     "make_digits",
     "scan",
     "prepare",
