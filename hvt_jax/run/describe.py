@@ -95,11 +95,11 @@ def _written_out(definition: Definition) -> Definition:
     return steps.define(settings, definition.num_classes)
 
 
-def count_flops(definition: Definition) -> tuple[float, float]:
-    """Return the FLOPs of one video, forward and with backward, as the compiler counts them before it optimises."""
+def count_flops(definition: Definition, videos: int = 1) -> tuple[float, float]:
+    """Return the FLOPs of a batch, forward and with backward, as the compiler counts them before it optimises."""
     data = definition.settings.data
-    video = jax.ShapeDtypeStruct((1, data.num_frames, data.height, data.width, 3), "float32")
-    valid, label = jax.ShapeDtypeStruct((1,), "bool"), jax.ShapeDtypeStruct((1,), "int32")
+    video = jax.ShapeDtypeStruct((videos, data.num_frames, data.height, data.width, 3), "float32")
+    valid, label = jax.ShapeDtypeStruct((videos,), "bool"), jax.ShapeDtypeStruct((videos,), "int32")
     weights = local.initial_edge_weights(definition.hierarchy.edges, definition.settings.objective)
     definition = _written_out(definition)
 
