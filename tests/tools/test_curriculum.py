@@ -4,6 +4,8 @@ import json
 import pathlib
 import re
 import shutil
+import signal
+import sys
 import types
 
 import numpy as np
@@ -206,3 +208,27 @@ def test_a_stage_that_ends_otherwise_ends_the_curriculum(data, tmp_path, monkeyp
     content = json.loads((tmp_path / "run" / "curriculum.json").read_text())
     assert [row["outcome"] for row in content["stages"]] == ["diverged"] and content["outcome"] == "running"
     assert not (tmp_path / "run" / "2_long").exists()
+
+
+@pytest.mark.long
+def test_killed_in_every_stage_it_ends_bit_for_bit_as_if_nothing_had_happened(data, tmp_path):
+    """By SIGKILL, in processes of their own: in a step of either stage, and while the second one begins."""
+    fields = {f"base.{name}": value for name, value in runs.FIELDS.items()} | {"base.data.root": data}
+    fields |= {"base.model.hierarchy": "patch-frame-clip-sequence", "base.model.num_clips": 2}
+    fields |= {f"stages.{name}.train.num_epochs": 2.0 for name in ("short", "long")} | {"order": ("short", "long")}
+
+    def start(workdir, stage):
+        words = [f"--workdir={workdir}", *(f"--config.{name}={value}" for name, value in fields.items())]
+        arguments = ["-m", "hvt_jax", "curriculum", "--config=configs/curriculum_digits.py", *words]
+        return runs.Run(workdir / stage, [sys.executable, *arguments], runs.environment())
+
+    reference, killed = tmp_path / "reference", tmp_path / "killed"
+    assert start(reference, "2_long").wait().code == 0
+    for stage, step in (("1_short", 5), ("2_long", 1), ("2_long", 6)):
+        run = start(killed, stage)
+        assert run.wait_for_step(step)
+        assert run.kill().code == -signal.SIGKILL
+    run = start(killed, "2_long").wait()
+    assert run.code == 0 and "short: done before" in run.stdout, run.stderr
+    for stage in ("1_short", "2_long"):
+        assert kill_and_resume.differences(reference / stage, killed / stage) == []
