@@ -223,12 +223,12 @@ def test_killed_in_every_stage_it_ends_bit_for_bit_as_if_nothing_had_happened(da
         return runs.Run(workdir / stage, [sys.executable, *arguments], runs.environment())
 
     reference, killed = tmp_path / "reference", tmp_path / "killed"
-    assert start(reference, "2_long").wait().code == 0
+    assert start(reference, "2_long").wait(1200).code == 0
     for stage, step in (("1_short", 5), ("2_long", 1), ("2_long", 6)):
         run = start(killed, stage)
-        assert run.wait_for_step(step)
+        assert run.wait_for_step(step, 1200)
         assert run.kill().code == -signal.SIGKILL
-    run = start(killed, "2_long").wait()
+    run = start(killed, "2_long").wait(1200)
     assert run.code == 0 and "short: done before" in run.stdout, run.stderr
     for stage in ("1_short", "2_long"):
         assert kill_and_resume.differences(reference / stage, killed / stage) == []
