@@ -8,6 +8,7 @@ import sys
 _HELP = ("-h", "--help", "help")
 COMMANDS = (
     "main",
+    "curriculum",
     "evaluate",
     "visualize",
     "extract",

@@ -107,25 +107,33 @@ def changed_fields(folder: str | os.PathLike, config: Any) -> list[str]:
     """Return one line per field in which `config` (a ConfigDict) differs from `config.json` in a run folder.
 
     A line reads `config differs: model.clip.width 96 -> 128`. Empty if nothing differs or the folder
-    has no config yet.
+    has no config yet; raises as `config_changes`.
+    """
+    changes = config_changes(os.path.join(folder, "config.json"), config)
+    return [f"config differs: {name} {before} -> {after}" for name, (before, after) in changes.items()]
+
+
+def config_changes(path: str | os.PathLike, config: Any) -> dict[str, tuple[str, str]]:
+    """Return by field what a run's `config.json` says and what `config` (a ConfigDict) does, where they differ.
+
+    Empty if there is no such file.
 
     Raises:
-      RunFolderError: if `config.json` is not JSON.
+      RunFolderError: if it is not JSON.
     """
-    path = os.path.join(folder, "config.json")
     if not os.path.exists(path):
-        return []
+        return {}
     try:
         with open(path, encoding="utf-8") as file:
             before = dict(_fields(json.load(file)))
     except ValueError as error:
         raise RunFolderError(f"{path} is damaged ({error}); remove it to go on with the config given") from None
     after = dict(_fields(json.loads(config.to_json_best_effort())))
-    return [
-        f"config differs: {name} {_shown(before, name)} -> {_shown(after, name)}"
+    return {
+        name: (_shown(before, name), _shown(after, name))
         for name in sorted(before.keys() | after.keys())
         if before.get(name, "absent") != after.get(name, "absent")
-    ]
+    }
 
 
 def write_json(path: str, value: Any) -> None:
