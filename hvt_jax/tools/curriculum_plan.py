@@ -57,7 +57,7 @@ def _plan_stage(stage: Stage) -> PlannedStage:
     settings = stage.settings
     definition = steps.define(settings)
     train_set, test_set = (catalog.load_dataset(settings.data, split) for split in ("train", "test"))
-    definition, planned = fit_to_labels(definition, train_set), events.plan_run(settings, train_set)
+    definition, planned = fit_to_labels(definition, train_set), events.plan_run(definition, train_set)
     length = {"steps_per_epoch": planned.steps_per_epoch, "num_steps": planned.num_steps}
     optim.build_optimizer(settings.optimizer, definition.groups, **length)
     sharding.make_mesh(settings.train)
