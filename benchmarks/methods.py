@@ -22,6 +22,7 @@ import jax
 from benchmarks import study
 from configs import digits
 from hvt_jax.engine import compilation, optim, steps
+from hvt_jax.evaluation.intervals import mean_and_interval
 from hvt_jax.hierarchy import LEVELS
 from hvt_jax.run import describe
 from hvt_jax.settings import read_settings
@@ -117,7 +118,7 @@ def tables(workdir: pathlib.Path) -> list[str]:
             runs = [study.read(folder) for folder in sorted(path.glob("seed*")) if study.is_done(folder)]
             for level in (level for level in LEVELS[1:] if runs):
                 numbers = study.numbers(level, runs)
-                numbers.append(study.interval([run["seconds"] for run in runs], digits=0))
+                numbers.append(mean_and_interval([run["seconds"] for run in runs], digits=0))
                 cells = [name, rate, str(runs[0]["steps"]), str(len(runs)), level, *numbers]
                 rows.append(f"| {' | '.join(cells)} |")
         found.append(f"### Work of {int(work):,} steps of `local`, {videos}\n\n" + "\n".join(rows))

@@ -13,12 +13,12 @@ import argparse
 import json
 import math
 import pathlib
-import statistics
 import subprocess
 import sys
 import time
 
 from hvt_jax.engine import alarms
+from hvt_jax.evaluation.intervals import mean_and_interval
 from hvt_jax.hierarchy import LEVELS
 
 NUM_VIDEOS = 3572
@@ -73,7 +73,6 @@ ROWS: dict[str, dict[str, object]] = {
     "supervised four levels": {"method": "supervised"},
 }
 PROBES = ("knn", "linear", "mlp")
-_T_95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}  # Student's t by freedom
 
 
 def main() -> int:
@@ -188,25 +187,17 @@ def read(folder: pathlib.Path) -> dict:
 
 def numbers(level: str, runs: list[dict]) -> list[str]:
     """Return accuracies of a level over runs: motion and digit by every probe, direction by all but neighbours."""
-    found = [interval([run[probe][level]["motion"]["top1"] for run in runs]) for probe in PROBES]
-    found += [interval([run[probe][level]["motion"]["within_pairs"] for run in runs]) for probe in PROBES[1:]]
-    return found + [interval([run[probe][level]["digit"]["top1"] for run in runs]) for probe in PROBES]
+    found = [mean_and_interval([run[probe][level]["motion"]["top1"] for run in runs]) for probe in PROBES]
+    found += [mean_and_interval([run[probe][level]["motion"]["within_pairs"] for run in runs]) for probe in PROBES[1:]]
+    return found + [mean_and_interval([run[probe][level]["digit"]["top1"] for run in runs]) for probe in PROBES]
 
 
 def _row(name: str, level: str, runs: list[dict]) -> str:
     cells = numbers(level, runs)
     ranks = [run["ranks"].get(level, math.nan) for run in runs]
-    cells += [interval(ranks, digits=2), f"{min(ranks):.2f}"]
+    cells += [mean_and_interval(ranks, digits=2), f"{min(ranks):.2f}"]
     cells.append(str(sum(any(level in place for place in run["alarms"]) for run in runs)))
     return f"| {name} | {len(runs)} | {level} | " + " | ".join(cells) + " |"
-
-
-def interval(values: list[float], digits: int = 1) -> str:
-    """Return the mean and half the width of its 95 % interval over seeds."""
-    if len(values) == 1:
-        return f"{values[0]:.{digits}f}"
-    half = _T_95.get(len(values) - 1, 1.96 + 2.6 / len(values)) * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{statistics.mean(values):.{digits}f} ± {half:.{digits}f}"
 
 
 if __name__ == "__main__":

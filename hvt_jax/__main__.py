@@ -8,10 +8,12 @@ import sys
 _HELP = ("-h", "--help", "help")
 COMMANDS = (
     "main",
+    "curriculum",
     "evaluate",
     "visualize",
     "extract",
     "export",
+    "sweep",
     "make_digits",
     "scan",
     "prepare",

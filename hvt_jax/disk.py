@@ -77,7 +77,9 @@ def replaced(path: str | os.PathLike, *, sync: bool = True) -> Iterator[pathlib.
 
 
 @contextlib.contextmanager
-def locked(folder: str | os.PathLike, kind: type[Exception], *, wait: bool = False) -> Iterator[None]:
+def locked(
+    folder: str | os.PathLike, kind: type[Exception], *, wait: bool = False, elsewhere: str = "name another --out"
+) -> Iterator[None]:
     """Keep others that lock `folder`, made if it is missing, off it; the system ends a lock with its process.
 
     The folder may be renamed or removed meanwhile. A file system without such locks goes without.
@@ -86,10 +88,11 @@ def locked(folder: str | os.PathLike, kind: type[Exception], *, wait: bool = Fal
       folder: that is written to.
       kind: raised, with one line, if another process holds it or takes its place.
       wait: for the other process, instead.
+      elsewhere: what else to do, for the message.
     """
-    with refusals_as(kind, folder, "name another --out"):
+    with refusals_as(kind, folder, elsewhere):
         os.makedirs(folder, exist_ok=True)
-    busy = kind(f"{os.fspath(folder)}: another process is at work there; wait for its end, or name another --out")
+    busy = kind(f"{os.fspath(folder)}: another process is at work there; wait for its end, or {elsewhere}")
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:

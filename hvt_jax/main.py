@@ -5,8 +5,6 @@ A run that is in the folder is resumed. `--config.train.batch_size=64` overrides
 Exit codes: 0 done, 2 bad config or data, 3 diverged, 4 collapsed, 143 preempted and saved.
 """
 
-import pathlib
-
 from absl import app, flags
 from ml_collections import config_flags
 
@@ -40,7 +38,7 @@ def _train() -> int:
     import jax
 
     from hvt_jax.interop import start
-    from hvt_jax.run import loop
+    from hvt_jax.tools import training
 
     if DISTRIBUTED.value:  # must precede every other call of jax
         try:
@@ -54,24 +52,7 @@ def _train() -> int:
         except (ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             return cli.fail(f"--distributed: {reason}; give --coordinator, --num_processes and --process_id")
-    code = loop.train(CONFIG.value, WORKDIR.value, start.start_from)
-    if code == loop.DONE and CONFIG.value.evaluation.protocols:
-        _evaluate()
-    return code
-
-
-def _evaluate() -> None:
-    """Ask what the config wants to know of the best checkpoint, as the command `evaluate` does."""
-    from hvt_jax.evaluation.finetune import FinetuneSettings
-    from hvt_jax.run.trained import open_run
-    from hvt_jax.tools import evaluation_data, evaluation_screen
-
-    trained, out = open_run(WORKDIR.value), pathlib.Path(WORKDIR.value, "evaluation")
-    settings = trained.settings
-    views = {"clips": settings.data.test_views_temporal, "crops": settings.data.test_views_spatial}
-    data = evaluation_data.load_data(trained, None, **views)
-    asked = {"levels": trained.levels, "out": out, "finetune": FinetuneSettings()}
-    evaluation_screen.evaluate(trained, data, settings.evaluation.protocols, **asked)
+    return training.train(CONFIG.value, WORKDIR.value, start.start_from)
 
 
 def _describe() -> int:

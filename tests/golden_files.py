@@ -29,6 +29,9 @@ KINDS = {
 }
 # Sections of a .json file that a test reads, one of which makes it of the kind `misc`.
 MISC_SECTIONS = {
+    "sweep_ST",
+    "sweep_STC",
+    "sweep_underscore_and_empty_name",
     "validation_epochs",
     "loss_weights_24_epochs",
     "sliding_windows",

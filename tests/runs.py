@@ -73,7 +73,8 @@ def _compile_once(definition, optimizer, *, num_steps: int):
     """Return the compiled functions of a run, those of an earlier one where nothing that they depend on differs."""
     settings = definition.settings
     data = dataclasses.replace(settings.data, root="", storage_root="", manifest="", max_bad_fraction=0.0)
-    same = {"data": data, "checkpoint": None, "alarms": None, "train": settings.train.fsdp}
+    model = dataclasses.replace(settings.model, initial_weights="")
+    same = {"data": data, "model": model, "checkpoint": None, "alarms": None, "train": settings.train.fsdp}
     key = (dataclasses.replace(settings, **same), definition.num_classes, optimizer.update.__self__, num_steps)
     if key not in _COMPILED:
         _COMPILED[key] = compilation.compile_functions(definition, optimizer, num_steps=num_steps)
@@ -98,6 +99,17 @@ class Ended:
         return int(re.search(r"^preempted at step (\d+)", self.stdout, re.MULTILINE)[1])
 
 
+@contextlib.contextmanager
+def in_this_process(quick: bool):
+    """Share compiled functions among the runs of the body; with `quick` as in `train_here`."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(loop, "compile_functions", _compile_once))
+        if quick:
+            stack.enter_context(mock.patch.object(figures, "draw_all", lambda *_: {}))
+            stack.enter_context(mock.patch.object(describe, "count_flops", lambda *_: (1e6, 3e6)))
+        yield
+
+
 def train_here(workdir: pathlib.Path, fields: dict, *, quick: bool = True) -> Ended:
     """Train in this process as `configs/digits.py` with `fields` says; as the command, from the settings on.
 
@@ -106,12 +118,9 @@ def train_here(workdir: pathlib.Path, fields: dict, *, quick: bool = True) -> En
     config = digits.get_config().copy_and_resolve_references()
     out, error = io.StringIO(), io.StringIO()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.object(loop, "compile_functions", _compile_once))
+        stack.enter_context(in_this_process(quick))
         stack.enter_context(contextlib.redirect_stdout(out))
         stack.enter_context(contextlib.redirect_stderr(error))
-        if quick:
-            stack.enter_context(mock.patch.object(figures, "draw_all", lambda *_: {}))
-            stack.enter_context(mock.patch.object(describe, "count_flops", lambda _: (0.0, 0.0)))
         config.update_from_flattened_dict(
             {name: str(value) if isinstance(value, pathlib.Path) else value for name, value in fields.items()}
         )

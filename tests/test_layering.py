@@ -55,7 +55,7 @@ MAY_USE = {
     "evaluation": JAX | {"optax", "sklearn", "matplotlib", "threadpoolctl", "umap"},
     "run": JAX | {"clu", "optax", "ml_collections", "rich", "tensorboardX", "wandb", "matplotlib", "markdown_it"},
     "interop": JAX | {"safetensors", "torch", "yaml", "ml_collections"},
-    "tools": JAX | _STORAGES | {"sklearn", "apache_beam", "ray", "rich", "matplotlib", "pyarrow"},
+    "tools": JAX | _STORAGES | {"sklearn", "apache_beam", "ray", "rich", "matplotlib", "pyarrow", "ml_collections"},
     "commands": {"absl", "ml_collections", "rich"},
     "main": {"absl", "ml_collections", "jax"},
     "__main__": set(),

@@ -2,10 +2,11 @@
 
 float64 to the rounding of the files (1e-6 of the largest value), float32 within the original's own noise; every file
 of a kind in both folders. Numbers that are not compared, and why: row 0 of the codes of distances, where the
-original's index never points; the sections `sweep_*` and `curriculum` of misc.json (there are no such commands here).
+original's index never points; the section `curriculum` of misc.json (there is no such command here).
 The conv stem's gradients have a wider bound in float32, where a ReLU decides by the last bit
-(`parity.follows_from_a_flip`). The other sections of misc.json are in the tests of schedules, sampling, transforms and
-import, knn.npz in that of kNN, the conv stem in test_parity_stem.py, S3D in test_parity_s3d.py.
+(`parity.follows_from_a_flip`). The other sections of misc.json are in the tests of schedules, sampling, transforms,
+sweeps and import, knn.npz in that of kNN, the conv stem in test_parity_stem.py, S3D in
+test_parity_s3d.py.
 """
 
 import json

@@ -15,6 +15,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from hvt_jax.settings import read_settings
+from hvt_jax.settings.curriculum import read_curriculum
 
 ROOT = pathlib.Path(__file__).parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
@@ -61,14 +62,14 @@ def defined_flags(path):
     return {call.args[0].value for call in named}
 
 
-def check_config(arguments):
+def check_config(arguments, read=read_settings):
     """Read the config that a command names, with its overrides; a mistake raises."""
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["program", *arguments])  # config_flags looks there for what is overridden
         values(sys.argv)
-        read_settings(holder.value)
+        read(holder.value)
 
 
 def check_python(words):
@@ -89,7 +90,7 @@ def check_python(words):
         assert name in known or name.removeprefix("no") in known, f"{module} has no flag --{name}"
     config = [argument for argument in arguments if argument.startswith(("--config=", "--config."))]
     if config and config[0].startswith("--config=configs/"):
-        check_config(config)
+        check_config(config, read_curriculum if module.endswith(".curriculum") else read_settings)
 
 
 def check_make(words):

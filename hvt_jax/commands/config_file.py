@@ -12,6 +12,7 @@ import inspect
 import os
 import re
 import traceback
+import types
 from collections.abc import Iterator
 
 from absl import flags
@@ -56,15 +57,8 @@ def load(given: str) -> ConfigDict:
       ConfigFileError: in one line, with the file and where it can be told the row.
     """
     path, colon, argument = given.partition(":")
-    if not os.path.isfile(path):
-        raise ConfigFileError(_why_no_file(path))
+    module = _load_module(path)
     arguments = [argument] if colon else []
-    try:
-        loader = importlib.machinery.SourceFileLoader("config_file", path)
-        module = importlib.util.module_from_spec(importlib.util.spec_from_loader("config_file", loader))
-        loader.exec_module(module)
-    except Exception as error:
-        raise ConfigFileError(_describe(path, error)) from error
     get_config = getattr(module, "get_config", None)
     if not callable(get_config):
         raise ConfigFileError(f"{path}: has no function get_config(); {_EXAMPLE}")
@@ -82,6 +76,35 @@ def load(given: str) -> ConfigDict:
     if not isinstance(config, ConfigDict):
         raise ConfigFileError(f"{path}: get_config() returns a {type(config).__name__}, not a ConfigDict; {_EXAMPLE}")
     return config
+
+
+def load_sweep(given: str) -> object:
+    """Return what the function `get_sweep` of a config file returns, which may take the file's argument, too.
+
+    Raises:
+      ConfigFileError: in one line, with the file and where it can be told the row.
+    """
+    path, colon, argument = given.partition(":")
+    get_sweep = getattr(_load_module(path), "get_sweep", None)
+    if not callable(get_sweep):
+        raise ConfigFileError(f"{path}: has no function get_sweep(); see configs/sweep_digits.py for one")
+    takes_argument = colon and inspect.signature(get_sweep).parameters
+    try:
+        return get_sweep(argument) if takes_argument else get_sweep()
+    except Exception as error:
+        raise ConfigFileError(_describe(path, error)) from error
+
+
+def _load_module(path: str) -> types.ModuleType:
+    if not os.path.isfile(path):
+        raise ConfigFileError(_why_no_file(path))
+    try:
+        loader = importlib.machinery.SourceFileLoader("config_file", path)
+        module = importlib.util.module_from_spec(importlib.util.spec_from_loader("config_file", loader))
+        loader.exec_module(module)
+    except Exception as error:
+        raise ConfigFileError(_describe(path, error)) from error
+    return module
 
 
 def _why_no_file(path: str) -> str:

@@ -20,9 +20,17 @@ from hvt_jax.settings import Settings, SettingsError
 _SILENT = ("num_heads", "head_width", "qkv_bias", "norm_epsilon", "causal")
 _LEVELS = ("frame", "clip", "sequence")
 _SHOWN = 5  # arrays that are named
+Tree = dict[str, Any]
 
 
-def start_from(settings: Settings, state: TrainState, note: Callable[[str], object]) -> TrainState:
+def start_from(
+    settings: Settings,
+    state: TrainState,
+    note: Callable[[str], object],
+    *,
+    grids: grow.Grids | None = None,
+    keep: Callable[[list[str]], object] = lambda _: None,
+) -> TrainState:
     """Return the state of step 0 with the arrays of `model.initial_weights` in the place of its own.
 
     Arrays go by their path and shape, tables that follow time grow (`grow.grow_variables`); the rest stays fresh, and
@@ -32,6 +40,8 @@ def start_from(settings: Settings, state: TrainState, note: Callable[[str], obje
       settings: of the run.
       state: fresh; wherever it is placed, the new one is placed, too.
       note: is told the lines of the table.
+      grids: resample tables, see `grow.grow_variables`.
+      keep: is given `array_lines`.
 
     Raises:
       CheckpointError: if the file cannot be read, or nothing in it fits.
@@ -41,11 +51,12 @@ def start_from(settings: Settings, state: TrainState, note: Callable[[str], obje
     old = safetensors_io.load_variables(path)
     _check_settings(path, settings)
     fresh = jax.tree.map(_whole, (state.params, state.stats))
-    params, stats, report = grow.grow_variables(*old, *fresh)
+    params, stats, report = grow.grow_variables(*old, *fresh, grids=grids)
     if not report.copied:
         raise CheckpointError(f"{path}: none of its {len(report.dropped)} arrays has a place and shape in this model")
-    for line in _table(path, report, set(_flat(old[0])) | set(_flat(old[1]))):
+    for line in table(path, report, set(_flat(old[0])) | set(_flat(old[1]))):
         note(line)
+    keep(array_lines(report, old, fresh))
     placed = jax.tree.map(_placed, (params, stats), (state.params, state.stats))
     # A teacher begins as what it follows; the rest of a method's memory is as it was.
     memory = {name: _refreshed(part, placed[0]) if name == "params" else part for name, part in state.memory.items()}
@@ -60,16 +71,35 @@ def _check_settings(path: str, settings: Settings) -> None:
             content = json.load(file)
     except (OSError, ValueError):
         return  # the weights alone
-    fields = [f"model.{level}.{name}" for level in _LEVELS if level in settings.model.levels for name in _SILENT]
+    if found := silent_difference(content, settings):
+        field, here, there = found
+        raise SettingsError(
+            f"config.{field} = {here}, but {path} is of a model with {there}; set --config.{field}='{there}'"
+        )
+
+
+def silent_difference(content: Any, settings: Settings) -> tuple[str, Any, Any] | None:
+    """Return the first field that no shape shows and in which `settings` differ from the config of other weights.
+
+    Args:
+      content: that config, of an import, which is flat, or of an export; levels it has not are passed over.
+      settings: of what is to be trained.
+
+    Returns:
+      (field, its value in `settings`, that in `content`), or None.
+    """
+    before = _find(content, "model.hierarchy")
+    known = before.split("-") if isinstance(before, str) else _LEVELS
+    levels = [level for level in _LEVELS if level in settings.model.levels and level in known]
+    fields = [f"model.{level}.{name}" for level in levels for name in _SILENT]
     for field in (*fields, "data.mean", "data.std"):
         there, here = _find(content, field), settings
         for part in field.split("."):
             here = getattr(here, part)
         there = tuple(there) if isinstance(there, list) else there
         if there is not None and there != here:
-            raise SettingsError(
-                f"config.{field} = {here}, but {path} is of a model with {there}; set --config.{field}='{there}'"
-            )
+            return field, here, there
+    return None
 
 
 def _find(content: Any, field: str) -> Any:
@@ -84,7 +114,26 @@ def _find(content: Any, field: str) -> Any:
     return node
 
 
-def _table(path: str, report: grow.GrowthReport, known: set[str]) -> list[str]:
+def array_lines(report: grow.GrowthReport, old: tuple[Tree, Tree], new: tuple[Tree, Tree]) -> list[str]:
+    """Return a line for every array of the new model, in its order, then those of the old one that have no place.
+
+    Such as `grown   levels/clip/positions/table  float32[3,96] -> float32[5,96]`; copied | grown | new | unused.
+
+    Args:
+      report: from `grow.grow_variables`.
+      old: its parameters and statistics, before.
+      new: those of the new model, or their shapes.
+    """
+    before, after = (leaves.describe(_flat(params) | _flat(stats)) for params, stats in (old, new))
+    what = {name: kind for kind, names in report._asdict().items() for name in names}
+    shapes = {name: f"{before[name]} -> {after[name]}" for name in report.grown}
+    rows = [(what[name], name, shapes.get(name, shape)) for name, shape in after.items()]
+    rows += [("unused", name, before[name]) for name in report.dropped]
+    width = max(len(name) for _, name, _ in rows)
+    return [f"{kind:6}  {name:{width}}  {shape}" for kind, name, shape in rows]
+
+
+def table(path: str, report: grow.GrowthReport, known: set[str]) -> list[str]:
     """Return, for every level and its predictors, how many arrays were copied, grown, stayed fresh or have no place.
 
     What the file knows, but in another shape, is named.
@@ -107,8 +156,8 @@ def _table(path: str, report: grow.GrowthReport, known: set[str]) -> list[str]:
     return lines
 
 
-def _flat(tree: dict[str, Any]) -> list[str]:
-    return list(leaves.flatten(tree))
+def _flat(tree: Tree) -> dict[str, Any]:
+    return leaves.flatten(tree)
 
 
 def _part(path: str) -> str:

@@ -116,9 +116,9 @@ def _written_out(definition: Definition) -> Definition:
     return steps.define(settings, definition.num_classes)
 
 
-def count_flops(definition: Definition) -> tuple[float, float]:
-    """Return the FLOPs of one video, forward and with backward, as the compiler counts them before it optimises."""
-    batch = steps.batch_shapes(definition, 1)
+def count_flops(definition: Definition, videos: int = 1) -> tuple[float, float]:
+    """Return the FLOPs of a batch, forward and with backward, as the compiler counts them before it optimises."""
+    batch = steps.batch_shapes(definition, videos)
     batch["video"] = jax.tree.map(lambda video: jax.ShapeDtypeStruct(video.shape, "float32"), batch["video"])
     weights = local.initial_edge_weights(definition.hierarchy.edges, definition.settings.objective)
     definition = _written_out(definition)

@@ -85,26 +85,9 @@ class RunFolder:
     def changed_fields(self, config: Any) -> list[str]:
         """Return one line per field in which `config` (a ConfigDict) differs from the folder's `config.json`.
 
-        A line reads `config differs: model.clip.width 96 -> 128`. Empty if nothing differs or the folder
-        has no config yet.
-
-        Raises:
-          RunFolderError: if `config.json` is not JSON.
+        See `changed_fields`.
         """
-        path = os.path.join(self.path, "config.json")
-        if not os.path.exists(path):
-            return []
-        try:
-            with open(path, encoding="utf-8") as file:
-                before = dict(_fields(json.load(file)))
-        except ValueError as error:
-            raise RunFolderError(f"{path} is damaged ({error}); remove it to go on with the config given") from None
-        after = dict(_fields(json.loads(config.to_json_best_effort())))
-        return [
-            f"config differs: {name} {_shown(before, name)} -> {_shown(after, name)}"
-            for name in sorted(before.keys() | after.keys())
-            if before.get(name, "absent") != after.get(name, "absent")
-        ]
+        return changed_fields(self.path, config)
 
     def write_environment(self, seed: int) -> None:
         """Write versions, devices, git commit, `seed`, host and start time to `environment.json`.
@@ -118,6 +101,39 @@ class RunFolder:
         """Write the numbers so far to `results.json`; non-finite ones become strings."""
         if self._is_writer:
             write_json(os.path.join(self.path, "results.json"), results)
+
+
+def changed_fields(folder: str | os.PathLike, config: Any) -> list[str]:
+    """Return one line per field in which `config` (a ConfigDict) differs from `config.json` in a run folder.
+
+    A line reads `config differs: model.clip.width 96 -> 128`. Empty if nothing differs or the folder
+    has no config yet; raises as `config_changes`.
+    """
+    changes = config_changes(os.path.join(folder, "config.json"), config)
+    return [f"config differs: {name} {before} -> {after}" for name, (before, after) in changes.items()]
+
+
+def config_changes(path: str | os.PathLike, config: Any) -> dict[str, tuple[str, str]]:
+    """Return by field what a run's `config.json` says and what `config` (a ConfigDict) does, where they differ.
+
+    Empty if there is no such file.
+
+    Raises:
+      RunFolderError: if it is not JSON.
+    """
+    if not os.path.exists(path):
+        return {}
+    try:
+        with open(path, encoding="utf-8") as file:
+            before = dict(_fields(json.load(file)))
+    except ValueError as error:
+        raise RunFolderError(f"{path} is damaged ({error}); remove it to go on with the config given") from None
+    after = dict(_fields(json.loads(config.to_json_best_effort())))
+    return {
+        name: (_shown(before, name), _shown(after, name))
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name, "absent") != after.get(name, "absent")
+    }
 
 
 def write_json(path: str, value: Any) -> None:

@@ -87,6 +87,7 @@ def test_what_does_not_fit_is_named(fresh, tmp_path):
             r"config.data.mean = \(0.45, .* with \(0.5, 0.5, 0.5\); set --config.data.mean='",
         ),
         ({"model.sequence.num_heads": 7, "model.frame.num_heads": 2}, ""),
+        ({"config": {"model": {"hierarchy": "patch-frame", "clip": {"num_heads": 9}}}}, ""),  # it has no clip level
     ],
 )
 def test_settings_that_no_shape_shows_must_agree(fresh, tmp_path, config, line):

@@ -3,19 +3,17 @@
 import dataclasses
 import json
 import pathlib
-import types
 
 import numpy as np
 import pytest
 
-from hvt_jax import main
 from hvt_jax.data.dataset import DataError
 from hvt_jax.evaluation import attentive, grid_probes, protocols
 from hvt_jax.evaluation.finetune import FinetuneSettings
 from hvt_jax.evaluation.grid_probes import Schedule
 from hvt_jax.run import trained
 from hvt_jax.settings import SettingsError
-from hvt_jax.tools import evaluating, evaluation_data, evaluation_report
+from hvt_jax.tools import evaluating, evaluation_data, evaluation_report, training
 from tests import runs, small
 
 FINETUNE = FinetuneSettings(epochs=1)
@@ -161,15 +159,14 @@ def test_too_many_bad_videos_end_it(opened, tmp_path):
     assert "counts in nothing" in said[0] and said[0].endswith("torn")
 
 
-def test_what_the_config_asks_at_the_end_of_training(opened, tmp_path, monkeypatch, capsys):
+def test_what_the_config_asks_at_the_end_of_training(opened, tmp_path, capsys):
     source, run = pathlib.Path(opened.source), tmp_path / "run"
     run.mkdir()
     (run / "checkpoints").symlink_to(source / "checkpoints")
     config = json.loads((source / "config.json").read_text())
     config["evaluation"]["protocols"] = ["retrieval"]
     (run / "config.json").write_text(json.dumps(config))
-    monkeypatch.setattr(main, "WORKDIR", types.SimpleNamespace(value=str(run)))
-    main._evaluate()
+    training._evaluate(str(run))
     (setup,) = json.loads((run / "evaluation" / "results.json").read_text())["setups"].values()
     assert list(setup["protocols"]) == ["retrieval"] and list(setup["protocols"]["retrieval"]) == ["frame", "clip"]
     assert "retrieval" in capsys.readouterr().out
