@@ -20,8 +20,7 @@ from tests.determined import det, summary
 from tests.parity_case import close, load, quick_jit
 
 # To renew torchvision's: tests/goldens/make_s3d_torchvision.py.
-_GOLDENS = [("kylemin", path) for path in golden_files.of_kind("s3d")]
-_GOLDENS += [("torchvision", path) for path in golden_files.of_kind("s3d_torchvision")]
+_GOLDENS = {"kylemin": golden_files.of_kind("s3d"), "torchvision": golden_files.of_kind("s3d_torchvision")}
 _ORIGINAL_SHAPE = (2, 3, 16, 64, 64)  # of the original's video, as its README says
 # Of the largest value. In training the last maps are normalised over 16 rows, which makes float32's rounding larger.
 _TOLERANCE = {
@@ -30,13 +29,25 @@ _TOLERANCE = {
     ("float64", "eval"): 1e-7,
     ("float64", "train"): 1e-7,
 }
-_DTYPES = ["float32", pytest.param("float64", marks=pytest.mark.long)]
 
 
-@pytest.mark.parametrize("dtype", _DTYPES)
-@pytest.mark.parametrize(
-    ("layout", "path"), _GOLDENS, ids=[f"{layout}-{golden_files.label(path)}" for layout, path in _GOLDENS]
-)
+def _cases() -> list:
+    """Return (layout, file, dtype); one of them is for every day."""
+    return [
+        pytest.param(
+            layout,
+            path,
+            dtype,
+            id=f"{layout}-{golden_files.label(path)}-{dtype}",
+            marks=() if (layout, dtype) == ("kylemin", "float32") else pytest.mark.long,
+        )
+        for layout, paths in _GOLDENS.items()
+        for path in paths
+        for dtype in ("float32", "float64")
+    ]
+
+
+@pytest.mark.parametrize(("layout", "path", "dtype"), _cases())
 def test_every_stage(layout, path, dtype):
     with jax.enable_x64(dtype == "float64"):
         _compare(load(path), layout, jnp.dtype(dtype))

@@ -186,6 +186,7 @@ def _parse(words):
     return values["config"].value, values["workdir"].value
 
 
+@pytest.mark.long
 def test_a_sweep_from_start_to_table(tmp_path):
     """Two runs, one of which has no data: it is named; the other counts, and is not repeated nor mixed with others."""
     data = {"one": str(runs.make_data(tmp_path / "digits")), "two": str(tmp_path / "nothing")}

@@ -69,7 +69,11 @@ def one_device():
         return _run(patch, 1)
 
 
-@pytest.mark.parametrize("fsdp", [False, True], ids=["data_parallel", "fsdp"])
+# With parameters that are cut the teacher's test below stands for it.
+_MODES = [pytest.param(False, id="data_parallel"), pytest.param(True, id="fsdp", marks=pytest.mark.long)]
+
+
+@pytest.mark.parametrize("fsdp", _MODES)
 def test_four_devices_do_what_one_does(monkeypatch, one_device, fsdp):
     _is_the_same(one_device, _run(monkeypatch, 4, **{"train.fsdp": fsdp}))
 
@@ -79,6 +83,7 @@ def test_four_devices_do_what_one_does_with_patches_after_the_conv_stem_too(monk
     _is_the_same(_run(monkeypatch, 1, **CONV_STEM), _run(monkeypatch, 4, **CONV_STEM, **{"train.fsdp": True}))
 
 
+@pytest.mark.long
 def test_four_devices_train_on_labels_as_one_does(monkeypatch):
     """With parameters that are cut, the head's among them."""
     fields = {"method": "supervised", "model.hierarchy": "patch-frame", "train.fsdp_min_size": 16}
