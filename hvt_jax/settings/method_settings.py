@@ -25,7 +25,7 @@ class VicregSettings:
 class SvtSettings:
     """Two global and some local views of a video; a teacher names the prototypes of the global ones."""
 
-    num_local: Annotated[int, Range(0, 64)]
+    num_local: Annotated[int, Range(1, 64)]
     local_frames: Count
     local_stride: Count
     local_size: _Size
