@@ -33,23 +33,9 @@ def main(argv: list[str]) -> int:
 
 
 def _run() -> int:
-    from hvt_jax.interop import hand_over, start
-    from hvt_jax.settings.curriculum import of_stage, read_curriculum
-    from hvt_jax.tools import curriculum, curriculum_plan, curriculum_report
+    from hvt_jax.commands import curriculum_run
 
-    read = read_curriculum(CONFIG.value)
-    planned = curriculum_plan.plan(read)
-    print("\n".join(curriculum_report.plan_table(planned)))
-    for before, now in zip(planned, planned[1:], strict=False):
-        with of_stage(now.stage.name):
-            expected = hand_over.expect(before.definition, now.definition, read.grow, before.stage.name)
-        if DRY_RUN.value:
-            print(f"\nstage {now.stage.name}, {expected.table[0]}")
-            print("\n".join([*expected.table[1:], *expected.arrays]))
-    if DRY_RUN.value:
-        return 0
-    parts = curriculum.HandOver(hand_over.hand_over, hand_over.starter, hand_over.read_source, start.start_from)
-    return curriculum.run(read, planned, WORKDIR.value, parts, lambda line: print(line, flush=True))
+    return curriculum_run.run(CONFIG.value, WORKDIR.value, dry_run=DRY_RUN.value)
 
 
 if __name__ == "__main__":

@@ -46,9 +46,9 @@ def test_at_least_one_place_is_seen_and_not_all():
     assert [masking.count_seen(16, ratio) for ratio in (0.9, 0.75, 0.99, 0.01)] == [2, 4, 1, 15]
 
 
-@pytest.fixture(scope="module", params=["frame-clip", "patch-frame-clip-sequence"])
-def model(request):
-    definition = small.define(**{"model.hierarchy": request.param, "method": "mae"}, **NO_BATCH)
+@pytest.fixture(scope="module")
+def model():
+    definition = small.define(**{"model.hierarchy": "patch-frame-clip-sequence", "method": "mae"}, **NO_BATCH)
     return definition, state_lib.merge(definition.graphdef, *steps.initial_variables(definition, 0))
 
 
@@ -100,16 +100,14 @@ def test_mae_misses_the_normalised_pixels_of_valid_frames_and_videos(model):
 
 def test_jepa_follows_a_teacher_which_has_no_predictor():
     definition = small.define(**{"method": "jepa", "model.hierarchy": "frame-clip"})
-    state, batch = small.new_state(definition), small.batch_of(definition)
-    assert set(state.memory["params"]) == {"stem", "levels"}
-    assert small.largest_difference(state.memory["params"], {k: state.params[k] for k in ("stem", "levels")}) == 0
-    after, metrics = small.train_step(definition)(state.replace(step=jnp.int32(4)), batch, KEY)
-    momentum = 0.998 + 0.002 * 4 / small.STEPS["num_steps"]
-    for name, leaf in small.named_leaves(after.memory["params"]).items():
-        old, new = (small.named_leaves(params)[name] for params in (state.params, after.params))
-        np.testing.assert_allclose(leaf, momentum * old + (1 - momentum) * new, rtol=1e-6, atol=1e-9)
-    assert metrics["gradient_norm/frame"] > 0 < metrics["gradient_norm/clip"]
-    assert metrics["gradient_norm/predictor"] > 0
+    params, _ = steps.initial_variables(definition, 0)
+    memory = steps.initial_memory(definition, params)
+    assert set(memory["params"]) == {"stem", "levels"}
+    assert small.largest_difference(memory["params"], {name: params[name] for name in ("stem", "levels")}) == 0
+    moved = jax.tree.map(lambda x: x + 1.0, params)
+    after = definition.method.next_memory(definition.settings, memory, moved, None, 0.5)
+    for name, leaf in small.named_leaves(after["params"]).items():
+        np.testing.assert_allclose(leaf, small.named_leaves(params)[name] + 0.001, rtol=1e-5, atol=1e-6)
 
 
 def test_jepa_asks_for_the_latents_of_the_teacher_and_not_its_own():

@@ -7,9 +7,11 @@ import pytest
 
 from hvt_jax.engine import state as state_lib
 from hvt_jax.engine import steps
+from hvt_jax.model.sizes import other_size
 from hvt_jax.objectives import teacher
 from hvt_jax.objectives.method import Inputs, counted_videos
 from hvt_jax.settings import SettingsError
+from hvt_jax.settings.geometry import model_hierarchy
 from tests import small
 from tests.parity_case import quick_jit
 
@@ -27,10 +29,6 @@ def _losses(definition, model, video, **given):
     return definition.method.losses(model, inputs, definition.settings, key=None).losses
 
 
-def _model(definition, seed=0):
-    return state_lib.merge(definition.graphdef, *steps.initial_variables(definition, seed))
-
-
 @pytest.mark.parametrize("name", ["vicreg", "svt", "brave"])
 def test_a_step_takes_views_and_keeps_the_shape_of_its_state(name):
     definition = small.define(method=name, **{"model.hierarchy": "patch-frame-clip-sequence"})
@@ -46,7 +44,7 @@ def test_views_are_changed_apart_and_cut_to_their_sizes():
     batch = small.batch_of(definition)
     same = {name: np.repeat(video[:, :1], video.shape[1], axis=1) for name, video in batch["video"].items()}
     same["local"] = np.repeat(batch["video"]["global"][:, :1, :2], 2, axis=1)  # whole frames, as the loader cuts them
-    found = steps.prepare_training(definition, KEY, same)
+    found = quick_jit(lambda video: steps.prepare_training(definition, KEY, video))(same)
     assert found["global"].shape == (4, 2, 4, 16, 24, 3) and found["local"].shape == (4, 2, 2, 8, 8, 3)
     for views in found.values():
         assert np.abs(views[:, 0] - views[:, 1]).max() > 0.1
@@ -55,27 +53,31 @@ def test_views_are_changed_apart_and_cut_to_their_sizes():
 
 def test_svt_asks_every_view_what_the_teacher_names_for_the_other_global_ones():
     definition = small.define(method="svt", **FRAME_CLIP)
-    student, wise = _model(definition), _model(definition, seed=1)
     video = _random(steps.batch_shapes(definition, 4)["video"])
     memory = {"center": 0.1 * jax.random.normal(KEY, (10,))}
-    found = _losses(definition, student, video, teacher=wise, memory=memory, progress=0.15)
-
-    def cosines(model, views, size=None):
-        outputs = model(views, train=True, isolated=False, last_state=-1, size=size)
-        return np.asarray(model.head(outputs["clip"].tokens.mean(1, keepdims=True), train=True)[:, 0])
-
-    from hvt_jax.model.sizes import other_size
-    from hvt_jax.settings.geometry import model_hierarchy
-
     local = model_hierarchy(definition.settings.model, num_frames=2, height=8, width=8)
-    small_size = other_size(student, local, ((2, 3), (1, 1)))
-    both = jnp.concatenate([video["global"][:, 0], video["global"][:, 1]])
-    of_locals = jnp.concatenate([video["local"][:, 0], video["local"][:, 1]])
-    wanted, given = cosines(wise, both), cosines(student, both)
-    of_locals = cosines(student, of_locals, small_size)
+
+    @quick_jit
+    def run(one, other):
+        student, wise = (state_lib.merge(definition.graphdef, *variables) for variables in (one, other))
+        losses = _losses(definition, student, video, teacher=wise, memory=memory, progress=0.15)
+
+        def cosines(model, views, size=None):
+            views = jnp.concatenate([views[:, 0], views[:, 1]])
+            outputs = model(views, train=True, isolated=False, last_state=-1, size=size)
+            return model.head(outputs["clip"].tokens.mean(1, keepdims=True), train=True)[:, 0]
+
+        smaller = other_size(student, local, ((2, 3), (1, 1)))
+        return losses, (
+            cosines(wise, video["global"]),
+            cosines(student, video["global"]),
+            cosines(student, video["local"], smaller),
+        )
+
+    found, (wanted, wide, narrow) = run(*(steps.initial_variables(definition, seed) for seed in (0, 1)))
     temperature = 0.04 + 0.03 * 0.15 / 0.3
     answers = np.asarray(jax.nn.softmax((wanted - memory["center"]) / temperature)).reshape(2, 4, 10)
-    views = np.concatenate([given, of_locals]).reshape(4, 4, 10)
+    views = np.concatenate([wide, narrow]).reshape(4, 4, 10)
     logs = np.asarray(jax.nn.log_softmax(views / 0.1))
     pairs = [-(answers[v] * logs[w]).sum(-1).mean() for v in range(2) for w in range(4) if v != w]
     np.testing.assert_allclose(found.total, np.mean(pairs), rtol=1e-4)
@@ -136,11 +138,16 @@ def test_a_video_counts_whose_views_are_mostly_pictures():
     assert counted_videos(None, jnp.array([[True, False], [False, False]])).tolist() == [True, False]
     assert counted_videos(None, None) is None
     definition = small.define(method="brave", **FRAME_CLIP)
-    model, video = _model(definition), _random(steps.batch_shapes(definition, 4)["video"])
+    variables, video = steps.initial_variables(definition, 0), _random(steps.batch_shapes(definition, 4)["video"])
     frames = {name: jnp.ones(view.shape[:3], bool) for name, view in video.items()}
     padded = frames | {"broad": frames["broad"].at[0, 0, 3:].set(False)}
-    three = _losses(definition, model, video, frame_valid=padded).total
-    assert abs(float(three) - float(_losses(definition, model, video, frame_valid=frames).total)) > 1e-5
+
+    @quick_jit
+    def total(frame_valid):
+        model = state_lib.merge(definition.graphdef, *variables)
+        return _losses(definition, model, video, frame_valid=frame_valid).total
+
+    assert abs(float(total(padded)) - float(total(frames))) > 1e-5
 
 
 @pytest.mark.parametrize(

@@ -6,15 +6,13 @@ import re
 import shutil
 import signal
 import sys
-import types
 
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from configs import digits
-from hvt_jax.commands import cli
-from hvt_jax.commands import curriculum as command
+from hvt_jax.commands import cli, curriculum_run
 from hvt_jax.interop import hand_over, safetensors_io
 from hvt_jax.run import run_log, trained
 from hvt_jax.tools import curriculum_report
@@ -41,11 +39,8 @@ def _config(data: pathlib.Path) -> ConfigDict:
 
 def _run(config: ConfigDict, workdir: pathlib.Path | None, dry_run: bool = False) -> int:
     """Do what the command does after its flags are parsed; return its exit code."""
-    flags = {"CONFIG": config, "WORKDIR": str(workdir), "DRY_RUN": dry_run}
-    with pytest.MonkeyPatch.context() as patch, runs.in_this_process(quick=True):
-        for name, value in flags.items():
-            patch.setattr(command, name, types.SimpleNamespace(value=value))
-        return cli.run(command._run, output=str(workdir))
+    with runs.in_this_process(quick=True):
+        return cli.run(lambda: curriculum_run.run(config, str(workdir), dry_run=dry_run), output=str(workdir))
 
 
 @pytest.fixture(scope="module")
