@@ -35,8 +35,12 @@ def test_every_method_of_the_settings_has_its_line_in_the_table():
         small.small_settings(method="supervise")
 
 
-@pytest.mark.parametrize("levels", HIERARCHIES, ids="-".join)
-@pytest.mark.parametrize("name", sorted(set(METHODS) - {"joint"}))  # its model is that of local
+# The model of joint is that of local; the others put something on top, whatever lies below.
+_MODELS = [(name, levels) for name in ("local", "supervised") for levels in HIERARCHIES]
+_MODELS += [(name, HIERARCHIES[1]) for name in sorted(set(METHODS) - {"local", "joint", "supervised"})]
+
+
+@pytest.mark.parametrize(("name", "levels"), _MODELS)
 def test_groups_cover_every_parameter_of_every_hierarchy(name, levels):
     definition = small.define(**{"method": name, "model.hierarchy": "-".join(levels)})
     params, _ = jax.eval_shape(lambda: steps.initial_variables(definition, 0))
