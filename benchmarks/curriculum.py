@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 
-from benchmarks.study import NUM_VIDEOS, PROBES, _interval
+from benchmarks import study
 from configs import curriculum_digits
 from hvt_jax.engine import steps
 from hvt_jax.hierarchy import LEVELS
@@ -58,8 +58,7 @@ def main() -> int:
 
 
 def _run_rows(names: list[str], asked: argparse.Namespace) -> None:
-    command = [sys.executable, "-m", "hvt_jax", "make_digits", f"--root={asked.root}", f"--num_videos={NUM_VIDEOS}"]
-    subprocess.run(command, check=True)
+    study.make_videos(asked.root)
     costs, end = step_flops(), time.monotonic() + 60 * asked.minutes
     for seed in (int(text) for text in asked.seeds.split(",")):
         for name in names:
@@ -140,9 +139,7 @@ def _read(folder: pathlib.Path) -> dict:
 
 
 def _row(name: str, level: str, runs: list[dict]) -> str:
-    numbers = [_interval([run[probe][level]["motion"]["top1"] for run in runs]) for probe in PROBES]
-    numbers += [_interval([run[probe][level]["motion"]["within_pairs"] for run in runs]) for probe in PROBES[1:]]
-    numbers += [_interval([run[probe][level]["digit"]["top1"] for run in runs]) for probe in PROBES]
+    numbers = study.numbers(level, runs)
     numbers.append(f"{runs[0]['total']['training_flops'] / 1e12:.2f}")
     numbers.append(f"{sum(run['total']['seconds'] for run in runs) / len(runs):.0f}")
     return f"| {name} | {len(runs)} | {level} | {' | '.join(numbers)} |"

@@ -20,8 +20,9 @@ import time
 import jax
 
 from benchmarks import study
+from benchmarks.timed_step import TimedStep
 from configs import digits
-from hvt_jax.engine import compilation, optim, steps
+from hvt_jax.engine import steps
 from hvt_jax.evaluation.intervals import mean_and_interval
 from hvt_jax.hierarchy import LEVELS
 from hvt_jax.run import describe
@@ -127,11 +128,11 @@ def tables(workdir: pathlib.Path) -> list[str]:
 
 def cost_table(names: list[str]) -> str:
     """Return FLOPs, seconds and memory of a training step of every method, timed in turns, beside those of `local`."""
-    runs = {name: _Steps(name) for name in names}
+    runs = {name: TimedStep(_definition(name)) for name in names}
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(_ROUNDS):
         for name, run in runs.items():
-            seconds[name].append(run.step())
+            seconds[name].append(run.seconds())
     head = "| method | GFLOP a video | seconds a step | clips/s | over the first | MiB of temporaries |"
     lines = [f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {_ROUNDS} rounds in turns, medians", "", head]
     lines.append("|---|---:|---:|---:|---:|---:|")
@@ -143,36 +144,6 @@ def cost_table(names: list[str]) -> str:
             f"{median / first:.2f} | {run.temporary_bytes / 2**20:.0f} |"
         )
     return "\n".join(lines)
-
-
-class _Steps:
-    """A compiled training step of a method on random videos, and its state."""
-
-    def __init__(self, name: str):
-        definition = _definition(name)
-        optimizer = optim.build_optimizer(
-            definition.settings.optimizer, definition.groups, steps_per_epoch=100, num_steps=1000
-        )
-        self.batch_size = definition.settings.train.batch_size
-        shapes = steps.batch_shapes(definition, self.batch_size)
-        self._batch = jax.tree.map(lambda shape: jax.numpy.ones(shape.shape, shape.dtype), shapes)
-        self._batch["video"] = jax.tree.map(
-            lambda shape: jax.random.randint(jax.random.key(0), shape.shape, 0, 255).astype(shape.dtype),
-            shapes["video"],
-        )
-        self._state = jax.jit(steps.build_initialise(definition, optimizer))(jax.random.key(0))
-        step = jax.jit(steps.build_train_step(definition, optimizer, num_steps=1000), donate_argnums=0)
-        lowered = step.lower(self._state, self._batch, jax.random.key(1))
-        self._step = lowered.compile(compiler_options=compilation.compiler_options())
-        self.temporary_bytes = self._step.memory_analysis().temp_size_in_bytes
-        self.step()
-
-    def step(self) -> float:
-        """Return the seconds of one step, until its result is there."""
-        start = time.perf_counter()
-        self._state, metrics = self._step(self._state, self._batch, jax.random.key(1))
-        jax.block_until_ready((self._state, metrics))
-        return time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ Data as in `ucf.py`. From nothing, which overfits on a set so small, or, after `
 
     python -m hvt_jax.main --config=configs/s3d.py --workdir=runs/s3d
 
-`:smoke` takes 20 steps of 16 frames at 64x64. Published: 96.8 % on UCF101 (split average) by S3D-G, which has gates,
-from ImageNet and Kinetics; torchvision's weights have 68.4 % on Kinetics-400. This config has not been run to its end.
+`:smoke` takes 20 steps of 16 frames at 64x64. torchvision's weights have 68.4 % on Kinetics-400. This
+config has not been run to its end.
 Next: as a stem below levels that learn without labels, `--config.model.stem.kind=s3d` in `ucf.py` (docs/method.md).
 """
 

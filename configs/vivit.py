@@ -8,7 +8,7 @@ one frame, where theirs is a tubelet of 2; 16 of them, 4 frames apart, span what
 
     python -m hvt_jax.main --config=configs/vivit.py --workdir=runs/vivit
 
-`:smoke` takes 20 steps of 4 frames at 64x64 with 2 layers a level. Published (validation set, 4 x 3 views): 78.8 %.
+`:smoke` takes 20 steps of 4 frames at 64x64 with 2 layers a level.
 This config has not been run. Next: `stam.py`.
 """
 

@@ -159,6 +159,32 @@ def test_slow_and_optional_libraries_are_imported_late(path):
     assert not packages & LAZY
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.name)
+def test_what_a_benchmark_takes_from_here_is_there(path):
+    """They take hours or a GPU, so nothing else would tell that a name has moved."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in ("benchmarks", "configs", "hvt_jax"):
+            file = ROOT.joinpath(*node.module.split("."))
+            if file.is_dir():  # of a package its modules, or what its __init__ has
+                names = {other.stem for other in file.iterdir()} | _top_names(file / "__init__.py")
+            else:
+                names = _top_names(file.with_suffix(".py"))
+            assert {alias.name for alias in node.names} <= names, f"{path.name}: from {node.module}"
+
+
+def _top_names(path: pathlib.Path) -> set[str]:
+    """Return what can be imported from a module: what its outermost statements define, assign or import."""
+    names = set()
+    for node in ast.parse(path.read_text()).body if path.exists() else ():
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+        else:
+            names |= {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+    return names
+
+
 @pytest.mark.parametrize("path", FILES, ids=_name)
 def test_sizes(path):
     source = path.read_text()

@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from absl import app, flags
 
@@ -92,6 +92,14 @@ def run(command: Callable[[], int], *, output: str | None = None, resumed: str =
 
 def _errors_for_users() -> tuple[type[Exception], ...]:
     return tuple(getattr(sys.modules[module], name) for module, name in _ERRORS.items() if module in sys.modules)
+
+
+def how_to_train(out: str, overrides: Mapping[str, object]) -> str:
+    """Return the command that begins a run with imported weights in `out`, and the fields that make them fit."""
+    shown = {name: f"'{value}'" if isinstance(value, tuple) else value for name, value in overrides.items()}
+    fields = {"model.initial_weights": f"{out}/model.safetensors"} | shown
+    flags_given = " ".join(f"--config.{name}={value}" for name, value in fields.items())
+    return f"train with: python -m hvt_jax.main --config=CONFIG --workdir=RUN {flags_given}"
 
 
 def fail(line: str) -> int:

@@ -36,14 +36,8 @@ def _import() -> int:
         print(f"its head names {done.classes} classes; with other data a fresh one takes its place")
     else:
         print(f"not used, as a stem has none: the head of {done.classes} classes")
-    fields = " ".join(f"--config.{name}={_shown(value)}" for name, value in done.overrides.items())
-    start = f"--config.model.initial_weights={OUT.value}/model.safetensors"
-    print(f"train with: python -m hvt_jax.main --config=CONFIG --workdir=RUN {start} {fields}")
+    print(cli.how_to_train(OUT.value, done.overrides))
     return 0
-
-
-def _shown(value: object) -> str:
-    return f"'{value}'" if isinstance(value, tuple) else str(value)
 
 
 if __name__ == "__main__":

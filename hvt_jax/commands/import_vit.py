@@ -43,14 +43,8 @@ def _import() -> int:
     print("largest difference from the image model, over the largest value of a stage:")
     for stage, difference in done.differences.items():
         print(f"  {stage:12} {difference:.1e}")
-    fields = " ".join(f"--config.{name}={_shown(value)}" for name, value in done.overrides.items())
-    start = f"--config.model.initial_weights={OUT.value}/model.safetensors"
-    print(f"train with: python -m hvt_jax.main --config=CONFIG --workdir=RUN {start} {fields}")
+    print(cli.how_to_train(OUT.value, done.overrides))
     return 0
-
-
-def _shown(value: object) -> str:
-    return f"'{value}'" if isinstance(value, tuple) else str(value)
 
 
 if __name__ == "__main__":

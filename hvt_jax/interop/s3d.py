@@ -103,7 +103,7 @@ def to_our_variables(
     for tree in _template():
         flat = leaves.flatten(tree)
         arrays = {ours: _fitted(state, ours, leaf.shape, layout, path) for ours, leaf in flat.items()}
-        found.append(_nest(arrays))
+        found.append(leaves.nest(arrays))
     kernel, bias = (state[f"{_HEAD[layout]}.{field}"] for field in ("weight", "bias"))
     if kernel.shape[1:] != (S3D_WIDTH, 1, 1, 1) or bias.shape != kernel.shape[:1]:
         raise CheckpointError(
@@ -162,17 +162,6 @@ def _fitted(state: Mapping[str, np.ndarray], ours: str, shape: tuple[int, ...], 
                 raise CheckpointError(f"{path}: {name} is not finite")
             return fitted.astype(np.float32)
     raise CheckpointError(f"{path}: {name} has shape {array.shape}, which does not become {shape}, that of {ours}")
-
-
-def _nest(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    root: dict[str, Any] = {}
-    for name, array in flat.items():
-        *parents, last = name.split("/")
-        node = root
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = array
-    return root
 
 
 def _overrides(layout: str, use: str) -> dict[str, Any]:

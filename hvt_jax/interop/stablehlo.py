@@ -24,7 +24,7 @@ def serialise(trained: Trained) -> bytes:
     data, encode = trained.settings.data, steps.build_encode(trained.definition)
 
     def encode_flat(variables: Mapping[str, jax.Array], video: jax.Array) -> dict[str, jax.Array]:
-        return encode(**_nested(variables), video=video)
+        return encode(**({"params": {}, "stats": {}} | leaves.nest(variables)), video=video)
 
     flat = leaves.flatten({"params": trained.params, "stats": trained.stats})
     shapes = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in flat.items()}
@@ -38,14 +38,3 @@ def run(program: bytes, variables: Mapping[str, Any], video: Any) -> dict[str, j
     from jax import export
 
     return export.deserialize(bytearray(program)).call(dict(variables), video)
-
-
-def _nested(variables: Mapping[str, jax.Array]) -> dict[str, Any]:
-    root: dict[str, Any] = {"params": {}, "stats": {}}
-    for name, array in variables.items():
-        *parents, last = name.split("/")
-        node = root
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = array
-    return root

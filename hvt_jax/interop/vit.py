@@ -188,17 +188,13 @@ def to_our_tree(state: Mapping[str, np.ndarray], path: str) -> dict[str, Any]:
         gamma, target = state.pop(name), f"{name.rsplit('.', 2)[0]}.{_SCALED[name.split('.', 2)[-1]]}"
         state[f"{target}.weight"] = gamma[:, None] * state[f"{target}.weight"]
         state[f"{target}.bias"] = gamma * state[f"{target}.bias"]
-    root: dict[str, Any] = {}
+    found = {}
     for name, array in state.items():
         place = _place(name)
         if place is None:
             raise CheckpointError(f"{path}: {name!r} has no place in a frame level; models with it are not read")
-        *parents, last = place.split("/")
-        node = root
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = _to_our_layout(name, array)
-    return root
+        found[place] = _to_our_layout(name, array)
+    return leaves.nest(found)
 
 
 def _place(name: str) -> str | None:

@@ -1,6 +1,7 @@
 """A pytree as one flat mapping from path to array: how a state is saved, compared and hashed."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -25,6 +26,18 @@ def flatten(tree: Any) -> dict[str, Any]:
             raise CheckpointError(f"{name} of the state is no array or number, but {leaf.dtype}")
         leaves[name] = leaf
     return leaves
+
+
+def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested dicts of leaves by path, as `flatten` takes those apart."""
+    root: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        *parents, last = name.split("/")
+        node = root
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return root
 
 
 def describe(leaves: dict[str, Any]) -> dict[str, str]:
