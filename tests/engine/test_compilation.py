@@ -10,7 +10,7 @@ from tests import small
 def test_every_metric_of_a_step_is_that_of_plain_xla():
     """A library that takes over products once gave garbage for those with a constant (findings/)."""
     fields = {"objective.distance": "contrastive", "objective.patch_targets": "change", "model.patch.width": 64}
-    definition = small.define(**{"model.hierarchy": "patch-frame-clip", "data.num_frames": 16}, **fields)
+    definition = small.define(**{"model.hierarchy": "patch-frame", "data.num_frames": 16}, **fields)
     step = steps.build_train_step(definition, small.optimizer(definition), num_steps=1)  # the last step is logged
     arguments = (small.new_state(definition), small.batch_of(definition), jax.random.key(0))
     plain = jax.jit(step)(*arguments)[1]

@@ -47,20 +47,29 @@ def _batches(definition):
     return batches
 
 
-def _run(monkeypatch, devices: int, **fields):
-    """Return metrics of every step, state, features and the compiled functions."""
+def _run(monkeypatch, devices: int, *, encodes: bool = True, **fields):
+    """Return metrics of every step, state, features (with `encodes`) and the compiled functions."""
     definition = small.define(**(FIELDS | fields))
     mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
     monkeypatch.setattr(sharding, "make_mesh", lambda settings: mesh)
     compiled = compile_functions(definition, small.optimizer(definition), num_steps=8)
-    state, key, metrics = compiled.initialise(), compiled.key(), []
+    # Not by `compiled.initialise`, whose sharding has a test of its own: it takes as long to compile as the step.
+    placed = jax.tree.map(lambda leaf: leaf.sharding, compiled.abstract_state)
+    state, key, metrics = jax.device_put(_own(small.new_state(definition)), placed), compiled.key(), []
     for batch in _batches(definition):
         state, scalars = compiled.train_step(state, compiled.to_devices(batch), key)
         metrics.append(jax.device_get(scalars))
-    batch = small.batch_of(small.define(**(FIELDS | fields | {"method": "local"})), 9, 8)
+    if not encodes:
+        return metrics, state, {}, compiled
+    batch = small.batch_of(definition, 9, 8)
     batch["index"] = np.arange(8, dtype=np.int32)
     features = jax.device_get(compiled.encode(state.params, state.stats, compiled.to_devices(batch)))
     return metrics, state, features, compiled
+
+
+def _own(state):
+    """Copies, no two of one buffer: the step takes them over."""
+    return jax.tree.map(np.array, state)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +104,7 @@ def test_four_devices_train_on_labels_as_one_does(monkeypatch):
 def test_four_devices_have_the_teacher_of_one(monkeypatch):
     """Its parameters and the mean of its answers over the whole batch, of views that are cut with their videos."""
     fields = {"method": "svt", "model.hierarchy": "frame-clip", "train.fsdp_min_size": 16}
-    one, four = (_run(monkeypatch, devices, **fields, **{"train.fsdp": devices > 1}) for devices in (1, 4))
+    one, four = (_run(monkeypatch, n, encodes=False, **fields, **{"train.fsdp": n > 1}) for n in (1, 4))
     kernel = four[1].memory["params"]["stem"]["embedding"]["kernel"]
     assert not kernel.sharding.is_fully_replicated
     _is_the_same(one, four)
@@ -113,8 +122,10 @@ def _is_the_same(of_one, of_four):
             np.testing.assert_allclose(four[name], one[name], rtol=3e-6, err_msg=name)
     assert small.largest_difference(state_of_one.params, state.params) < 1e-6
     assert small.largest_difference(state_of_one.stats, state.stats) < 1e-5
-    assert features.keys() == features_of_one.keys() >= {"frame", "index", "valid"}
-    assert small.largest_difference(features_of_one, features) < 1e-5
+    assert features.keys() == features_of_one.keys()
+    if features:
+        assert features.keys() >= {"frame", "index", "valid"}
+        assert small.largest_difference(features_of_one, features) < 1e-5
 
 
 def test_fsdp_cuts_large_arrays_and_their_moments_alike(monkeypatch):
