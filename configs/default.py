@@ -294,6 +294,8 @@ def _train() -> ConfigDict:
     train.fsdp = False  # shard parameters and optimizer state over the devices as well
     train.fsdp_min_size = 65536  # smallest array that is sharded, elements
     train.data_axis = "data"  # name of the mesh axis
+    # Keeps compiled programs for the next start: a folder | auto: hvt_jax in the user's cache folder | none
+    train.compilation_cache = "auto"
     return train
 
 

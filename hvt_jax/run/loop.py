@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import json
 import logging
+import time
 from collections.abc import Callable, Iterator
 
 import jax
@@ -21,6 +22,7 @@ from hvt_jax.data.dataset import DataError, Dataset
 from hvt_jax.engine import optim, steps
 from hvt_jax.engine.classes import fit_to_labels
 from hvt_jax.engine.compilation import Compiled, compile_functions
+from hvt_jax.engine.program_cache import keep_programs
 from hvt_jax.engine.state import TrainState
 from hvt_jax.engine.steps import Definition
 from hvt_jax.evaluation import evaluate
@@ -52,6 +54,7 @@ def train(config: ConfigDict, workdir: str, start_from: StartFrom | None = None)
       MetricsError: W&B is asked for and cannot be used, or metrics.jsonl is damaged.
     """
     settings = read_settings(config)
+    kept = keep_programs(settings.train.compilation_cache)
     definition = steps.define(settings)
     train_set, test_set = (catalog.load_dataset(settings.data, split) for split in ("train", "test"))
     definition = fit_to_labels(definition, train_set)
@@ -84,7 +87,7 @@ def train(config: ConfigDict, workdir: str, start_from: StartFrom | None = None)
             folder.write_environment(settings.seed)
             data.write(folder.path)
             log = RunLog(settings, folder, writer, bad_videos=bad_videos, fingerprint=data.fingerprint, **length)
-            log.announce(definition, (len(train_set), len(test_set)), restored_step)
+            log.announce(definition, (len(train_set), len(test_set)), restored_step, kept)
             run = Run(definition, plan, compiled, log, saved, folder, train_set, test_set, start_from)
             state = state or run.initialise()
             if restored_step and not log.knows_untrained:
@@ -161,7 +164,7 @@ class Run:
             batch = next(batches)
             log.note_problems(self.train_set, batch, step + 1)
             placed = compiled.to_devices({name: batch[name] for name in steps.batch_fields(self.definition)})
-            with log.busy("compiling the training step") if step == start else contextlib.nullcontext():
+            with self._compiling("the training step") if step == start else contextlib.nullcontext():
                 state, scalars = compiled.train_step(state, placed, key)
             if log.keep(step + 1, scalars):
                 return self._end_diverged(state, step + 1)
@@ -172,7 +175,7 @@ class Run:
 
     def initialise(self) -> TrainState:
         """Return the state before the first step."""
-        with self.log.busy("compiling the network"):
+        with self._compiling("the network"):
             state = self.compiled.initialise()
         settings = self.definition.settings
         if not settings.model.initial_weights:
@@ -180,6 +183,15 @@ class Run:
         if self.start_from is None:
             raise SettingsError("config.model.initial_weights is read by python -m hvt_jax.main; start the run with it")
         return self.start_from(settings, state, self.log.note)
+
+    @contextlib.contextmanager
+    def _compiling(self, what: str) -> Iterator[None]:
+        """Say that `what` is compiled while the body runs, and afterwards how long it took, if long."""
+        start = time.perf_counter()
+        with self.log.busy(f"compiling {what}"):
+            yield
+        if (seconds := time.perf_counter() - start) >= 1:
+            self.log.note(f"compiled {what} in {seconds:.1f} s")
 
     def evaluate_untrained(self, step: int, preempted: preemption.Preemption) -> None:
         """Evaluate the network before its first step once more, on the videos of now, to compare with."""

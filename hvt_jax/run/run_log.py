@@ -61,8 +61,17 @@ class RunLog:
         self.speed = metrics.Throughput(settings.train.batch_size, num_steps)
         self.note, self.busy = writer.note, writer.busy
 
-    def announce(self, definition: Definition, sizes: tuple[int, int], restored_step: int | None) -> None:
-        """Print what is about to be trained, on what and where; `sizes` are videos to train and to test on."""
+    def announce(
+        self, definition: Definition, sizes: tuple[int, int], restored_step: int | None, programs: str
+    ) -> None:
+        """Print what is about to be trained, on what and where.
+
+        Args:
+          definition: of the run.
+          sizes: videos to train and to test on.
+          restored_step: where the run goes on; None: it begins.
+          programs: folder that keeps compiled programs; "" if none does.
+        """
         settings, devices = self._settings, jax.devices()
         self.note(describe.describe(definition))
         self.note(
@@ -73,6 +82,8 @@ class RunLog:
             f"data      {settings.data.name}: {sizes[0]} training, {sizes[1]} test videos; batch "
             f"{settings.train.batch_size}, {self._steps_per_epoch} steps an epoch, {self._num_steps} in all"
         )
+        if programs:
+            self.note(f"programs  kept in {programs} for the next start (train.compilation_cache)")
         resumed = "" if restored_step is None else f", resumed at step {restored_step}"
         self.note(f"run       {self._folder.path}{resumed}")
 

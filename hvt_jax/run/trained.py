@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from hvt_jax.engine import compilation, sharding, steps
+from hvt_jax.engine import compilation, program_cache, sharding, steps
 from hvt_jax.engine.steps import Definition
 from hvt_jax.evaluation import results
 from hvt_jax.run import leaves, run_data, seals
@@ -97,6 +97,7 @@ def open_run(folder: str | os.PathLike, which: str = "best") -> Trained:
     """
     folder = os.path.abspath(folder)
     settings, checkpoints = read_config(folder), os.path.join(folder, "checkpoints")
+    program_cache.keep_programs(settings.train.compilation_cache)
     step = _choose(folder, checkpoints, settings, which)
     record = seals.read_manifest(checkpoints, step)
     bias = record["leaves"].get(_HEAD, "[0]")

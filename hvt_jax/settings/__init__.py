@@ -171,6 +171,7 @@ class TrainSettings:
     fsdp: bool
     fsdp_min_size: Count
     data_axis: str
+    compilation_cache: str
 
 
 @dataclasses.dataclass(frozen=True)

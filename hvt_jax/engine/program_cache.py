@@ -1,0 +1,55 @@
+"""Compiled programs, kept in a folder, so that the next start of a command reads what the last one compiled."""
+
+import hashlib
+import os
+import pathlib
+import platform
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+
+AUTO, NONE = "auto", "none"
+_CPU_INFO = pathlib.Path("/proc/cpuinfo")
+
+
+def keep_programs(folder: str) -> str:
+    """Keep what takes more than a second to compile; return the folder, "" if nothing is kept.
+
+    JAX's own variable JAX_COMPILATION_CACHE_DIR goes before `folder`. Whoever can write there can have their programs
+    run, so a folder that is made here is its owner's alone. Nothing removes old programs; the whole folder may be
+    deleted at any time.
+
+    Args:
+      folder: a path, "none", or "auto": `hvt_jax` in the user's cache folder (XDG_CACHE_HOME, else ~/.cache), or
+        nowhere if that cannot be written.
+    """
+    if jax.config.jax_compilation_cache_dir:
+        return jax.config.jax_compilation_cache_dir
+    if folder == NONE:
+        return ""
+    path = _users_cache() if folder == AUTO else pathlib.Path(folder).expanduser()
+    if jax.default_backend() == "cpu":
+        path /= f"cpu-{_cpu_features()}"
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError:
+        if folder == AUTO:
+            return ""
+        raise
+    if folder == AUTO and not os.access(path, os.W_OK):
+        return ""
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    compilation_cache.reset_cache()  # else one that was found to be off at the first program stays off
+    return str(path)
+
+
+def _users_cache() -> pathlib.Path:
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    return (pathlib.Path(home) if os.path.isabs(home) else pathlib.Path("~/.cache").expanduser()) / "hvt_jax"
+
+
+def _cpu_features() -> str:
+    """Name what the processor can do: JAX's keys do not, and a home folder may be that of machines of many kinds."""
+    lines = _CPU_INFO.read_text().splitlines() if _CPU_INFO.exists() else []
+    features = [line for line in lines if line.startswith(("flags", "Features"))][:1]
+    return hashlib.sha256("".join([platform.machine(), *features]).encode()).hexdigest()[:8]

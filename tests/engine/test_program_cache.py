@@ -1,0 +1,66 @@
+"""Where compiled programs are kept, and that they are."""
+
+import os
+import stat
+
+import jax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from hvt_jax.engine import program_cache
+
+
+@pytest.fixture
+def without_cache():
+    """No folder is named by the environment; afterwards that of the session again."""
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture
+def home(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.usefixtures("without_cache")
+def test_a_program_is_kept_in_the_users_cache_folder_which_is_nobody_elses(home):
+    jax.jit(lambda x: x - 41)(1)  # a cache that was found to be off is used nevertheless
+    kept = program_cache.keep_programs("auto")
+    assert os.path.dirname(kept) == str(home / "hvt_jax") and os.path.basename(kept).startswith("cpu-")
+    assert stat.S_IMODE(os.stat(kept).st_mode) == 0o700
+    jax.jit(lambda x: x * 3 + 41)(1)
+    assert any("jit" in name for name in os.listdir(kept))
+
+
+@pytest.mark.usefixtures("without_cache")
+def test_a_folder_of_ones_own(tmp_path):
+    assert program_cache.keep_programs(str(tmp_path / "programs")).startswith(str(tmp_path / "programs" / "cpu-"))
+
+
+@pytest.mark.usefixtures("without_cache")
+def test_none_keeps_nothing(home):
+    assert program_cache.keep_programs("none") == ""
+    assert jax.config.jax_compilation_cache_dir is None and not os.listdir(home)
+
+
+@pytest.mark.usefixtures("without_cache")
+def test_a_cache_folder_that_cannot_be_made_costs_time_and_no_run(home):
+    (home / "hvt_jax").write_text("a file")
+    assert program_cache.keep_programs("auto") == ""
+    with pytest.raises(OSError):  # one that was asked for by name is an error
+        program_cache.keep_programs(str(home / "hvt_jax" / "programs"))
+
+
+def test_the_variable_of_jax_goes_first():
+    assert program_cache.keep_programs("none") == jax.config.jax_compilation_cache_dir != ""
+
+
+@pytest.mark.usefixtures("without_cache")
+def test_a_relative_cache_home_is_ignored(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert program_cache.keep_programs("auto").startswith(str(tmp_path / ".cache" / "hvt_jax"))
