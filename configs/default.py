@@ -40,6 +40,7 @@ def get_action_config() -> ConfigDict:
     config.model.frame.update(width=192, depth=12, num_heads=3, head_width=64, mlp_width=768)
     config.model.frame.update(predictor_hidden=(384,), scan=True)
     config.model.clip.update(width=256, depth=4, num_heads=4, head_width=64, mlp_width=1024, predictor_hidden=(512,))
+    config.model.clip.scan = True
     config.model.compute_dtype = "bfloat16"
     config.optimizer.learning_rate = 5e-4
     config.evaluation.update(schedule="exponential", interval=2.0)
@@ -294,8 +295,7 @@ def _train() -> ConfigDict:
     train.fsdp = False  # shard parameters and optimizer state over the devices as well
     train.fsdp_min_size = 65536  # smallest array that is sharded, elements
     train.data_axis = "data"  # name of the mesh axis
-    # Keeps compiled programs for the next start: a folder | auto: hvt_jax in the user's cache folder | none
-    train.compilation_cache = "auto"
+    train.compilation_cache = "auto"  # folder that keeps compiled programs | auto: in the user's cache folder | none
     return train
 
 

@@ -89,7 +89,11 @@ def compile_functions(definition: Definition, optimizer: optax.GradientTransform
     compiled_encode = compile_encode(steps.build_encode(definition), mesh, placed.params, placed.stats)
     # Made by compiled functions: a plain array cannot be put on the devices of other processes.
     key = jax.jit(lambda: jax.random.key(settings.seed), out_shardings=whole)
-    born = jax.jit(lambda: initialise(jax.random.key(settings.seed)), out_shardings=placed)
+    born = jax.jit(
+        lambda: initialise(jax.random.key(settings.seed)),
+        out_shardings=placed,
+        compiler_options=quick_compiler_options(),
+    )
     return Compiled(mesh, key, born, train_step, compiled_encode, abstract)
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from hvt_jax.hierarchy import LEVELS
 
 _MAX_PATHS_IN_ERROR = 20
+_SMALL = 16384  # elements
 
 
 def levels_of(groups: tuple[str, ...]) -> tuple[str, ...]:
@@ -48,11 +49,15 @@ def parameter_labels(params: Any, groups: tuple[str, ...]) -> Any:
 
 def label_norms(tree: Any, labels: Any) -> dict[str, jax.Array]:
     """Return the L2 norm, float32 or wider, of every label's part of `tree` (gradients, updates, parameters)."""
-    squares: dict[str, list[jax.Array]] = {}
+    parts: dict[str, list[jax.Array]] = {}
+    small: dict[str, list[jax.Array]] = {}
     for label, leaf in zip(jax.tree.leaves(labels), jax.tree.leaves(tree), strict=True):
         leaf = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
-        squares.setdefault(label, []).append(jnp.sum(jnp.square(leaf)))
-    return {label: jnp.sqrt(sum(parts)) for label, parts in squares.items()}
+        (small if leaf.size <= _SMALL else parts).setdefault(label, []).append(leaf)
+    # Hundreds of biases and norms as one array: every sum over one of its own is a program to be compiled.
+    for label, leaves in small.items():
+        parts.setdefault(label, []).append(jnp.concatenate([leaf.ravel() for leaf in leaves]))
+    return {label: jnp.sqrt(sum(jnp.sum(jnp.square(part)) for part in of)) for label, of in parts.items()}
 
 
 def _path_label(path: str, groups: tuple[str, ...]) -> str:

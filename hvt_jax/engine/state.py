@@ -11,6 +11,7 @@ from flax import nnx
 
 from hvt_jax.hierarchy import Hierarchy
 from hvt_jax.model.pyramid import Pyramid
+from hvt_jax.nn import keys
 from hvt_jax.settings.model_settings import ModelSettings
 
 Tree = dict[str, Any]
@@ -62,7 +63,7 @@ def graph_of(build: Callable[..., Pyramid]) -> nnx.GraphDef:
 
 def variables_of(build: Callable[..., Pyramid], key: jax.Array | int) -> tuple[Tree, Tree]:
     """Return fresh (parameters, statistics) of `build(rngs=...)`; pure, so it can be compiled with output shardings."""
-    return split(build(rngs=nnx.Rngs(params=key)))[1:]
+    return split(build(rngs=keys.stream_of(key, keys.count_keys(build))))[1:]
 
 
 def graph_definition(settings: ModelSettings, hierarchy: Hierarchy) -> nnx.GraphDef:

@@ -1,6 +1,7 @@
 """A pre-norm transformer over sequences of tokens."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ from flax import nnx
 
 from hvt_jax.nn.activation import gelu
 from hvt_jax.nn.attention import SelfAttention
+from hvt_jax.nn.keys import Keys, count_keys
 from hvt_jax.nn.linear import Linear
 from hvt_jax.nn.normalization import LayerNorm
 
@@ -70,8 +72,8 @@ class Transformer(nnx.Module):
         **sizes,
     ):
         self.depth, self.causal, self.dropout, self.remat, self.scan = depth, causal, dropout, remat, scan
-        options = {"dropout": dropout, "norm_epsilon": norm_epsilon, "dtype": dtype, "rngs": rngs, **sizes}
-        self.layers = nnx.Dict({layer_name(index): TransformerLayer(width, **options) for index in range(depth)})
+        options = {"dropout": dropout, "norm_epsilon": norm_epsilon, "dtype": dtype, **sizes}
+        self.layers = nnx.Dict(_fresh_layers(functools.partial(TransformerLayer, width, **options), depth, rngs))
         self.norm = LayerNorm(width, epsilon=norm_epsilon, dtype=dtype)
 
     def __call__(self, tokens: jax.Array, key: jax.Array | None, *, num_outputs: int | None = None) -> jax.Array:
@@ -113,6 +115,19 @@ class Transformer(nnx.Module):
 def layer_name(index: int) -> str:
     """Return the name of layer `index`; two digits keep the sorted order of dicts that of the layers."""
     return f"layer_{index:02d}"
+
+
+def _fresh_layers(build: Callable[..., TransformerLayer], depth: int, rngs: nnx.Rngs) -> dict[str, TransformerLayer]:
+    """Return the layers that `depth` calls of `build(rngs=rngs)` would give, drawn by one program for all of them."""
+    if depth == 0:
+        return {}
+    graphdef = nnx.split(nnx.eval_shape(lambda: build(rngs=Keys())))[0]
+    count = count_keys(build)
+    keys = jnp.stack([rngs.params() for _ in range(depth * count)]).reshape(depth, count)
+    states = jax.lax.map(lambda own: nnx.split(build(rngs=Keys(own)))[1], keys)
+    return {
+        layer_name(index): nnx.merge(graphdef, jax.tree.map(lambda x, i=index: x[i], states)) for index in range(depth)
+    }
 
 
 def _apply_layer(graphdef, tokens, state, key, **options):

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from hvt_jax.nn import convolution, cpu, normalization
+from hvt_jax.nn import convolution, cpu, keys, normalization
 from hvt_jax.nn.activation import gelu
 from hvt_jax.nn.attention import SelfAttention, attend
 from hvt_jax.nn.linear import Linear
 from hvt_jax.nn.positions import LearnedTable
-from hvt_jax.nn.transformer import Transformer
+from hvt_jax.nn.transformer import Transformer, TransformerLayer, layer_name
 from tests import small
 
 ROWS = np.array([[1.0, -2.0], [3.0, 0.0], [8.0, -1.0]])
@@ -239,3 +239,18 @@ def test_the_weights_that_are_shown_are_those_that_mix(causal, asking):
     np.testing.assert_allclose(layer.out(mixed), found, rtol=1e-4, atol=1e-5)
     if causal:
         assert (np.asarray(weights)[..., np.triu_indices(5, 1)[0], np.triu_indices(5, 1)[1]] == 0).all()
+
+
+def test_layers_and_keys_drawn_together_are_those_drawn_one_by_one():
+    """Configs and seeds keep their numbers although one program draws all layers."""
+    options = {"num_heads": 2, "head_width": 3, "mlp_width": 8, "dropout": 0.0, "dtype": jnp.float32}
+    rngs = nnx.Rngs(params=5)
+    alone = [TransformerLayer(6, **options, rngs=rngs) for _ in range(3)]
+
+    def build(rngs):
+        return Transformer(6, depth=3, causal=False, remat=False, scan=False, rngs=rngs, **options)
+
+    together = build(keys.stream_of(5, keys.count_keys(build)))
+    for index, layer in enumerate(alone):
+        found = nnx.to_pure_dict(nnx.state(together.layers[layer_name(index)]))
+        jax.tree.map(np.testing.assert_array_equal, found, nnx.to_pure_dict(nnx.state(layer)))
