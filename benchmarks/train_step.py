@@ -72,8 +72,18 @@ RUNS_PER_TURN = 3  # counted; their median is the turn's figure
 GROUPS = {"patch": "backbone", "frame": "space", "clip": "time", "sequence": "clip"}
 
 
-def our_settings(case: str, dtype: str, batch: int = 0):
-    """Return the settings of a case: plain arithmetic, without augmentation, clipping or regulariser."""
+PLAIN = {"distance": "mse", "side": False, "regularizer": "none", "patch_targets": "uniform"}
+
+
+def our_settings(case: str, dtype: str, batch: int = 0, objective: dict = PLAIN):
+    """Return the settings of a case: plain arithmetic, without augmentation, clipping or regulariser.
+
+    Args:
+      case: a key of CASES.
+      dtype: of the arithmetic.
+      batch: videos a step; 0 for the case's own.
+      objective: fields that differ from the default.
+    """
     from configs.default import get_config
     from hvt_jax.settings import read_settings
 
@@ -93,7 +103,7 @@ def our_settings(case: str, dtype: str, batch: int = 0):
             predictor_norm="batch",
         )
     config.data.update(num_frames=frames, height=height, width=width, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    config.objective.update(distance="mse", side=False, regularizer="none", patch_targets="uniform")
+    config.objective.update(objective)
     config.optimizer.update(
         name="sgd", momentum=0.8, nesterov=True, weight_decay=0.0, clip_norm=0.0, schedule="constant"
     )

@@ -128,6 +128,7 @@ def _level(width: int, depth: int, num_heads: int) -> ConfigDict:
     level.predictor_hidden_norm = "batch"  # after each hidden map of the predictors: batch | layer | none
     level.predictor_norm = "none"  # of the prediction: none | layer | batch (the original's)
     level.remat = False  # recompute this level in the backward pass to save memory
+    level.groups_at_once = 0  # frames or clips of a video that are encoded at once, twice, to save memory; 0 = all
     level.scan = False  # one compiled layer for all layers of the level: quicker compile at depth
     return level
 

@@ -13,6 +13,8 @@ from hvt_jax.nn.positions import LearnedTable
 from hvt_jax.nn.transformer import Transformer
 from hvt_jax.settings.model_settings import LevelSettings
 
+_ENCODES = ("input_projection", "class_token", "transformer")  # parts of a level that make the encoding
+
 
 class LevelOutput(NamedTuple):
     """What a level makes of a batch of videos.
@@ -40,6 +42,7 @@ class Level(nnx.Module):
     def __init__(self, settings: LevelSettings, width_in: int, num_members: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         width = settings.width
         self.causal, self.num_members, self.dtype = settings.causal, num_members, dtype
+        self.groups_at_once = settings.groups_at_once
         self.input_projection = None if width_in == width else Linear(width_in, width, dtype=dtype, rngs=rngs)
         self.class_token = None if settings.causal else LearnedTable(1, width, rngs=rngs)
         self.positions = LearnedTable(num_members + (0 if settings.causal else 1), width, rngs=rngs)
@@ -86,11 +89,7 @@ class Level(nnx.Module):
         """
         own = self.positions(self.dtype) if positions is None else positions.astype(self.dtype)
         num_members = own.shape[-2] - (0 if self.causal else 1)
-        groups = members.shape[1] // num_members  # a number, also where the batch is of any size (`jax.export`)
-        if own.ndim > 2:
-            own = jnp.repeat(own, groups, axis=0)
-        encoded = self._encode(rearrange(members, "b (g m) d -> (b g) m d", m=num_members), own, key)
-        encoded = rearrange(encoded, "(b g) m d -> b g m d", g=groups)
+        encoded = self._encode_groups(rearrange(members, "b (g m) d -> b g m d", m=num_members), own, key)
         if self.causal:
             raw_BGD = encoded[:, :, -1]
             if last_state != -1:
@@ -135,10 +134,39 @@ class Level(nnx.Module):
         outputs_RMD = self.transformer(tokens, None)[:, 0 if self.causal else 1 :]
         return rearrange(outputs_RMD, "(b g) m d -> b (g m) d", b=len(members))
 
-    def _encode(self, tokens: jax.Array, positions: jax.Array, key: jax.Array | None) -> jax.Array:
+    def _encode_groups(self, groups: jax.Array, positions: jax.Array, key: jax.Array | None) -> jax.Array:
+        """Encode groups [B, G, M, D_in] to [B, G, 1 or M, D], all at once or some after the others.
+
+        Groups do not see each other, so only what is computed for those at work is in memory, in the backward pass,
+        too, which computes it once more.
+        """
+        total, at_once = groups.shape[1], self.groups_at_once
+        if not at_once or at_once >= total:
+            return self._encode(groups, positions, key)
+        parts = -(-total // at_once)
+        at_once = -(-total // parts)
+        # Groups of zeros fill the last part; nobody reads what becomes of them.
+        groups = jnp.pad(groups, ((0, 0), (0, parts * at_once - total), (0, 0), (0, 0)))
+        groups = rearrange(groups, "b (p g) m d -> p b g m d", p=parts)
+        graphdef, state, rest = nnx.split(self, lambda path, _: path[0] in _ENCODES, ...)
+
+        def encode(state, positions, groups, key):
+            return nnx.merge(graphdef, state, rest)._encode(groups, positions, key)
+
+        keys = None if key is None else jax.random.split(key, parts)
+        run = jax.checkpoint(encode)
+        encoded = jax.lax.map(lambda part: run(state, positions, *part), (groups, keys))
+        return rearrange(encoded, "p b g m d -> b (p g) m d")[:, :total]
+
+    def _encode(self, groups: jax.Array, positions: jax.Array, key: jax.Array | None) -> jax.Array:
+        """Encode groups [B, G, M, D_in], each by itself, to [B, G, 1 or M, D]."""
+        tokens = rearrange(groups, "b g m d -> (b g) m d")
+        if positions.ndim > 2:
+            positions = jnp.repeat(positions, groups.shape[1], axis=0)
         tokens, layer_key = self._embed(tokens, positions, key)
         # Nothing reads the outputs of the members once the class token has seen them.
-        return self.transformer(tokens, layer_key, num_outputs=None if self.causal else 1)
+        encoded = self.transformer(tokens, layer_key, num_outputs=None if self.causal else 1)
+        return rearrange(encoded, "(b g) m d -> b g m d", g=groups.shape[1])
 
     def _embed(
         self, tokens: jax.Array, positions: jax.Array, key: jax.Array | None

@@ -109,7 +109,7 @@ def _written_out(definition: Definition) -> Definition:
     # The compiler counts the body of a loop once, and what is recomputed twice.
     model = definition.settings.model
     levels = {
-        level: dataclasses.replace(getattr(model, level), scan=False, remat=False)
+        level: dataclasses.replace(getattr(model, level), scan=False, remat=False, groups_at_once=0)
         for level in encoded_levels(definition.hierarchy.levels)
     }
     settings = dataclasses.replace(definition.settings, model=dataclasses.replace(model, **levels))

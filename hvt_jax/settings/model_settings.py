@@ -45,6 +45,7 @@ class LevelSettings(PatchSettings):
     dropout: Annotated[float, Range(0, 0.99)]
     causal: bool
     remat: bool
+    groups_at_once: Annotated[int, Range(0)]
     scan: bool
 
 

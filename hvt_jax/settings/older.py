@@ -7,6 +7,7 @@ _LATER = {"model.initial_weights": "", "model.encoder": "hierarchy", "model.stem
 _LATER |= {"data.resize": "keep", "train.compilation_cache": "auto"}
 _LATER |= {f"model.{level}.qkv_bias": False for level in _LEVELS}
 _LATER |= {f"model.{level}.norm_epsilon": 1e-5 for level in _LEVELS}
+_LATER |= {f"model.{level}.groups_at_once": 0 for level in _LEVELS}
 _LATER |= {"objective.patch_weight": 1.0, "evaluation.protocols": ()}
 _LATER |= dict.fromkeys(("vicreg", "svt", "brave", "jepa", "mae"))
 _RENAMED = {"objective": {"patch_questions": "patch_targets"}}

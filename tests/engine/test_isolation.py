@@ -25,7 +25,8 @@ VARIANTS = {
     ("patch-frame-clip", "contrastive"): {"causal": True},
     ("patch-frame-clip", "no_side"): {"objective.distance": "cosine", "model.frame.dropout": 0.5},
     ("patch-frame-clip", "causal"): {"objective.distance": "cross_entropy", "model.frame.output_norm": "layer"},
-    ("frame-clip-sequence", "no_side"): {"model.frame.remat": True, "model.clip.scan": True, "model.clip.depth": 2},
+    ("frame-clip-sequence", "no_side"): {"model.frame.remat": True, "model.clip.scan": True, "model.clip.depth": 2}
+    | {"model.frame.groups_at_once": 1},
 }
 
 

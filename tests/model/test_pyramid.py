@@ -1,5 +1,7 @@
 """Order of levels and of time, who sees whom, and what a predictor can tell apart."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -284,3 +286,37 @@ def test_attention_of_a_level_is_that_of_its_token():
     np.testing.assert_array_equal(last[:, 0], before[:, 0])
     # The state before the last one does not see the last member of the last group.
     assert (before[:, 1, :, 2] == 0).all() and (last[:, 1, :, 2] > 0).all()
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_groups_encoded_one_part_after_the_other_give_the_same_numbers(x64, causal):
+    """With a last part that is not full, dropout off; gradients of members and of every parameter, too."""
+    settings = dataclasses.replace(small.small_settings().model.frame, causal=causal)
+    members = jax.random.normal(jax.random.key(1), (2, 5 * 3, 6))
+
+    def run(at_once):
+        level = Level(
+            dataclasses.replace(settings, groups_at_once=at_once), 6, 3, dtype=jnp.float64, rngs=nnx.Rngs(params=0)
+        )
+        graphdef, params, stats = nnx.split(level, nnx.Param, ...)
+
+        @jax.jit
+        def loss(params, members):
+            output = nnx.merge(graphdef, params, stats, copy=True)(members, train=True)
+            parts = (output.tokens, output.raw) + ((output.states,) if causal else ())
+            return sum((jnp.sin(part) * jnp.arange(part.shape[-1])).sum() for part in parts)
+
+        return jax.device_get(jax.value_and_grad(loss, argnums=(0, 1))(nnx.to_pure_dict(params), members))
+
+    (value, gradients), others = run(0), [run(at_once) for at_once in (1, 2, 5)]
+    for other, found in others:
+        np.testing.assert_allclose(other, value, rtol=1e-12)
+        assert small.largest_difference(found, gradients) < 1e-11
+
+
+def test_dropout_differs_between_parts():
+    settings = dataclasses.replace(small.small_settings().model.frame, dropout=0.5, groups_at_once=1)
+    level = Level(settings, 6, 3, dtype=jnp.float32, rngs=nnx.Rngs(params=0))
+    members = jnp.ones((1, 2 * 3, 6))
+    first, second = level(members, train=True, key=jax.random.key(0)).raw[0]
+    assert np.abs(np.asarray(first) - np.asarray(second)).max() > 1e-3

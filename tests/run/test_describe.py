@@ -56,6 +56,7 @@ def test_the_work_is_that_of_the_matrix_products_and_little_more(work):
 
 def test_the_work_does_not_depend_on_how_a_level_is_run(work):
     ways = {f"model.{level}.{way}": True for level in ("frame", "clip") for way in ("scan", "remat")}
+    ways["model.frame.groups_at_once"] = 1
     assert describe.count_flops(small.define(**FIELDS, **ways)) == pytest.approx(work, rel=1e-3)
 
 

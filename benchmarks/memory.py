@@ -1,0 +1,72 @@
+"""Memory of a training step beside its arguments and results, as the compiler plans it; nothing is run.
+
+    python -m benchmarks.memory --case=vit --batch=2
+    python -m benchmarks.memory --case=vit --batch=2 --rows=local,joint
+
+Rows are the step of `benchmarks.train_step`'s case by method: `local`, `joint`, both also with the frame level in
+pieces (`model.frame.groups_at_once`), and with a video 10 times as long. The default objective, layers scanned.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import sys
+
+import jax
+
+from benchmarks import train_step
+from hvt_jax.engine import compilation, optim, steps
+
+AT_ONCE = 4  # frames of every video
+ROWS = {
+    # name: (method, frames at once, times as many frames)
+    "local": ("local", 0, 1),
+    "joint": ("joint", 0, 1),
+    "local in pieces": ("local", AT_ONCE, 1),
+    "joint in pieces": ("joint", AT_ONCE, 1),
+    "local in pieces and 10 times as long": ("local", AT_ONCE, 10),
+    "local and 10 times as long": ("local", 0, 10),
+}
+
+
+def main() -> int:
+    """Compile every row, print its memory over that of `joint`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", default="vit", choices=tuple(train_step.CASES))
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--rows", default="all", help=", ".join(ROWS))
+    asked = parser.parse_args()
+    machine = f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {datetime.date.today()}"
+    print(f"{asked.case}, batch {asked.batch}, {asked.dtype}, {machine}\n")
+    print("| step | temporaries MiB | over the first row |\n|---|---:|---:|", flush=True)
+    first = 0.0
+    for name in ROWS if asked.rows == "all" else asked.rows.split(","):
+        temporaries = measure(asked.case, asked.batch, asked.dtype, *ROWS[name]) / 2**20
+        first = first or temporaries
+        print(f"| {name} | {temporaries:.0f} | {temporaries / first:.2f} |", flush=True)
+    return 0
+
+
+def measure(case: str, batch: int, dtype: str, method: str, at_once: int, times: int) -> int:
+    """Return the bytes of temporaries of one step."""
+    settings = train_step.our_settings(case, dtype, batch, objective={})
+    model, data = settings.model, settings.data
+    levels = {
+        name: dataclasses.replace(getattr(model, name), scan=True, groups_at_once=at_once if name == "frame" else 0)
+        for name in ("frame", "clip", "sequence")
+    }
+    model = dataclasses.replace(model, **levels, num_clips=model.num_clips * times)
+    data = dataclasses.replace(data, num_frames=data.num_frames * times)
+    definition = steps.define(dataclasses.replace(settings, method=method, model=model, data=data))
+    optimizer = optim.build_optimizer(settings.optimizer, definition.groups, steps_per_epoch=100, num_steps=1000)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state = jax.eval_shape(steps.build_initialise(definition, optimizer), key)
+    step = jax.jit(steps.build_train_step(definition, optimizer, num_steps=1000), donate_argnums=0)
+    lowered = step.lower(state, steps.batch_shapes(definition, batch), key)
+    compiled = lowered.compile(compiler_options=compilation.compiler_options())
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+if __name__ == "__main__":
+    sys.exit(main())
