@@ -17,14 +17,14 @@ import jax
 from benchmarks import train_step
 from hvt_jax.engine import compilation, optim, steps
 
-AT_ONCE = 4  # frames of every video
 ROWS = {
-    # name: (method, frames at once, times as many frames)
-    "local": ("local", 0, 1),
+    # name: (method, frames of every video at once, times as many frames)
     "joint": ("joint", 0, 1),
-    "local in pieces": ("local", AT_ONCE, 1),
-    "joint in pieces": ("joint", AT_ONCE, 1),
-    "local in pieces and 10 times as long": ("local", AT_ONCE, 10),
+    "local": ("local", 0, 1),
+    "local in pieces of 4": ("local", 4, 1),
+    "joint in pieces of 4": ("joint", 4, 1),
+    "local in pieces of 4 and 10 times as long": ("local", 4, 10),
+    "local in pieces of 16 and 10 times as long": ("local", 16, 10),
     "local and 10 times as long": ("local", 0, 10),
 }
 

@@ -139,6 +139,7 @@ def _model() -> ConfigDict:
     model.hierarchy = "patch-frame-clip-sequence"  # patch-frame | frame-clip[-sequence] | patch-frame-clip[-sequence]
     model.num_clips = 4  # C, clips per sequence, at least 2; counts only where the hierarchy has `sequence`
     model.compute_dtype = "float32"  # float32 | bfloat16, parameters stay float32 | float64, needs JAX_ENABLE_X64=1
+    model.attention = "xla"  # xla | cudnn: on NVIDIA cards in bfloat16, XLA for other shapes; not tried yet
     model.initial_weights = ""  # .safetensors of an import or an export to start from; "" = everything is fresh
     model.stem = ConfigDict()
     # linear: patches of pixels | conv: S3D's first blocks, patches of their map (Y/4, X/4) | s3d: all (T/8, Y/32, X/32)

@@ -1,5 +1,6 @@
 """The model as one StableHLO program that JAX alone runs: parameters and a video in, features of every level out."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +22,10 @@ def serialise(trained: Trained) -> bytes:
     """
     from jax import export
 
-    data, encode = trained.settings.data, steps.build_encode(trained.definition)
+    # Attention as XLA compiles it, on any device.
+    model = dataclasses.replace(trained.settings.model, attention="xla")
+    definition = steps.define(dataclasses.replace(trained.settings, model=model), trained.definition.num_classes)
+    data, encode = trained.settings.data, steps.build_encode(definition)
 
     def encode_flat(variables: Mapping[str, jax.Array], video: jax.Array) -> dict[str, jax.Array]:
         return encode(**({"params": {}, "stats": {}} | leaves.nest(variables)), video=video)

@@ -39,7 +39,16 @@ class Level(nnx.Module):
     last group (where it is the one before, as nothing follows the very last member).
     """
 
-    def __init__(self, settings: LevelSettings, width_in: int, num_members: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        settings: LevelSettings,
+        width_in: int,
+        num_members: int,
+        *,
+        attention: str = "xla",
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
         width = settings.width
         self.causal, self.num_members, self.dtype = settings.causal, num_members, dtype
         self.groups_at_once = settings.groups_at_once
@@ -61,6 +70,7 @@ class Level(nnx.Module):
             mlp_width=settings.mlp_width,
             qkv_bias=settings.qkv_bias,
             norm_epsilon=settings.norm_epsilon,
+            attention_kernel=attention,
         )
         self.output_norm = normalization.make_norm(settings.output_norm, width, dtype)
         self.state_norm = normalization.make_norm(settings.output_norm, width, dtype) if settings.causal else None

@@ -50,7 +50,8 @@ class Pyramid(nnx.Module):
                 self.levels[name] = PatchLevel()
             else:
                 level = getattr(settings, name)
-                self.levels[name] = Level(level, width_in, hierarchy.num_members(name), dtype=dtype, rngs=rngs)
+                options = {"attention": settings.attention, "dtype": dtype, "rngs": rngs}
+                self.levels[name] = Level(level, width_in, hierarchy.num_members(name), **options)
                 width_in = level.width
             self.levels[name].predictors = nnx.Dict()
         for edge in hierarchy.edges:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
+from hvt_jax.nn import fused_attention
 from hvt_jax.nn.linear import Linear
 from hvt_jax.nn.normalization import LayerNorm
 
@@ -22,10 +23,11 @@ class SelfAttention(nnx.Module):
         head_width: int,
         *,
         qkv_bias: bool = False,
+        kernel: str = "xla",
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
     ):
-        self.num_heads, self.head_width = num_heads, head_width
+        self.num_heads, self.head_width, self.kernel = num_heads, head_width, kernel
         inner = num_heads * head_width
         self.qkv = Linear(width, 3 * inner, use_bias=qkv_bias, dtype=dtype, rngs=rngs)
         self.out = Linear(inner, width, dtype=dtype, rngs=rngs)
@@ -37,7 +39,7 @@ class SelfAttention(nnx.Module):
 
         With `num_outputs` only the first so many tokens ask, and [rows, num_outputs, D] is returned.
         """
-        mixed = attend(*self._project(tokens, norm, num_outputs), causal=causal)
+        mixed = attend(*self._project(tokens, norm, num_outputs), causal=causal, kernel=self.kernel)
         return self.out(rearrange(mixed, "rows h n k -> rows n (h k)"))
 
     def weights(
@@ -63,13 +65,19 @@ class SelfAttention(nnx.Module):
         return rearrange(projected, "rows n (parts h k) -> parts rows h n k", **sizes)
 
 
-def attend(query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool) -> jax.Array:
+def attend(query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool, kernel: str = "xla") -> jax.Array:
     """Return softmax(query key^T / sqrt(K)) value for queries [rows, H, n, K], keys and values [rows, H, length, K].
+
+    With `kernel` "cudnn" by cuDNN where that takes them (`fused_attention.refusal`), else, and with "xla", by XLA.
 
     Written out, for sequences of tens to hundreds of tokens: heads in front make every product a plain
     batched one, the weights are normalised after they met the values (fewer numbers to divide), and
     unlike `jax.nn.dot_product_attention` it keeps double precision where the parity tests ask for it.
     """
+    sizes = {"length": key.shape[2], "num_queries": query.shape[2], "head_width": query.shape[3]}
+    where = {"dtype": query.dtype, "backend": jax.default_backend()}
+    if kernel == "cudnn" and not fused_attention.refusal(**sizes, **where):
+        return fused_attention.attend_fused(query, key, value, causal=causal)
     logits_BHQK = _logits(query, key, causal=causal)
     # The largest logit only keeps exp finite; the result does not depend on it, nor does its gradient.
     weights_BHQK = jnp.exp(logits_BHQK - jax.lax.stop_gradient(logits_BHQK.max(-1, keepdims=True)))

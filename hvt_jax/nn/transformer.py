@@ -27,11 +27,13 @@ class TransformerLayer(nnx.Module):
         dropout: float,
         qkv_bias: bool = False,
         norm_epsilon: float = 1e-5,
+        attention_kernel: str = "xla",
         dtype,
         rngs: nnx.Rngs,
     ):
         self.attention_norm = LayerNorm(width, epsilon=norm_epsilon, dtype=dtype)
-        self.attention = SelfAttention(width, num_heads, head_width, qkv_bias=qkv_bias, dtype=dtype, rngs=rngs)
+        options = {"qkv_bias": qkv_bias, "kernel": attention_kernel, "dtype": dtype, "rngs": rngs}
+        self.attention = SelfAttention(width, num_heads, head_width, **options)
         self.mlp_norm = LayerNorm(width, epsilon=norm_epsilon, dtype=dtype)
         self.mlp_hidden = Linear(width, mlp_width, dtype=dtype, rngs=rngs)
         self.mlp_out = Linear(mlp_width, width, dtype=dtype, rngs=rngs)

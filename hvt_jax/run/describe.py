@@ -10,6 +10,7 @@ from hvt_jax.engine.groups import parameter_labels
 from hvt_jax.engine.steps import Definition
 from hvt_jax.hierarchy import encoded_levels
 from hvt_jax.model.s3d import LAYERS
+from hvt_jax.nn import fused_attention
 from hvt_jax.objectives import local
 from hvt_jax.settings.model_settings import ModelSettings
 
@@ -45,6 +46,7 @@ def describe(definition: Definition) -> str:
         weights = local.initial_edge_weights(hierarchy.edges, settings.objective)
         lines += ["edges     " + ", ".join(f"{edge} (weight {weights[str(edge)]:g})" for edge in hierarchy.edges)]
         lines += _silent_edges(definition)
+    lines += _attention(definition, jax.default_backend())
     lines += [f"total     {_total(definition, counts)}"]
     lines += [f"work      {forward / 1e9:.3f} GFLOP forward, {training / 1e9:.3f} GFLOP with backward, for one video"]
     return "\n".join(lines)
@@ -73,6 +75,22 @@ def _depth(model: ModelSettings, level: str) -> int:
 def parameter_table(definition: Definition) -> str:
     """Return a table of all parameters, made by clu: name, shape, dtype and size of each."""
     return parameter_overview.get_parameter_overview(_variables(definition)[0], include_stats=False)
+
+
+def _attention(definition: Definition, backend: str) -> list[str]:
+    """Return a line on what computes the attention of every level; none if XLA does everywhere as the config says."""
+    model = definition.settings.model
+    if model.attention == "xla":
+        return []
+    said = []
+    for level in encoded_levels(definition.hierarchy.levels):
+        sizes = getattr(model, level)
+        length = definition.hierarchy.num_members(level) + (0 if sizes.causal else 1)
+        where = {"dtype": model.compute_dtype, "backend": backend, "head_width": sizes.head_width}
+        why = fused_attention.refusal(length=length, num_queries=length, **where)
+        filled = "" if fused_attention.padded(length) == length else f" padded to {fused_attention.padded(length)}"
+        said.append(f"{level}: XLA ({why})" if why else f"{level}: cuDNN, {length} tokens{filled}")
+    return ["attention " + "; ".join(said)]
 
 
 def _silent_edges(definition: Definition) -> list[str]:

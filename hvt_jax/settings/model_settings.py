@@ -57,6 +57,7 @@ class ModelSettings:
     hierarchy: Literal[*("-".join(levels) for levels in (*hierarchy_lib.HIERARCHIES, hierarchy_lib.SINGLE))]
     num_clips: Annotated[int, Range(1, 4096)]
     compute_dtype: Literal["float32", "bfloat16", "float64"]
+    attention: Literal["xla", "cudnn"]
     initial_weights: str
     stem: StemSettings
     patch: PatchSettings

@@ -1,12 +1,14 @@
 """Norms with masks by hand, attention, and the transformer's ways of running the same layers."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from hvt_jax.nn import convolution, cpu, keys, normalization
+from hvt_jax.nn import convolution, cpu, fused_attention, keys, normalization
 from hvt_jax.nn.activation import gelu
 from hvt_jax.nn.attention import SelfAttention, attend
 from hvt_jax.nn.linear import Linear
@@ -254,3 +256,34 @@ def test_layers_and_keys_drawn_together_are_those_drawn_one_by_one():
     for index, layer in enumerate(alone):
         found = nnx.to_pure_dict(nnx.state(together.layers[layer_name(index)]))
         jax.tree.map(np.testing.assert_array_equal, found, nnx.to_pure_dict(nnx.state(layer)))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("length", [5, 8, 197])
+def test_padded_attention_is_the_written_out_one(length, causal):
+    """What cuDNN is asked, computed by XLA: the padding neither asks nor is seen, in gradients either."""
+    query, key, value, wanted = jax.random.normal(jax.random.key(0), (4, 2, 3, length, 8))
+
+    def loss(attend_by, parts):
+        return (attend_by(*parts, causal=causal) * wanted).sum()
+
+    fused = functools.partial(fused_attention.attend_fused, implementation="xla")
+    (expected, gradients), (found, others) = (
+        jax.jit(jax.value_and_grad(functools.partial(loss, by)))((query, key, value)) for by in (attend, fused)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    for one, other in zip(gradients, others, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5)
+
+
+def test_cudnn_is_asked_only_for_what_it_takes():
+    takes = {"length": 197, "num_queries": 197, "head_width": 64, "dtype": "bfloat16", "backend": "gpu"}
+    assert fused_attention.refusal(**takes) == "" and fused_attention.padded(197) == 200
+    for change, reason in {
+        ("backend", "cpu"): "the device is a cpu",
+        ("dtype", "float32"): "model.compute_dtype is float32",
+        ("head_width", 20): "heads are 20 wide",
+        ("head_width", 256): "heads are 256 wide",
+        ("num_queries", 1): "few tokens ask",
+    }.items():
+        assert fused_attention.refusal(**takes | dict([change])) == reason

@@ -67,3 +67,15 @@ def test_the_table_has_every_parameter():
     assert "levels/frame/positions/table" in sizes
     total = next(line for line in describe.describe(definition).splitlines() if line.startswith("total"))
     assert total.split()[1] == f"{sum(sizes.values()):,d}"
+
+
+def test_it_says_what_computes_attention_and_why():
+    fields = {"model.attention": "cudnn", "model.hierarchy": "frame-clip", "model.frame.head_width": 8}
+    assert "\nattention frame: XLA (the device is a cpu); clip: XLA (the device is a cpu)\n" in describe.describe(
+        small.define(**fields)
+    )
+    assert "attention" not in describe.describe(small.define())
+    half = small.define(**fields, **{"model.compute_dtype": "bfloat16"})
+    assert describe._attention(half, "gpu") == [
+        "attention frame: cuDNN, 7 tokens padded to 8; clip: XLA (heads are 4 wide)"
+    ]
