@@ -55,7 +55,7 @@ def compiler_options() -> dict[str, int | str]:
 def quick_compiler_options() -> dict[str, int | str]:
     """Return what XLA is asked for where compiling takes longer than running: on CPU fewer optimisations by LLVM.
 
-    For programs whose time goes into matrix products, which come from libraries, not from LLVM.
+    For programs whose time goes into matrix products, which come from libraries, not from LLVM, or that run once.
     """
     name, value = "xla_backend_optimization_level", 1
     return {name: value} if jax.default_backend() == "cpu" and _is_known(name, value) else {}

@@ -8,6 +8,8 @@ import platform
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from hvt_jax.settings import SettingsError
+
 AUTO, NONE = "auto", "none"
 _CPU_INFO = pathlib.Path("/proc/cpuinfo")
 
@@ -21,23 +23,29 @@ def keep_programs(folder: str) -> str:
 
     Args:
       folder: a path, "none", or "auto": `hvt_jax` in the user's cache folder (XDG_CACHE_HOME, else ~/.cache), or
-        nowhere if that cannot be written.
+        nowhere if that cannot be written or belongs to somebody else.
+
+    Raises:
+      SettingsError: for a path that cannot be made.
     """
     if jax.config.jax_compilation_cache_dir:
         return jax.config.jax_compilation_cache_dir
     if folder == NONE:
         return ""
-    path = _users_cache() if folder == AUTO else pathlib.Path(folder).expanduser()
-    if jax.default_backend() == "cpu":
-        path /= f"cpu-{_cpu_features()}"
     try:
+        path = _users_cache() if folder == AUTO else pathlib.Path(folder).expanduser()
+        if jax.default_backend() == "cpu":
+            path /= f"cpu-{_cpu_features()}"
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError:
+        if folder == AUTO and (not os.access(path, os.W_OK) or path.stat().st_uid != os.getuid()):
+            return ""
+    except (OSError, RuntimeError) as error:  # RuntimeError: nobody knows where home is
         if folder == AUTO:
             return ""
-        raise
-    if folder == AUTO and not os.access(path, os.W_OK):
-        return ""
+        reason = getattr(error, "strerror", None) or error
+        raise SettingsError(
+            f"train.compilation_cache = {folder!r}: {reason}; name a folder that can be written, auto or none"
+        ) from error
     jax.config.update("jax_compilation_cache_dir", str(path))
     compilation_cache.reset_cache()  # else one that was found to be off at the first program stays off
     return str(path)

@@ -8,6 +8,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from hvt_jax.engine import program_cache
+from hvt_jax.settings import SettingsError
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_none_keeps_nothing(home):
 def test_a_cache_folder_that_cannot_be_made_costs_time_and_no_run(home):
     (home / "hvt_jax").write_text("a file")
     assert program_cache.keep_programs("auto") == ""
-    with pytest.raises(OSError):  # one that was asked for by name is an error
+    with pytest.raises(SettingsError, match="programs': Not a directory; name a folder"):  # asked for by name
         program_cache.keep_programs(str(home / "hvt_jax" / "programs"))
 
 
@@ -64,3 +65,22 @@ def test_a_relative_cache_home_is_ignored(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert program_cache.keep_programs("auto").startswith(str(tmp_path / ".cache" / "hvt_jax"))
+
+
+@pytest.mark.usefixtures("without_cache")
+def test_a_cache_folder_of_somebody_else_is_not_used(home, monkeypatch):
+    kept = program_cache.keep_programs("auto")
+    jax.config.update("jax_compilation_cache_dir", None)
+    monkeypatch.setattr(os, "getuid", lambda: os.stat(kept).st_uid + 1)
+    assert program_cache.keep_programs("auto") == ""
+
+
+@pytest.mark.usefixtures("without_cache")
+def test_without_a_home_nothing_is_kept(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+    def nobody_knows(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(program_cache.pathlib.Path, "expanduser", nobody_knows)
+    assert program_cache.keep_programs("auto") == ""
