@@ -66,6 +66,7 @@ def settings_overrides(
         "model.hierarchy": "-".join(LEVEL_OF_GROUP[group] for group in groups),
         "model.num_clips": num_groups["clips"] if num_groups else clips_of(state, groups),
         "model.compute_dtype": "float32",
+        "model.attention": "xla",
         "model.initial_weights": "",
         "model.stem.kind": "conv" if backbone["use_cnn_stem"] else "linear",
         "model.stem.patch_size": int(arch["architecture_space"]["size_ratio"]),
@@ -108,6 +109,7 @@ def _level_overrides(level: str, arch: dict, norm: str, hidden_norm: str) -> dic
             "qkv_bias": False,
             "norm_epsilon": 1e-5,
             "remat": False,
+            "groups_at_once": 0,
             "scan": False,
         }
     return {f"model.{level}.{name}": value for name, value in fields.items()}

@@ -168,11 +168,22 @@ def frame_settings(state: Mapping[str, np.ndarray], head_width: int, path: str) 
         dropout=0.0,
         causal=False,
         remat=False,
+        groups_at_once=0,
         scan=False,
     )
     stem = StemSettings(kind="linear", patch_size=patch, width=1, channels=3, norm_momentum=0.9, trainable=True)
     levels = {level: frame for level in ("frame", "clip", "sequence")}
-    return ModelSettings("hierarchy", "frame-clip", 1, "float32", "", stem, PatchSettings(**shared), **levels)
+    return ModelSettings(
+        encoder="hierarchy",
+        hierarchy="frame-clip",
+        num_clips=1,
+        compute_dtype="float32",
+        attention="xla",
+        initial_weights="",
+        stem=stem,
+        patch=PatchSettings(**shared),
+        **levels,
+    )
 
 
 def to_our_tree(state: Mapping[str, np.ndarray], path: str) -> dict[str, Any]:
