@@ -48,9 +48,7 @@ def main() -> int:
                 with tempfile.TemporaryDirectory() as cache:
                     cold, warm = (_child(folder, config, cache) for _ in range(2))
                 rows[side].append(cold | {"warm_cpu": warm["cpu"], "warm_wall": warm["wall"]})
-        middle = {
-            side: {name: statistics.median(row[name] for row in of) for name in of[0]} for side, of in rows.items()
-        }
+        middle = {side: _medians(of) for side, of in rows.items()}
         for side, row in middle.items():
             figures = " | ".join(f"{row[name]:.1f}" for name in (*COLUMNS[1:], "warm_cpu", "warm_wall"))
             print(f"| {config} | {side} | {row['lines']:.0f} | {figures} |", flush=True)

@@ -40,19 +40,20 @@ def main() -> int:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--seconds", type=float, default=150, help="limit of every stage")
     parser.add_argument("--out", default="", help="file that gets all lines, too")
-    parser.add_argument("--stage", default="", help=argparse.SUPPRESS)  # of the child: NAME,CASE,BATCH,ATTENTION,PIECES
+    parser.add_argument(
+        "--stage", default="", help=argparse.SUPPRESS
+    )  # of the child: NAME[,CASE,BATCH,ATTENTION,FRAMES]
     asked = parser.parse_args()
     if asked.stage:
-        name, case, batch, attention, pieces = asked.stage.split(",")
-        stages = {"card": _card, "attention": _attention, "step": _step}
-        stages[name](*((case, int(batch), asked.dtype, attention, int(pieces)) if name == "step" else (asked.dtype,)))
+        name, *words = asked.stage.split(",")
+        {"card": _card, "attention": _attention, "step": _step}[name](asked.dtype, *words)
         return 0
     cases = list(zip(asked.cases.split(","), map(int, asked.batches.split(",")), strict=True))
     with tempfile.TemporaryDirectory() as cache, _Lines(asked.out) as say:
         run = _Stages(say, asked.dtype, asked.seconds, cache)
         say(f"# {datetime.datetime.now().isoformat(timespec='minutes')}")
-        run("card", "card,-,0,xla,0")
-        run("attention, XLA and cuDNN", "attention,-,0,xla,0")
+        run("card", "card")
+        run("attention, XLA and cuDNN", "attention")
         for case, batch in cases:
             run(f"{case}, cold", f"step,{case},{batch},xla,0")
             run(f"{case}, from the cache", f"step,{case},{batch},xla,0")
@@ -168,35 +169,26 @@ def _attention(dtype: str) -> None:
             print(f"- {length} tokens: largest difference {apart[1]:.2g}, of gradients {apart[0]:.2g}")
 
 
-def _step(case: str, batch: int, dtype: str, attention: str, pieces: int) -> None:
+def _step(dtype: str, case: str, batch: str, attention: str, at_once: str) -> None:
     begin = time.perf_counter()
     import jax
-    import numpy as np
 
-    from benchmarks import train_step
+    from benchmarks import memory, timed_step
     from hvt_jax.engine import compilation, optim, steps
     from hvt_jax.run import describe
 
-    def said(what: str) -> float:
+    def said(what: str) -> None:
         nonlocal begin
         took, begin = time.perf_counter() - begin, time.perf_counter()
         print(f"- {what} {took:.1f} s")
-        return took
 
-    settings = train_step.our_settings(case, dtype, batch, objective={})
-    model = dataclasses.replace(settings.model, attention=attention)
-    for level in ("frame", "clip", "sequence"):
-        sizes = dataclasses.replace(getattr(model, level), scan=True, groups_at_once=pieces if level == "frame" else 0)
-        model = dataclasses.replace(model, **{level: sizes})
-    definition = steps.define(dataclasses.replace(settings, model=model))
+    definition = memory.define(case, int(batch), dtype, attention=attention, at_once=int(at_once))
+    settings = definition.settings
     optimizer = optim.build_optimizer(settings.optimizer, definition.groups, steps_per_epoch=100, num_steps=1000)
     said("import and define")
     state = jax.block_until_ready(jax.jit(steps.build_initialise(definition, optimizer))(jax.random.key(0)))
     said("fresh state")
-    draw = np.random.default_rng(0).integers
-    filled = jax.tree.map(lambda shape: np.ones(shape.shape, shape.dtype), steps.batch_shapes(definition, batch))
-    filled["video"] = draw(0, 256, filled["video"].shape, np.uint8)
-    filled, key = jax.device_put(filled), jax.random.key(1)
+    filled, key = timed_step.random_batch(definition), jax.random.key(1)
     traced = jax.jit(steps.build_train_step(definition, optimizer, num_steps=1000), donate_argnums=0).trace(
         state, filled, key
     )
@@ -217,10 +209,10 @@ def _step(case: str, batch: int, dtype: str, attention: str, pieces: int) -> Non
         times.append(time.perf_counter() - start)
     seconds = sorted(times)[len(times) // 2]
     print(f"- step {1e3 * seconds:.1f} ms, median of {STEPS}, fastest {1e3 * min(times):.1f} ms")
-    print(f"- {batch / seconds:.1f} clips/s")
-    memory = jax.devices()[0].memory_stats() or {}
-    print(f"- peak on the device {memory.get('peak_bytes_in_use', 0) / 2**20:.0f} MiB (0: it does not tell)")
-    flops = batch * describe.count_flops(definition)[1]
+    print(f"- {int(batch) / seconds:.1f} clips/s")
+    stats = jax.devices()[0].memory_stats() or {}
+    print(f"- peak on the device {stats.get('peak_bytes_in_use', 0) / 2**20:.0f} MiB (0: it does not tell)")
+    flops = int(batch) * describe.count_flops(definition)[1]
     print(f"- {flops / seconds / 1e12:.2f} TFLOP/s; divide by the matrix peak above for its share")
 
 

@@ -42,28 +42,54 @@ def main() -> int:
     print("| step | temporaries MiB | over the first row |\n|---|---:|---:|", flush=True)
     first = 0.0
     for name in ROWS if asked.rows == "all" else asked.rows.split(","):
-        temporaries = measure(asked.case, asked.batch, asked.dtype, *ROWS[name]) / 2**20
+        method, at_once, times = ROWS[name]
+        row = {"method": method, "at_once": at_once, "times": times}
+        temporaries = measure(define(asked.case, asked.batch, asked.dtype, **row)) / 2**20
         first = first or temporaries
         print(f"| {name} | {temporaries:.0f} | {temporaries / first:.2f} |", flush=True)
     return 0
 
 
-def measure(case: str, batch: int, dtype: str, method: str, at_once: int, times: int) -> int:
-    """Return the bytes of temporaries of one step."""
+def define(
+    case: str,
+    batch: int,
+    dtype: str,
+    *,
+    method: str = "local",
+    at_once: int = 0,
+    times: int = 1,
+    attention: str = "xla",
+) -> steps.Definition:
+    """Return a case of `benchmarks.train_step` with the default objective and layers scanned.
+
+    Args:
+      case: its name.
+      batch: videos a step.
+      dtype: of the arithmetic.
+      method: of training.
+      at_once: `groups_at_once` of the frame level.
+      times: as many times as many frames, in as many times as many clips.
+      attention: `model.attention`.
+    """
     settings = train_step.our_settings(case, dtype, batch, objective={})
     model, data = settings.model, settings.data
     levels = {
         name: dataclasses.replace(getattr(model, name), scan=True, groups_at_once=at_once if name == "frame" else 0)
         for name in ("frame", "clip", "sequence")
     }
-    model = dataclasses.replace(model, **levels, num_clips=model.num_clips * times)
+    model = dataclasses.replace(model, **levels, num_clips=model.num_clips * times, attention=attention)
     data = dataclasses.replace(data, num_frames=data.num_frames * times)
-    definition = steps.define(dataclasses.replace(settings, method=method, model=model, data=data))
+    return steps.define(dataclasses.replace(settings, method=method, model=model, data=data))
+
+
+def measure(definition: steps.Definition) -> int:
+    """Return the bytes of temporaries of one step."""
+    settings = definition.settings
     optimizer = optim.build_optimizer(settings.optimizer, definition.groups, steps_per_epoch=100, num_steps=1000)
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(steps.build_initialise(definition, optimizer), key)
     step = jax.jit(steps.build_train_step(definition, optimizer, num_steps=1000), donate_argnums=0)
-    lowered = step.lower(state, steps.batch_shapes(definition, batch), key)
+    lowered = step.lower(state, steps.batch_shapes(definition, settings.train.batch_size), key)
     compiled = lowered.compile(compiler_options=compilation.compiler_options())
     return compiled.memory_analysis().temp_size_in_bytes
 

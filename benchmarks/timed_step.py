@@ -10,6 +10,15 @@ from hvt_jax.engine import compilation, optim, steps
 _NUM_STEPS = 1000
 
 
+def random_batch(definition: steps.Definition) -> dict:
+    """Return what a step reads of a batch, on the device: random videos, all valid."""
+    shapes = steps.batch_shapes(definition, definition.settings.train.batch_size)
+    batch = jax.tree.map(lambda shape: np.ones(shape.shape, shape.dtype), shapes)
+    draw = np.random.default_rng(0).integers
+    batch["video"] = jax.tree.map(lambda shape: draw(0, 256, shape.shape, np.uint8), shapes["video"])
+    return jax.device_put(batch)
+
+
 class TimedStep:
     """The step of a run, as the run compiles it, and its state.
 
@@ -25,10 +34,7 @@ class TimedStep:
             settings.optimizer, definition.groups, steps_per_epoch=100, num_steps=_NUM_STEPS
         )
         self.batch_size = settings.train.batch_size
-        shapes, draw = steps.batch_shapes(definition, self.batch_size), np.random.default_rng(0).integers
-        batch = jax.tree.map(lambda shape: np.ones(shape.shape, shape.dtype), shapes)
-        batch["video"] = jax.tree.map(lambda shape: draw(0, 256, shape.shape, np.uint8), shapes["video"])
-        self._batch = jax.device_put(batch)
+        self._batch = random_batch(definition)
         self._state = jax.jit(steps.build_initialise(definition, optimizer))(jax.random.key(0))
         step = jax.jit(steps.build_train_step(definition, optimizer, num_steps=_NUM_STEPS), donate_argnums=0)
         lowered = step.lower(self._state, self._batch, jax.random.key(1))

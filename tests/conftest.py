@@ -4,20 +4,12 @@ Must run before anything touches a device.
 """
 
 import dataclasses
-import hashlib
 import os
 import pathlib
-import platform
 
-# Compiled code is for the processor it was compiled on, which JAX's keys do not tell, so each has a folder of its own.
-_CPU = pathlib.Path("/proc/cpuinfo")
-_FEATURES = (
-    [line for line in _CPU.read_text().splitlines() if line.startswith(("flags", "Features"))][:1]
-    if _CPU.exists()
-    else []
-)
-_HOST = hashlib.sha256("".join([platform.machine(), *_FEATURES]).encode()).hexdigest()[:8]
-CACHE = pathlib.Path(__file__).parent.parent / ".cache" / f"jax-{_HOST}"
+from hvt_jax import processor
+
+CACHE = pathlib.Path(__file__).parent.parent / ".cache" / f"jax-{processor.kind()}"
 # Inherited by the commands that tests start. Reading a stored program takes less than compiling the smallest ones.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"

@@ -15,6 +15,7 @@ FILES = sorted(LIBRARY.rglob("*.py"))
 ROWS = {
     "disk": 0,
     "hierarchy": 0,
+    "processor": 0,
     "settings": 0,
     "shapes": 0,
     "data": 1,
@@ -45,6 +46,7 @@ _STORAGES = {"av", "h5py", "array_record", "tensorflow_datasets", "simplejpeg"}
 MAY_USE = {
     "disk": set(),
     "hierarchy": NUMPY_ONLY,
+    "processor": set(),
     "settings": NUMPY_ONLY | {"ml_collections"},
     "shapes": NUMPY_ONLY,
     "data": NUMPY_ONLY | _STORAGES | {"grain"},

@@ -1,17 +1,15 @@
 """Compiled programs, kept in a folder, so that the next start of a command reads what the last one compiled."""
 
-import hashlib
 import os
 import pathlib
-import platform
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from hvt_jax import processor
 from hvt_jax.settings import SettingsError
 
 AUTO, NONE = "auto", "none"
-_CPU_INFO = pathlib.Path("/proc/cpuinfo")
 
 
 def keep_programs(folder: str) -> str:
@@ -35,7 +33,7 @@ def keep_programs(folder: str) -> str:
     try:
         path = _users_cache() if folder == AUTO else pathlib.Path(folder).expanduser()
         if jax.default_backend() == "cpu":
-            path /= f"cpu-{_cpu_features()}"
+            path /= f"cpu-{processor.kind()}"
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         if folder == AUTO and (not os.access(path, os.W_OK) or path.stat().st_uid != os.getuid()):
             return ""
@@ -54,10 +52,3 @@ def keep_programs(folder: str) -> str:
 def _users_cache() -> pathlib.Path:
     home = os.environ.get("XDG_CACHE_HOME", "")
     return (pathlib.Path(home) if os.path.isabs(home) else pathlib.Path("~/.cache").expanduser()) / "hvt_jax"
-
-
-def _cpu_features() -> str:
-    """Name what the processor can do: JAX's keys do not, and a home folder may be that of machines of many kinds."""
-    lines = _CPU_INFO.read_text().splitlines() if _CPU_INFO.exists() else []
-    features = [line for line in lines if line.startswith(("flags", "Features"))][:1]
-    return hashlib.sha256("".join([platform.machine(), *features]).encode()).hexdigest()[:8]

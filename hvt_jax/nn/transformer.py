@@ -9,7 +9,7 @@ from flax import nnx
 
 from hvt_jax.nn.activation import gelu
 from hvt_jax.nn.attention import SelfAttention
-from hvt_jax.nn.keys import Keys, count_keys
+from hvt_jax.nn.keys import Keys
 from hvt_jax.nn.linear import Linear
 from hvt_jax.nn.normalization import LayerNorm
 
@@ -123,9 +123,9 @@ def _fresh_layers(build: Callable[..., TransformerLayer], depth: int, rngs: nnx.
     """Return the layers that `depth` calls of `build(rngs=rngs)` would give, drawn by one program for all of them."""
     if depth == 0:
         return {}
-    graphdef = nnx.split(nnx.eval_shape(lambda: build(rngs=Keys())))[0]
-    count = count_keys(build)
-    keys = jnp.stack([rngs.params() for _ in range(depth * count)]).reshape(depth, count)
+    counting = Keys()
+    graphdef = nnx.split(nnx.eval_shape(lambda: build(rngs=counting)))[0]
+    keys = jnp.stack([rngs.params() for _ in range(depth * counting.count)]).reshape(depth, counting.count)
     states = jax.lax.map(lambda own: nnx.split(build(rngs=Keys(own)))[1], keys)
     return {
         layer_name(index): nnx.merge(graphdef, jax.tree.map(lambda x, i=index: x[i], states)) for index in range(depth)

@@ -97,7 +97,9 @@ def open_run(folder: str | os.PathLike, which: str = "best") -> Trained:
     """
     folder = os.path.abspath(folder)
     settings, checkpoints = read_config(folder), os.path.join(folder, "checkpoints")
-    program_cache.keep_programs(settings.train.compilation_cache)
+    # The folder that a run names is its owner's, and may hold anything; only that nothing shall be kept is heeded.
+    none = settings.train.compilation_cache == program_cache.NONE
+    program_cache.keep_programs(program_cache.NONE if none else program_cache.AUTO)
     step = _choose(folder, checkpoints, settings, which)
     record = seals.read_manifest(checkpoints, step)
     bias = record["leaves"].get(_HEAD, "[0]")

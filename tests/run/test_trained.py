@@ -1,10 +1,13 @@
 """The model of a run, opened again: the parameters it ended with, the checkpoint asked for, clear refusals."""
 
 import json
+import pathlib
+import shutil
 
 import numpy as np
 import pytest
 
+from hvt_jax.engine import program_cache
 from hvt_jax.run import leaves, trained
 from hvt_jax.run.seals import CheckpointError
 from hvt_jax.settings import SettingsError
@@ -71,3 +74,16 @@ def test_refusals(ended, tmp_path):
     (tmp_path / "config.json").write_text("[1]")
     with pytest.raises(CheckpointError, match="damaged"):
         trained.open_run(tmp_path)
+
+
+@pytest.mark.parametrize(("named", "kept"), [("none", "none"), ("auto", "auto"), ("/proc/of_somebody_else", "auto")])
+def test_programs_are_never_read_from_a_folder_that_a_run_names(ended, tmp_path, monkeypatch, named, kept):
+    """Compiled programs are code, and a run may come from anywhere."""
+    copy = pathlib.Path(shutil.copytree(ended, tmp_path / "run"))
+    config = json.loads((copy / "config.json").read_text())
+    config["train"]["compilation_cache"] = named
+    (copy / "config.json").write_text(json.dumps(config))
+    asked = []
+    monkeypatch.setattr(program_cache, "keep_programs", asked.append)
+    trained.open_run(copy, "last")
+    assert asked == [kept]
