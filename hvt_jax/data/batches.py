@@ -1,23 +1,18 @@
 """Rows of a batch: windows or views of videos, decoded into what the trainer will see; fields as in `pipeline`."""
 
 import dataclasses
-import errno
 from typing import Any
 
 import grain
 import numpy as np
 
-from hvt_jax.data import profiling, sampling, storages, transforms
-from hvt_jax.data.dataset import DataError, Dataset
+from hvt_jax.data import profiling, sampling, shared_arrays, storages, transforms
+from hvt_jax.data.dataset import Dataset
 from hvt_jax.data.problems import REASON_BYTES, Problem, VideoError, pack_reason
 from hvt_jax.data.readers import Reader
 from hvt_jax.settings import DataSettings
 
 Batch = dict[str, Any]
-
-# Linux's MADV_POPULATE_WRITE: all pages at once instead of one fault each, and an error where they cannot be had,
-# instead of a signal that ends the process.
-_POPULATE_WRITE = 23
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +32,7 @@ class Batches(grain.MapDataset):
     """Batches of this host, every sample decoded into its row: none is copied."""
 
     def __init__(self, elements: grain.MapDataset, samples: "Samples", share: Share, in_workers: bool):
-        """Read `samples` in the order of `elements`; pixels lie in shared memory if this happens `in_workers`."""
+        """Read `samples` in the order of `elements`; pixels made `in_workers` are tickets for the trainer."""
         super().__init__(elements)
         self._samples, self._share, self._in_workers = samples, share, in_workers
 
@@ -51,7 +46,7 @@ class Batches(grain.MapDataset):
         first = index * self._share.batch_size + self._share.host * self._share.rows
         for row in range(self._share.rows):
             self._samples.fill(batch, row, first + row, int(self._parent[first + row]))
-        return batch
+        return shared_arrays.tickets_for(batch) if self._in_workers else batch
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,7 +77,8 @@ class Samples:
         is_window = isinstance(self.plan, sampling.Window)
         for name, (count, shape) in self.plan.groups().items():
             size = (rows,) if is_window else (rows, count)
-            fields["video"][name] = _new_array((*size, shape.length, shape.height, shape.width, 3), in_worker)
+            pixels = (*size, shape.length, shape.height, shape.width, 3)
+            fields["video"][name] = shared_arrays.POOL.borrow(pixels) if in_worker else np.empty(pixels, np.uint8)
             fields["start"][name], fields["crop"][name] = np.zeros(size, np.int32), np.zeros((*size, 2), np.int32)
             fields["frame_valid"][name] = np.zeros((*size, shape.length), bool)
         if is_window:
@@ -190,47 +186,6 @@ def _clear(groups: dict[str, Batch]) -> None:
     for group in groups.values():
         for part in group.values():
             part[...] = 0
-
-
-class _SharedArray(grain.multiprocessing.SharedMemoryArray):
-    """Is freed by whoever holds it last: the trainer, or this process if it has never handed it over."""
-
-    @property
-    def metadata(self) -> grain.multiprocessing.SharedMemoryArrayMetadata:
-        """What the trainer is given in its place."""
-        self._unlink_on_del = False
-        return super().metadata
-
-
-def own(batch: Batch) -> Batch:
-    """Return a batch from a worker, its shared memory being freed with it, however this process ends."""
-    for array in batch.values():
-        if isinstance(array, dict):
-            own(array)
-        elif isinstance(array, grain.multiprocessing.SharedMemoryArray) and array._unlink_on_del:
-            array.shm.unlink()  # the name; what is mapped stays
-            array._unlink_on_del = False
-    return batch
-
-
-def _new_array(shape: tuple[int, ...], in_worker: bool) -> np.ndarray:
-    """Return room for pixels; in a worker it is memory that the trainer sees too, so that nothing is copied."""
-    if not in_worker:
-        return np.empty(shape, np.uint8)
-    try:
-        array = _SharedArray(shape, np.uint8)
-        array.unlink_on_del()
-        array.base.madvise(_POPULATE_WRITE)
-    except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            raise
-        if error.errno != errno.EINVAL:  # an older kernel
-            raise DataError(
-                f"shared memory is full ({error.strerror}), a batch takes {np.prod(shape) / 2**20:.0f} MiB; lower "
-                "data.prefetch_batches or train.batch_size, give the container more (docker --shm-size), or decode "
-                "in threads: data.num_workers = 0"
-            ) from error
-    return array
 
 
 class WindowCache:

@@ -135,7 +135,7 @@ class SafeFolder:
             return "holds a NUL byte", "remove the row"
         if not name or name.startswith(("/", "\\")) or _WINDOWS_DRIVE.match(name):
             return "is not a relative path", f"make it relative to data.root, where {self._folder} is"
-        if ".." in pathlib.PurePath(name).parts or os.path.normpath(name) == ".":
+        if (".." in name and ".." in pathlib.PurePath(name).parts) or os.path.normpath(name) == ".":
             return f"leads out of {self._folder}", "remove the row, this list may be forged"
         if self._follow_links:
             return "", ""
@@ -143,7 +143,7 @@ class SafeFolder:
         real = os.path.join(self._real_parent(os.path.dirname(path)), os.path.basename(path))
         if os.path.islink(real):
             real = os.path.realpath(real)
-        if not pathlib.Path(real).is_relative_to(self._real) or real == self._real:
+        if not real.startswith(os.path.join(self._real, "")) or real == self._real:
             reason = f"is reached by a link that leads out of {self._folder}"
             return reason, "put the videos themselves there, or follow links with data.follow_links = True"
         return "", ""

@@ -19,6 +19,7 @@ from hvt_jax.data.readers import MAX_PIXELS, Reader, VideoInfo, faults_named
 MAX_BYTES = 1 << 28  # of one picture
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _JPEG_EXIF, _PNG_EXIF, _HEADER_BYTES = b"Exif\0\0", b"eXIf", 1 << 16
+_SCAN = b"\xff\xda\0"  # where the pixels of a JPEG begin, after all that is said of them
 _ORIENTATION_TAG, _LONG, _MOST_TAGS = 0x112, 4, 1000  # LONG: a type of 4 bytes, in the place of the usual 2
 # EXIF orientation -> quarter turns counter-clockwise and whether it is mirrored before, see `transforms.turn_upright`.
 _UPRIGHT = {1: (0, False), 2: (0, True), 3: (2, False), 4: (2, True)}
@@ -164,7 +165,7 @@ def _read_header(content: bytes) -> tuple[int, int, str]:
 
 def _exif_orientation(content: bytes) -> int:
     """Return the number from 1 to 8 that a picture has for how it is held, 1 (upright) if it has none."""
-    at = _find_png_exif(content) if content.startswith(_PNG_START) else content.find(_JPEG_EXIF, 0, _HEADER_BYTES)
+    at = _find_png_exif(content) if content.startswith(_PNG_START) else _find_jpeg_exif(content)
     if at < 0:
         return 1
     tiff = content[at + len(_JPEG_EXIF) : at + _HEADER_BYTES]
@@ -179,6 +180,14 @@ def _exif_orientation(content: bytes) -> int:
             orientation = number(entry + 8, 4 if number(entry + 2, 2) == _LONG else 2)
             return orientation if orientation in _UPRIGHT else 1
     return 1
+
+
+def _find_jpeg_exif(content: bytes) -> int:
+    """Return where the EXIF data of a JPEG begins, -1 if there is none."""
+    scan = content.find(_SCAN, 0, _HEADER_BYTES)
+    # A scan says how long its header is, by its number of colours: other bytes before EXIF data may look like one.
+    is_scan = 0 <= scan < len(content) - 4 and content[scan + 3] == 6 + 2 * content[scan + 4]
+    return content.find(_JPEG_EXIF, 0, scan if is_scan else _HEADER_BYTES)
 
 
 def _find_png_exif(content: bytes) -> int:

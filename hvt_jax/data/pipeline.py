@@ -34,7 +34,7 @@ import grain
 import numpy as np
 from absl import flags  # for `_start` alone, which says why
 
-from hvt_jax.data import batches, parallel, sampling, storages, usage
+from hvt_jax.data import batches, parallel, sampling, shared_arrays, storages, usage
 from hvt_jax.data.batches import Batch
 from hvt_jax.data.dataset import DataError, Dataset, Video
 from hvt_jax.data.problems import VideoError
@@ -255,10 +255,11 @@ class _FromWorkers(Iterator[Batch]):
 
     def __init__(self, steps: grain.DatasetIterator):
         self._steps: Iterator[Batch] = steps
+        self._desk = shared_arrays.Desk()
 
     def __next__(self) -> Batch:
         try:
-            return batches.own(next(self._steps))
+            return self._desk.take_all(next(self._steps))
         except RuntimeError as error:
             if "terminated unexpectedly" not in str(error):
                 raise

@@ -1,16 +1,14 @@
-"""Clips are decoded into their rows, or kept in memory; shared memory is freed by exactly one process."""
+"""Clips are decoded into their rows, or kept in memory."""
 
 import contextlib
 import dataclasses
 import pickle
 import threading
-import time
-from multiprocessing import shared_memory
 
 import numpy as np
 import pytest
 
-from hvt_jax.data import batches, catalog, decode, pipeline, storages
+from hvt_jax.data import catalog, decode, pipeline, shared_arrays, storages
 from hvt_jax.data.dataset import Video
 from hvt_jax.data.problems import Problem
 
@@ -41,34 +39,17 @@ def test_a_row_that_fails_half_way_is_empty(train, data_settings, monkeypatch):
         return original(*arguments)
 
     monkeypatch.setattr(decode.transforms, "fit_frame", fit_frame)
-    monkeypatch.setattr(
-        batches, "_new_array", lambda shape, _: np.full(shape, 9, np.uint8)
-    )  # room is not empty when it is given
+    # Room is not empty when it is given.
+    monkeypatch.setattr(shared_arrays.POOL, "borrow", lambda shape: np.full(shape, 9, np.uint8))
     videos = (train.videos[0], train.videos[1], Video("no/such.avi", (0,)))
     dataset = dataclasses.replace(train, videos=videos)
-    batch = pipeline.training_map(dataset, data_settings, batch_size=3, seed=0)[0]
+    batch = pipeline.training_map(dataset, data_settings, batch_size=3, seed=0, in_workers=True)[0]
     rows = {int(number): row for row, number in enumerate(batch["index"])}
     first, second = sorted((rows[0], rows[1]))
     assert batch["problem"][rows[2]] == Problem.MISSING
     assert list(batch["valid"][[first, second, rows[2]]]) == [False, True, False]
     assert not batch["video"][[first, rows[2]]].any() and batch["video"][second].any()
     assert not batch["frame_valid"][[first, rows[2]]].any()
-
-
-def test_shared_pixels_are_freed_by_the_trainer_or_by_the_worker():
-    assert not isinstance(batches._new_array((2, 3), False), batches._SharedArray)
-    kept, handed_over = batches._new_array((2, 3), True), batches._new_array((4, 5), True)
-    handed_over[...] = 6
-    names = kept.shm.name, handed_over.metadata.name
-    del kept, handed_over
-    with pytest.raises(FileNotFoundError):
-        for _ in range(1000):  # a loader of another test may have told Grain to free memory in a thread
-            shared_memory.SharedMemory(names[0]).close()
-            time.sleep(0.01)
-    memory = shared_memory.SharedMemory(names[1])
-    assert bytes(memory.buf[:20]) == bytes([6] * 20)
-    memory.close()
-    memory.unlink()
 
 
 @pytest.fixture

@@ -278,6 +278,17 @@ def test_exif_data_that_is_cut_short_turns_nothing(content):
     assert images._exif_orientation(b"\xff\xd8\xff\xe1\0\0Exif\0\0" + content) == 1
 
 
+@pytest.mark.parametrize(
+    "profile", [b"", b"\xff\xda\0\x05\x03", b"\xff\xda\0"], ids=["none", "like a scan", "cut short"]
+)
+def test_exif_data_is_found_behind_other_parts(profile):
+    tiff = b"Exif\0\0" + struct.pack(">4sIHHHIII", b"MM\0*", 8, 1, 0x112, 4, 1, 6, 0)
+    parts = [(b"\xff\xe2", profile), (b"\xff\xe1", tiff), (b"\xff\xda", b"\3\1\0\2\x11\3\x11\0\x3f\0")]
+    kept = [marker + struct.pack(">H", 2 + len(held)) + held for marker, held in parts if held]
+    assert images._exif_orientation(b"\xff\xd8" + b"".join(kept)) == 6
+    assert images._exif_orientation(b"\xff\xd8" + kept[-1] + kept[-2]) == 1  # those are pixels
+
+
 def test_usual_videos_are_listed_without_decoding_all_of_them(encoded, tmp_path, monkeypatch):
     monkeypatch.setattr(indexing, "index_pictures", None)
     for codec, container in (("h264", "mp4"), ("mpeg4_b", "avi"), ("mpeg4", "avi"), ("vp9", "webm"), ("mpeg2", "vob")):

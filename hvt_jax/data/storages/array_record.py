@@ -56,7 +56,8 @@ class ArrayRecordStorage:
             shard, wanted = self.files.get(place.shard), place.first + numbers
             if wanted[-1] >= shard.num_records():
                 raise VideoError(Problem.TOO_FEW_FRAMES, f"{place.shard} has only {shard.num_records()} records")
-            return iter(shard.read(wanted.tolist()))
+            # One call for all hands them to threads that wait by spinning, in four times the time of the processor.
+            return iter([shard.read(number, number + 1)[0] for number in wanted.tolist()])
 
 
 def open_storage(root: pathlib.Path, settings: DataSettings, dataset: Dataset) -> ArrayRecordStorage:

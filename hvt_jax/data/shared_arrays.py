@@ -1,0 +1,171 @@
+"""Pixels that a decoding process hands to the trainer in memory that both see, used again once the trainer is done.
+
+A decoding process borrows a `SharedArray`, fills it and sends its `Ticket`; the trainer's `Desk` turns that into an
+array. When the last user of this array is gone, one byte behind the pixels tells the process that it may have them
+again. Memory that is made anew for every batch must be zeroed, mapped twice and given back by the system: with small
+JPEG frames that took a fifth of the time of a batch.
+
+The name of a piece of memory is gone as soon as the trainer has mapped it, so that nothing stays behind however either
+of them ends.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import math
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from multiprocessing import shared_memory, util
+from typing import Any
+
+import numpy as np
+
+from hvt_jax.data.dataset import DataError
+
+# Linux's MADV_POPULATE_WRITE: all pages at once instead of one fault each, and an error where they cannot be had,
+# instead of a signal that ends the process.
+_POPULATE_WRITE = 23
+# The two bytes behind the pixels: whether somebody uses them, and whether the trainer has mapped them.
+_IN_USE, _IS_MAPPED, _EXTRA = 0, 1, 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Ticket:
+    """What travels in the place of an array: `owner` and `number` say which memory, `name` where the system has it."""
+
+    owner: int
+    number: int
+    name: str
+    shape: tuple[int, ...]
+
+
+class SharedArray(np.ndarray):
+    """An array, uint8, in shared memory of this process; `ticket` is what the trainer needs to see it."""
+
+    ticket: Ticket
+
+
+class _Memory:
+    """A piece of shared memory, unmapped when nobody refers to it."""
+
+    def __init__(self, memory: shared_memory.SharedMemory, size: int):
+        self.memory, self.size = memory, size
+
+    def mark(self, place: int, value: int) -> None:
+        self.memory.buf[self.size + place] = value
+
+    def is_marked(self, place: int) -> bool:
+        return bool(self.memory.buf[self.size + place])
+
+
+class Pool:
+    """The shared memory of a decoding process; threads may share it."""
+
+    def __init__(self):
+        """Own nothing yet."""
+        self._owned: list[_Memory] = []
+        self._lock = threading.Lock()
+        self._is_closed = False
+
+    def borrow(self, shape: tuple[int, ...]) -> SharedArray:
+        """Return an array that nobody uses; it holds anything.
+
+        Raises:
+          DataError: if there is no shared memory left.
+          OSError: if no more files may be open.
+        """
+        size = math.prod(shape)
+        with self._lock:
+            free = (n for n, one in enumerate(self._owned) if one.size == size and not one.is_marked(_IN_USE))
+            number = next(free, len(self._owned))
+            if self._is_closed:
+                raise RuntimeError("the process ends; what its threads still make will not be seen")
+            if number == len(self._owned):
+                self._owned.append(self._make(size))
+            memory = self._owned[number]
+            memory.mark(_IN_USE, 1)
+        array = SharedArray(shape, np.uint8, memory.memory.buf)
+        array.ticket = Ticket(os.getpid(), number, memory.memory.name, shape)
+        return array
+
+    def _make(self, size: int) -> _Memory:
+        if not self._owned:
+            util.Finalize(None, self._remove_names, exitpriority=1)
+        try:
+            made = shared_memory.SharedMemory(create=True, size=size + _EXTRA)
+            try:
+                _populate(made)
+            except OSError:
+                made.unlink()
+                raise
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise
+            raise DataError(
+                f"shared memory is full ({error.strerror}), a batch takes {size / 2**20:.0f} MiB; lower "
+                "data.prefetch_batches or train.batch_size, give the container more (docker --shm-size), or decode "
+                "in threads: data.num_workers = 0"
+            ) from error
+        return _Memory(made, size)
+
+    def _remove_names(self) -> None:
+        """Remove those that the trainer has never seen; called when the process ends."""
+        with self._lock:
+            self._is_closed = True
+            for memory in self._owned:
+                if not memory.is_marked(_IS_MAPPED):
+                    with contextlib.suppress(FileNotFoundError):
+                        memory.memory.unlink()
+
+
+class Desk:
+    """The trainer's side: what it has mapped, kept for the next time it comes."""
+
+    def __init__(self):
+        """Know of nothing yet."""
+        self._mapped: dict[tuple[int, int], _Memory] = {}
+
+    def take_all(self, fields: dict) -> dict:
+        """Return a batch with arrays in the place of its tickets."""
+        return _replaced(fields, Ticket, self.take)
+
+    def take(self, ticket: Ticket) -> np.ndarray:
+        """Return the array of a ticket, uint8; its memory goes back to its owner with the last reference to it."""
+        key = ticket.owner, ticket.number
+        if key not in self._mapped:
+            memory = _Memory(shared_memory.SharedMemory(ticket.name), math.prod(ticket.shape))
+            memory.mark(_IS_MAPPED, 1)
+            memory.memory.unlink()  # the name; what is mapped stays
+            self._mapped[key] = memory
+        memory = self._mapped[key]
+        array = np.ndarray(ticket.shape, np.uint8, memory.memory.buf)
+        # This holds the memory, so that the array outlives the desk; views hold the array.
+        weakref.finalize(array, memory.mark, _IN_USE, 0).atexit = False
+        return array
+
+
+def tickets_for(fields: dict) -> dict:
+    """Return a batch with tickets in the place of its shared arrays, which may be read by the trainer alone then."""
+    return _replaced(fields, SharedArray, lambda array: array.ticket)
+
+
+def _replaced(fields: dict, kind: type, by: Callable[[Any], Any]) -> dict:
+    def replace(value: Any) -> Any:
+        return (
+            _replaced(value, kind, by) if isinstance(value, dict) else by(value) if isinstance(value, kind) else value
+        )
+
+    return {name: replace(value) for name, value in fields.items()}
+
+
+def _populate(memory: shared_memory.SharedMemory) -> None:
+    try:
+        memory.buf.obj.madvise(_POPULATE_WRITE)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # an older kernel
+            raise
+
+
+POOL = Pool()  # of this process, empty in all that do not decode for another

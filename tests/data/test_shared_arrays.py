@@ -1,0 +1,104 @@
+"""Memory that a decoding process and the trainer share is used again, never too early, and leaves no name behind."""
+
+import errno
+import pickle
+import types
+from multiprocessing import shared_memory
+
+import numpy as np
+import pytest
+
+from hvt_jax.data import shared_arrays
+from hvt_jax.data.dataset import DataError
+
+
+@pytest.fixture
+def pool():
+    pool = shared_arrays.Pool()
+    yield pool
+    pool._remove_names()
+
+
+def _sent(array):
+    """Return what the trainer gets: a ticket crosses between processes as a pickle."""
+    return pickle.loads(pickle.dumps(shared_arrays.tickets_for({"video": array})))["video"]
+
+
+def test_memory_comes_back_with_the_last_view_of_it(pool):
+    desk = shared_arrays.Desk()
+    first = pool.borrow((2, 3))
+    first[...] = 7
+    array = desk.take(_sent(first))
+    view = np.asarray(array)[1:].reshape(3, 1).view(np.ndarray)
+    del array, first
+    second = pool.borrow((2, 3))
+    second[...] = 9
+    assert second.ticket.number == 1 and (view == 7).all()
+    del view
+    third = pool.borrow((3, 2))
+    third[...] = 5
+    assert third.ticket.number == 0
+    assert (desk.take(_sent(third)) == 5).all() and (desk.take(_sent(second)) == 9).all()
+    assert pool.borrow((3, 3)).ticket.number == 2  # another size
+
+
+def test_an_array_outlives_the_desk_and_the_process_that_made_it(pool):
+    made = pool.borrow((4, 5))
+    made[...] = 6
+    desk = shared_arrays.Desk()
+    array = desk.take(_sent(made))
+    del desk, made
+    pool._remove_names()
+    assert (array == 6).all()
+
+
+def test_names_go_when_they_are_mapped_or_when_the_process_ends(pool):
+    taken, left = pool.borrow((2, 2)).ticket, pool.borrow((2, 2)).ticket
+    array = shared_arrays.Desk().take(taken)
+    with pytest.raises(FileNotFoundError):
+        shared_memory.SharedMemory(taken.name)
+    shared_memory.SharedMemory(left.name).close()
+    pool._remove_names()
+    with pytest.raises(FileNotFoundError):
+        shared_memory.SharedMemory(left.name)
+    assert array.shape == (2, 2)
+    with pytest.raises(RuntimeError, match="the process ends"):  # a thread that still decodes must leave none behind
+        pool.borrow((2, 2))
+
+
+def test_only_shared_arrays_travel_as_tickets(pool):
+    shared, plain = pool.borrow((1, 2)), np.zeros(3)
+    sent = shared_arrays.tickets_for({"video": {"one": shared, "two": plain}, "label": plain})
+    assert sent["video"]["one"] == shared.ticket and sent["video"]["two"] is plain and sent["label"] is plain
+    taken = shared_arrays.Desk().take_all(sent)
+    assert type(taken["video"]["one"]) is np.ndarray and taken["label"] is plain
+
+
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.ENOSPC])
+def test_full_shared_memory_is_told_with_what_helps(pool, monkeypatch, number):
+    class Full(shared_memory.SharedMemory):
+        @property
+        def buf(self):
+            def madvise(_):
+                raise OSError(number, "Cannot allocate memory")
+
+            return types.SimpleNamespace(obj=types.SimpleNamespace(madvise=madvise))
+
+        def unlink(self):
+            removed.append(self.name)
+            super().unlink()
+
+    removed = []
+    monkeypatch.setattr(shared_arrays.shared_memory, "SharedMemory", Full)
+    with pytest.raises(DataError, match="shared memory is full .*a batch takes 2 MiB; lower data.prefetch") as caught:
+        pool.borrow((2, 1024, 1024))
+    assert len(removed) == 1
+    # It crosses from the process that decodes to the trainer.
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_an_older_kernel_gets_its_pages_as_they_are_written(pool, monkeypatch):
+    monkeypatch.setattr(shared_arrays, "_POPULATE_WRITE", 9999)
+    array = pool.borrow((2, 2))
+    array[...] = 3
+    assert (shared_arrays.Desk().take(_sent(array)) == 3).all()
