@@ -7,13 +7,15 @@ Every stage is a process of its own with a limit of time, and says how far it ca
 cut off still tells what it knew. In this order: the card and its matrix peak; attention by XLA and by cuDNN, with the
 padding that it needs; per case the seconds to trace, lower, compile and take the first step, cold and from the cache
 of programs; seconds a step, clips/s and the share of the matrix peak, with either attention; the same with other
-settings of the compiler; memory, with the frame level in pieces.
+settings of the compiler; memory, with the frame level in pieces; last, if torch is there, the same work by torch
+(compiled, autocast, its own attention) and by us, in turns.
 """
 
 import argparse
 import contextlib
 import dataclasses
 import datetime
+import importlib.util
 import os
 import pathlib
 import subprocess
@@ -46,7 +48,7 @@ def main() -> int:
     asked = parser.parse_args()
     if asked.stage:
         name, *words = asked.stage.split(",")
-        {"card": _card, "attention": _attention, "step": _step}[name](asked.dtype, *words)
+        {"card": _card, "attention": _attention, "step": _step, "torch": _torch}[name](asked.dtype, *words)
         return 0
     cases = list(zip(asked.cases.split(","), map(int, asked.batches.split(",")), strict=True))
     with tempfile.TemporaryDirectory() as cache, _Lines(asked.out) as say:
@@ -62,6 +64,8 @@ def main() -> int:
         for name, flags in FLAGS.items():
             run(f"{case}, {name}", f"step,{case},{batch},xla,0", flags)
         run(f"{case}, frames in pieces of 4", f"step,{case},{batch},xla,4")
+        for attention in ("xla", "cudnn"):
+            run(f"{case}, {attention}, and torch, in turns", f"torch,{case},{batch},{attention}")
     return 0
 
 
@@ -214,6 +218,17 @@ def _step(dtype: str, case: str, batch: str, attention: str, at_once: str) -> No
     print(f"- peak on the device {stats.get('peak_bytes_in_use', 0) / 2**20:.0f} MiB (0: it does not tell)")
     flops = int(batch) * describe.count_flops(definition)[1]
     print(f"- {flops / seconds / 1e12:.2f} TFLOP/s; divide by the matrix peak above for its share")
+
+
+def _torch(dtype: str, case: str, batch: str, attention: str) -> None:
+    if importlib.util.find_spec("torch") is None:
+        print("- no torch here: pip install torch")
+        return
+    from benchmarks import train_step
+
+    found = train_step.measure(case, dtype, int(batch), 5, ["ours", "trimmed twin"], attention)
+    for line in train_step.table({case: found}).splitlines():
+        print(f"- {line}", flush=True)
 
 
 def _fastest(run, times: int) -> float:

@@ -9,9 +9,10 @@ whole step (forward, losses, one backward, SGD update), the ratio of ours to tha
 time, peak memory, the FLOPs of a step as the side's own library counts them, and their share of the machine's
 matrix peak (a large matrix product by each side's library at its end; the better one counts): on a GPU, in
 bfloat16, that is the model FLOPs utilisation. `--write` appends the table to benchmarks/RESULTS.md. Needs
-torch for the twin; `--ours_only` does without. On a GPU:
+torch for the twins; `--sides=ours` does without. In bfloat16 a twin runs under autocast, compiled by
+`torch.compile`, and our layers are scanned. On a GPU:
 
-    python -m benchmarks.train_step --cases=vit,vit_b --dtype=bfloat16 --batch=32 --ours_only --write
+    python -m benchmarks.train_step --cases=vit --dtype=bfloat16 --batch=32 --sides="ours,trimmed twin"
 """
 
 import argparse
@@ -75,7 +76,7 @@ GROUPS = {"patch": "backbone", "frame": "space", "clip": "time", "sequence": "cl
 PLAIN = {"distance": "mse", "side": False, "regularizer": "none", "patch_targets": "uniform"}
 
 
-def our_settings(case: str, dtype: str, batch: int = 0, objective: dict = PLAIN):
+def our_settings(case: str, dtype: str, batch: int = 0, objective: dict = PLAIN, attention: str = "xla"):
     """Return the settings of a case: plain arithmetic, without augmentation, clipping or regulariser.
 
     Args:
@@ -83,6 +84,7 @@ def our_settings(case: str, dtype: str, batch: int = 0, objective: dict = PLAIN)
       dtype: of the arithmetic.
       batch: videos a step; 0 for the case's own.
       objective: fields that differ from the default.
+      attention: `model.attention`.
     """
     from configs.default import get_config
     from hvt_jax.settings import read_settings
@@ -90,6 +92,7 @@ def our_settings(case: str, dtype: str, batch: int = 0, objective: dict = PLAIN)
     hierarchy, stem, patch, (height, width), frames, clips, own_batch, levels, patch_width = CASES[case]
     config = get_config()
     config.model.hierarchy, config.model.num_clips, config.model.compute_dtype = hierarchy, clips, dtype
+    config.model.attention = attention
     config.model.stem.kind, config.model.stem.patch_size, config.model.stem.channels = stem, patch, 64
     config.model.patch.update(width=patch_width, output_norm="batch", predictor_hidden=(), predictor_norm="batch")
     for name, (level_width, depth, heads) in levels.items():
@@ -101,6 +104,7 @@ def our_settings(case: str, dtype: str, batch: int = 0, objective: dict = PLAIN)
             mlp_width=4 * level_width,
             predictor_hidden=(),
             predictor_norm="batch",
+            scan=dtype == "bfloat16",  # where twelve unrolled layers take minutes to compile
         )
     config.data.update(num_frames=frames, height=height, width=width, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     config.objective.update(objective)
@@ -118,7 +122,7 @@ def our_settings(case: str, dtype: str, batch: int = 0, objective: dict = PLAIN)
 class Ours:
     """Our step behind `forward()` and `step()`, each returning when the result is there."""
 
-    def __init__(self, case: str, dtype: str, batch: int = 0):
+    def __init__(self, case: str, dtype: str, batch: int = 0, attention: str = "xla"):
         """Compile both functions and note how long that took."""
         import jax
         import jax.numpy as jnp
@@ -128,7 +132,7 @@ class Ours:
         from hvt_jax.objectives import local
         from hvt_jax.run import describe
 
-        settings = our_settings(case, dtype, batch)
+        settings = our_settings(case, dtype, batch, attention=attention)
         definition = steps.define(settings)
         optimizer = optim.build_optimizer(settings.optimizer, definition.groups, steps_per_epoch=100, num_steps=1000)
         self._jax, self._dtype = jax, jnp.dtype(dtype)
@@ -187,57 +191,76 @@ class Twin:
 
     trimmed = False
 
-    def __init__(self, case: str, dtype: str, batch: int = 0):
-        """Build the twin of a case with stopped targets, as in ours."""
+    def __init__(self, case: str, dtype: str, batch: int = 0, attention: str = "xla"):
+        """Build the twin of a case with stopped targets, as in ours; its attention is torch's own choice."""
         import torch
         from torch.utils.flop_counter import FlopCounterMode
 
         from benchmarks import torch_twin
 
-        if dtype != "float32":
-            raise SystemExit("the twin is float32 only; use --ours_only for other types")
+        del attention
         config = twin_config(case)
-        self._torch = torch
+        self._torch, self._place = torch, "cuda" if torch.cuda.is_available() else "cpu"
+        self._dtype = getattr(torch, dtype)
         torch.manual_seed(0)
-        self._model = torch_twin.Twin(config, attached=False, trimmed=self.trimmed)
+        self._model = torch_twin.Twin(config, attached=False, trimmed=self.trimmed).to(self._place)
         self._optimizer = self._model.optimizer()
         self.batch = batch or CASES[case][6]
-        pixels = torch.randint(0, 256, (self.batch, config.frames, config.height, config.width, 3), dtype=torch.uint8)
-        self._pixels = pixels
+        shape = (self.batch, config.frames, config.height, config.width, 3)
+        self._pixels = torch.randint(0, 256, shape, dtype=torch.uint8).to(self._place)
         draws = torch_twin.draw_tokens(config, 0)
-        self._draws = {name: torch.as_tensor(value, dtype=torch.long) for name, value in draws.items()}
-        self.compile_seconds, self.device = 0.0, f"torch {torch.__version__}"
+        self._draws = {
+            name: torch.as_tensor(value, dtype=torch.long, device=self._place) for name, value in draws.items()
+        }
+        self.device = torch.cuda.get_device_name() if self._place == "cuda" else f"torch {torch.__version__}"
+        self._total = self._losses
         with FlopCounterMode(display=False) as counter:
             self.step()
         self.flops = float(counter.get_total_flops())
+        start = time.perf_counter()
+        if self._dtype != torch.float32:
+            self._total = torch.compile(self._losses)
+            self.step()
+        self.compile_seconds = time.perf_counter() - start
         names = [name for name, _ in self._model.named_parameters() if not name.startswith("mlp_head")]
         self.parameters = sum(self._model.get_parameter(name).numel() for name in names)
 
     def _losses(self):
         video = self._pixels.float() / 255
-        outputs = self._model(video, self._draws)
-        return sum(self._model.losses(outputs, self._draws).values())
+        with self._torch.autocast(self._place, self._dtype, enabled=self._dtype != self._torch.float32):
+            outputs = self._model(video, self._draws)
+            return sum(self._model.losses(outputs, self._draws).values())
+
+    def _wait(self) -> None:
+        if self._place == "cuda":
+            self._torch.cuda.synchronize()
 
     def forward(self) -> None:
         """Run the forward pass and the losses, keeping no graph."""
         with self._torch.no_grad():
-            float(self._losses())
+            float(self._total())
 
     def step(self) -> None:
         """Run one training step: one backward of the summed losses."""
         self._optimizer.zero_grad(set_to_none=True)
-        self._losses().backward()
+        self._total().backward()
         self._optimizer.step()
+        self._wait()
 
     def peak(self) -> float:
         """Return the matrix products' FLOP/s of this machine as this library reaches it."""
-        size = 2048
-        a = self._torch.ones(size, size)
-        return _best_rate(lambda: a @ a, 2 * size**3)
+        size = 2048 if self._place == "cpu" else 8192
+        a = self._torch.ones(size, size, dtype=self._dtype, device=self._place)
+
+        def product() -> None:
+            a @ a
+            self._wait()
+
+        return _best_rate(product, 2 * size**3)
 
     def peak_memory(self) -> float:
-        """Return the most bytes that the process took."""
-        return _process_memory()
+        """Return the most bytes taken: on the device where there is one, else of the whole process."""
+        return float(self._torch.cuda.max_memory_allocated()) if self._place == "cuda" else _process_memory()
 
 
 class TrimmedTwin(Twin):
@@ -297,9 +320,9 @@ def _best_rate(run, flops: float) -> float:
     return flops / min(seconds)
 
 
-def serve(kind: str, case: str, dtype: str, batch: int) -> None:
+def serve(kind: str, case: str, dtype: str, batch: int, attention: str) -> None:
     """Be one side: answer `forward`, `step` and `end` on standard input with a line of JSON each."""
-    side = SIDES[kind](case, dtype, batch)
+    side = SIDES[kind](case, dtype, batch, attention)
     side.forward()
     side.step()
     facts = {"compile_seconds": side.compile_seconds, "flops": side.flops, "device": side.device, "batch": side.batch}
@@ -323,12 +346,13 @@ def serve(kind: str, case: str, dtype: str, batch: int) -> None:
 class Side:
     """One side as a process that only works when asked."""
 
-    def __init__(self, kind: str, case: str, dtype: str, batch: int):
+    def __init__(self, kind: str, case: str, dtype: str, batch: int, attention: str):
         """Start it and wait until it is compiled and warm."""
         command = [sys.executable, "-m", "benchmarks.train_step", "--serve", kind, "--cases", case, "--dtype", dtype]
-        command += ["--batch", str(batch)]
+        command += ["--batch", str(batch), "--attention", attention]
         # A waiting side must not spin on the cores that the other one is timed on.
         environment = {**os.environ, "GLIBC_TUNABLES": MALLOC, "OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
+        environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # the card is for all sides
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
@@ -347,9 +371,9 @@ class Side:
         return json.loads(self._answer())
 
 
-def measure(case: str, dtype: str, batch: int, rounds: int, ours_only: bool) -> dict:
+def measure(case: str, dtype: str, batch: int, rounds: int, names: list[str], attention: str) -> dict:
     """Return the figures of one case."""
-    sides = {kind: Side(kind, case, dtype, batch) for kind in (["ours"] if ours_only else SIDES)}
+    sides = {kind: Side(kind, case, dtype, batch, attention) for kind in names}
     if len({side.facts["parameters"] for side in sides.values()}) > 1:
         counts = {kind: side.facts["parameters"] for kind, side in sides.items()}
         raise SystemExit(f"the sides are not the same model: parameters {counts}")
@@ -374,7 +398,7 @@ def table(results: dict[str, dict]) -> str:
         for kind, facts in found["facts"].items():
             forward, step = (statistics.median(seconds[kind][name]) for name in ("forward", "step"))
             ratios = ["", ""]
-            if kind != "ours":
+            if kind != "ours" and "ours" in seconds:
                 turns = {
                     name: sorted(a / b for a, b in zip(seconds["ours"][name], seconds[kind][name], strict=True))
                     for name in ("step", "forward")
@@ -411,16 +435,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="turns of every side that are counted")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--batch", type=int, default=0, help="videos in a step; 0 = that of the case")
-    parser.add_argument("--ours_only", action="store_true", help="without the twin, which needs torch")
+    parser.add_argument("--sides", default=",".join(SIDES), help="those that take turns; the twins need torch")
+    parser.add_argument("--attention", default="xla", choices=("xla", "cudnn"), help="our model.attention")
     parser.add_argument("--write", action="store_true", help="append the table to benchmarks/RESULTS.md")
     parser.add_argument("--serve", choices=tuple(SIDES), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
-        serve(arguments.serve, arguments.cases, arguments.dtype, arguments.batch)
+        serve(arguments.serve, arguments.cases, arguments.dtype, arguments.batch, arguments.attention)
         return
+    names = [name.strip() for name in arguments.sides.split(",")]
+    if unknown := [name for name in names if name not in SIDES]:
+        parser.error(f"--sides: {unknown[0]!r} is unknown; there are {', '.join(SIDES)}")
+    options = {"dtype": arguments.dtype, "batch": arguments.batch, "rounds": arguments.rounds}
     results = {}
     for case in arguments.cases.split(","):
-        results[case] = measure(case, arguments.dtype, arguments.batch, arguments.rounds, arguments.ours_only)
+        results[case] = measure(case, **options, names=names, attention=arguments.attention)
         print(table({case: results[case]}), flush=True)
     text = f"\n## Training step, {machine()}, {arguments.dtype}, {arguments.rounds} turns\n\n{table(results)}\n"
     print(text)

@@ -39,8 +39,13 @@ class Compiled:
 
 
 @functools.cache
-def compiler_options() -> dict[str, int | str]:
-    """Return what XLA is asked for beside its defaults: on CPU what `benchmarks.train_step` showed to be faster."""
+def compiler_options(deterministic: bool = False) -> dict[str, int | str]:
+    """Return what XLA is asked for beside its defaults: on CPU what `benchmarks.train_step` showed to be faster.
+
+    `deterministic` is `train.deterministic`; on a CPU every program gives the same bits without being asked.
+    """
+    if jax.default_backend() == "gpu" and deterministic:
+        return {"xla_gpu_deterministic_ops": True}
     if jax.default_backend() != "cpu":
         return {}
     options: dict[str, int | str] = {"xla_cpu_prefer_vector_width": 512}  # else 256 bits, where there are 512, too
@@ -84,7 +89,7 @@ def compile_functions(definition: Definition, optimizer: optax.GradientTransform
         in_shardings=(placed, cut, whole),
         out_shardings=(placed, whole),
         donate_argnums=0,
-        compiler_options=compiler_options(),
+        compiler_options=compiler_options(settings.train.deterministic),
     )
     compiled_encode = compile_encode(steps.build_encode(definition), mesh, placed.params, placed.stats)
     # Made by compiled functions: a plain array cannot be put on the devices of other processes.

@@ -172,6 +172,7 @@ class TrainSettings:
     fsdp_min_size: Count
     data_axis: str
     compilation_cache: str
+    deterministic: bool
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any
 _LEVELS = ("frame", "clip", "sequence")
 _LATER = {"model.initial_weights": "", "model.encoder": "hierarchy", "model.stem.trainable": True}
 _LATER |= {"model.attention": "xla"}
-_LATER |= {"data.resize": "keep", "train.compilation_cache": "auto"}
+_LATER |= {"data.resize": "keep", "train.compilation_cache": "auto", "train.deterministic": False}
 _LATER |= {f"model.{level}.qkv_bias": False for level in _LEVELS}
 _LATER |= {f"model.{level}.norm_epsilon": 1e-5 for level in _LEVELS}
 _LATER |= {f"model.{level}.groups_at_once": 0 for level in _LEVELS}

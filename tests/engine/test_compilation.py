@@ -7,6 +7,15 @@ from hvt_jax.engine import compilation, steps
 from tests import small
 
 
+def test_deterministic_kernels_are_asked_of_a_gpu_by_a_name_that_xla_knows(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    options = compilation.compiler_options.__wrapped__(True)
+    assert options and not compilation.compiler_options.__wrapped__(False)
+    monkeypatch.undo()
+    assert all(compilation._is_known(name, value) for name, value in options.items())
+    assert not compilation._is_known("xla_gpu_no_such_option", True)
+
+
 def test_every_metric_of_a_step_is_that_of_plain_xla():
     """A library that takes over products once gave garbage for those with a constant (findings/)."""
     fields = {"objective.distance": "contrastive", "objective.patch_targets": "change", "model.patch.width": 64}
