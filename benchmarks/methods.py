@@ -3,10 +3,12 @@
     python -m benchmarks.methods --cost                            (FLOPs, seconds, memory of a step, side by side)
     python -m benchmarks.methods --split=2 --rates=5e-4,2e-3       (to choose rates: validation videos)
     python -m benchmarks.methods --seeds=0,1,2,3,4                 (the comparison: test videos)
+    python -m benchmarks.methods --clips=FOLDER --steps=150        (the same on videos in folders by class)
     python -m benchmarks.methods --table --write                   (the tables of what is there; nothing runs)
 
 Every run is `python -m hvt_jax.main --config=configs/digits.py --config.method=NAME`, with as many steps as cost what
---steps of `local` cost by the compiler's count. Videos and folders are those of `benchmarks.study`.
+--steps of `local` cost by the compiler's count. Videos and folders are those of `benchmarks.study`. With --clips the
+model, rates and views stay those of the digits; a stable fifth of the videos is the test, as in configs/folder.py.
 """
 
 import argparse
@@ -31,6 +33,17 @@ from hvt_jax.settings import read_settings
 METHODS = ("local", "joint", "vicreg", "svt", "brave", "jepa", "mae")
 DOCUMENT = pathlib.Path(__file__).parent / "STUDY.md"
 BEGIN, END = "<!-- methods -->", "<!-- /methods -->"
+BEGIN_CLIPS, END_CLIPS = "<!-- clips -->", "<!-- /clips -->"
+_CLIPS = {
+    "data.name": "folder",
+    "data.height": 64,
+    "data.width": 64,
+    "data.resize_margin": 1.15,
+    "data.cache_gib": 4.0,
+    "augmentation.flip_probability": 0.5,
+    "evaluation.reversed_pairs": (),
+    "train.batch_size": 32,
+}
 # Chosen on the validation videos, of two rates each (`--split=2 --rates=5e-4,2e-3`).
 RATES: dict[str, float] = {"local": 2e-3, "joint": 2e-3}
 _DEFAULT_RATE = 2e-3
@@ -49,7 +62,8 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=500, help="steps of `local` whose FLOPs every run is given")
     parser.add_argument("--split", type=int, default=1, choices=(1, 2), help="1: test videos; 2: validation videos")
     parser.add_argument("--root", default="data/digits_study", help="folder of the videos")
-    parser.add_argument("--workdir", default="runs/methods", help="folder of the runs")
+    parser.add_argument("--clips", default="", help="folder of videos in folders by class, instead of the digits")
+    parser.add_argument("--workdir", default="", help="folder of the runs, else runs/methods or runs/methods_clips")
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no run after so many")
     parser.add_argument("--cost", action="store_true", help="train nothing, measure a step of each method in turns")
     parser.add_argument("--table", action="store_true", help="run nothing, print the table of what is there")
@@ -61,26 +75,32 @@ def main() -> int:
     if asked.cost:
         print(cost_table(names))
         return 0
+    workdir = pathlib.Path(asked.workdir or ("runs/methods_clips" if asked.clips else "runs/methods"))
     if not asked.table:
-        _run_methods(names, asked)
-    found = "\n\n".join(tables(pathlib.Path(asked.workdir)))
+        _run_methods(names, asked, workdir)
+    if asked.clips:
+        found, marks = "\n\n".join(clips_tables(workdir)), (BEGIN_CLIPS, END_CLIPS)
+    else:
+        found, marks = "\n\n".join(tables(workdir)), (BEGIN, END)
     print(found)
     if asked.write:
-        study.write_between(DOCUMENT, BEGIN, END, found)
+        study.write_between(DOCUMENT, *marks, found)
     return 0
 
 
-def _run_methods(names: list[str], asked: argparse.Namespace) -> None:
-    study.make_videos(asked.root)
+def _run_methods(names: list[str], asked: argparse.Namespace, workdir: pathlib.Path) -> None:
+    if not asked.clips:
+        study.make_videos(asked.root)
     end = time.monotonic() + 60 * asked.minutes
     for seed in (int(text) for text in asked.seeds.split(",")):
         for name in names:
             for rate in [float(text) for text in asked.rates.split(",") if text] or [_rate(name)]:
-                folder = _folder(pathlib.Path(asked.workdir), name, rate, asked.split, asked.steps, seed)
+                folder = _folder(workdir, name, rate, asked.split, asked.steps, seed)
                 if study.is_done(folder) or time.monotonic() > end:
                     continue
                 count = round(asked.steps * training_flops("local") / training_flops(name))
                 fields = {"method": name, "optimizer.learning_rate": rate, **FIELDS.get(name, {})}
+                fields |= _CLIPS | {"data.root": asked.clips} if asked.clips else {}
                 study.run_once(folder, fields, argparse.Namespace(**vars(asked) | {"steps": count}), seed)
 
 
@@ -123,6 +143,30 @@ def tables(workdir: pathlib.Path) -> list[str]:
                 cells = [name, rate, str(runs[0]["steps"]), str(len(runs)), level, *numbers]
                 rows.append(f"| {' | '.join(cells)} |")
         found.append(f"### Work of {int(work):,} steps of `local`, {videos}\n\n" + "\n".join(rows))
+    return found
+
+
+def clips_tables(workdir: pathlib.Path) -> list[str]:
+    """Return a Markdown table of the classes of videos in folders, for every amount of work under `workdir`."""
+    found = []
+    for group in sorted(workdir.glob("split*-*")):
+        head = ["method", "rate", "steps", "seeds", "level"]
+        head += [f"{probe} (untrained)" for probe in ("kNN", "linear", "MLP")]
+        rows = [f"| {' | '.join(head)} |\n|---|---:|---:|---:|---|---:|---:|---:|"]
+        chance = 0.0
+        for path in (path for name in METHODS for path in sorted(group.glob(f"{name}_*"))):
+            runs = [study.read(folder) for folder in sorted(path.glob("seed*")) if study.is_done(folder)]
+            for level in (level for level in LEVELS[1:] if runs):
+                cells = [*path.name.split("_"), str(runs[0]["steps"]), str(len(runs)), level]
+                for probe in study.PROBES:
+                    (label,) = runs[0][probe][level]
+                    judged = [run[probe][level][label] for run in runs]
+                    chance = judged[0]["chance"]
+                    trained, untrained = ([one[key] for one in judged] for key in ("top1", "untrained_top1"))
+                    cells.append(f"{mean_and_interval(trained)} ({statistics.mean(untrained):.1f})")
+                rows.append(f"| {' | '.join(cells)} |")
+        work = int(group.name.split("-")[1])
+        found.append(f"### Work of {work:,} steps of `local`, chance {chance:.0f} %\n\n" + "\n".join(rows))
     return found
 
 
