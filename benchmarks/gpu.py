@@ -1,6 +1,6 @@
-"""What a GPU does with the training step: starting, kernels, speed, memory; in one go, for a card lent for minutes.
+"""What a GPU does with the training step: starting, kernels, speed, memory; in one go, for a card lent for some fifteen minutes.
 
-    python -m benchmarks.gpu --out=gpu.md                         (ViT-S/16 and ViT-B/16, bfloat16, some ten minutes)
+    python -m benchmarks.gpu --out=gpu.md                         (ViT-S/16 and ViT-B/16, bfloat16)
     JAX_PLATFORMS=cpu python -m benchmarks.gpu --cases=tiny --batches=4 --seconds=60        (that the script works)
 
 Every stage is a process of its own with a limit of time, and says how far it came line by line, so that a run that is
@@ -18,6 +18,7 @@ import datetime
 import importlib.util
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -104,6 +105,7 @@ class _Stages:
         environment["XLA_FLAGS"] = " ".join(filter(None, [os.environ.get("XLA_FLAGS", ""), flags]))
         command = [sys.executable, "-m", "benchmarks.gpu", f"--stage={stage}", f"--dtype={self.dtype}"]
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": environment}
+        options["start_new_session"] = True  # so that what a stage has started ends with it
         with subprocess.Popen(command, **options) as child:
             last = [""]
             reader = threading.Thread(target=self._tell, args=(child.stdout, last))
@@ -111,7 +113,7 @@ class _Stages:
             try:
                 child.wait(self.seconds)
             except subprocess.TimeoutExpired:
-                child.kill()
+                os.killpg(child.pid, signal.SIGKILL)
                 self.say(f"- not done after {self.seconds:.0f} s")
             reader.join()
         if child.returncode > 0:

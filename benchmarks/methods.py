@@ -8,7 +8,7 @@
 
 Every run is `python -m hvt_jax.main --config=configs/digits.py --config.method=NAME`, with as many steps as cost what
 --steps of `local` cost by the compiler's count. Videos and folders are those of `benchmarks.study`. With --clips the
-model, rates and views stay those of the digits; a stable fifth of the videos is the test, as in configs/folder.py.
+model, rates and views stay those of the digits, and videos are held out as configs/folder.py says.
 """
 
 import argparse
@@ -72,6 +72,8 @@ def main() -> int:
     names = [name.strip() for name in asked.methods.split(",")]
     if unknown := [name for name in names if name not in METHODS]:
         parser.error(f"--methods: {unknown[0]!r} is unknown; there are {', '.join(METHODS)}")
+    if asked.clips and asked.split != 1:
+        parser.error("--split: folders of videos have one split")
     if asked.cost:
         print(cost_table(names))
         return 0

@@ -222,6 +222,8 @@ class Twin:
             self._total = torch.compile(self._losses)
             self.step()
         self.compile_seconds = time.perf_counter() - start
+        if self._place == "cuda":
+            torch.cuda.reset_peak_memory_stats()  # that of the step which counted FLOPs, not compiled, is another
         names = [name for name, _ in self._model.named_parameters() if not name.startswith("mlp_head")]
         self.parameters = sum(self._model.get_parameter(name).numel() for name in names)
 
@@ -373,7 +375,10 @@ class Side:
 
 def measure(case: str, dtype: str, batch: int, rounds: int, names: list[str], attention: str) -> dict:
     """Return the figures of one case."""
-    sides = {kind: Side(kind, case, dtype, batch, attention) for kind in names}
+    sides = {}
+    for kind in names:
+        sides[kind] = Side(kind, case, dtype, batch, attention)
+        print(f"- {case}, {kind}: ready, compiled in {sides[kind].facts['compile_seconds']:.1f} s", file=sys.stderr)
     if len({side.facts["parameters"] for side in sides.values()}) > 1:
         counts = {kind: side.facts["parameters"] for kind, side in sides.items()}
         raise SystemExit(f"the sides are not the same model: parameters {counts}")

@@ -298,7 +298,7 @@ def _train() -> ConfigDict:
     train.fsdp_min_size = 65536  # smallest array that is sharded, elements
     train.data_axis = "data"  # name of the mesh axis
     train.compilation_cache = "auto"  # folder that keeps compiled programs | auto: in the user's cache folder | none
-    train.deterministic = False  # on a GPU use only kernels that give the same bits every time; slower
+    train.deterministic = False  # on a GPU train by kernels that give the same bits every time; slower
     return train
 
 

@@ -19,7 +19,8 @@ from hvt_jax.data.readers import MAX_PIXELS, Reader, VideoInfo, faults_named
 MAX_BYTES = 1 << 28  # of one picture
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _JPEG_EXIF, _PNG_EXIF, _HEADER_BYTES = b"Exif\0\0", b"eXIf", 1 << 16
-_SCAN = b"\xff\xda\0"  # where the pixels of a JPEG begin, after all that is said of them
+_JPEG_START, _JPEG_PART, _SCAN = b"\xff\xd8", b"\xff\xe1", b"\xff\xda\0"  # EXIF's part; a scan: the pixels
+_MOST_PARTS = 1000  # of a JPEG
 _ORIENTATION_TAG, _LONG, _MOST_TAGS = 0x112, 4, 1000  # LONG: a type of 4 bytes, in the place of the usual 2
 # EXIF orientation -> quarter turns counter-clockwise and whether it is mirrored before, see `transforms.turn_upright`.
 _UPRIGHT = {1: (0, False), 2: (0, True), 3: (2, False), 4: (2, True)}
@@ -183,11 +184,22 @@ def _exif_orientation(content: bytes) -> int:
 
 
 def _find_jpeg_exif(content: bytes) -> int:
-    """Return where the EXIF data of a JPEG begins, -1 if there is none."""
+    """Return where the EXIF data of a JPEG begins, -1 if there is none before its pixels."""
     scan = content.find(_SCAN, 0, _HEADER_BYTES)
-    # A scan says how long its header is, by its number of colours: other bytes before EXIF data may look like one.
+    # A scan says how long its header is, by its number of colours. Another one may come before: that of a thumbnail.
     is_scan = 0 <= scan < len(content) - 4 and content[scan + 3] == 6 + 2 * content[scan + 4]
-    return content.find(_JPEG_EXIF, 0, scan if is_scan else _HEADER_BYTES)
+    if is_scan and content.find(_JPEG_START, len(_JPEG_START), scan) < 0:
+        return content.find(_JPEG_EXIF, 0, scan)
+    place = len(_JPEG_START)
+    for _ in range(_MOST_PARTS):
+        marker = content[place : place + 2]
+        if len(marker) < 2 or marker[0] != 0xFF or marker == _SCAN[:2]:
+            return -1
+        if marker == _JPEG_PART and content.startswith(_JPEG_EXIF, place + 4):
+            return place + 4
+        is_filled_up = marker[1] == 0xFF
+        place += 1 if is_filled_up else 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+    return -1
 
 
 def _find_png_exif(content: bytes) -> int:

@@ -28,6 +28,7 @@ import dataclasses
 import functools
 import logging
 import re
+import sys
 from collections.abc import Iterator
 
 import grain
@@ -44,8 +45,7 @@ from hvt_jax.settings import DataSettings
 _LOG = logging.getLogger(__name__)
 
 _THREADS_PER_CORE = 2  # that count frames: opening a file is half waiting
-_SMALL_BYTES = 1 << 16
-_FILES, _FILES_PER_WORKER = 48, 14  # open at a time; with 36 and 13 a run ended for want of them
+_FILES, _FILES_PER_WORKER = 48, 8  # open at a time beside shared memory; with fewer a run ended for want of them
 _WORKERS_PAY = 2_000  # videos; in the seconds in which processes start, threads decode about as many small ones
 
 
@@ -93,7 +93,7 @@ def train_batches(
     workers = parallel.count_workers(settings.num_workers)
     order = {"batch_size": batch_size, "seed": seed, "host": host, "hosts": hosts}
     steps = training_map(dataset, settings, plan, **order, in_workers=workers > 0)[start_step:]
-    return _start(steps, settings, workers, settings.read_threads)
+    return _start(steps, settings, workers, settings.read_threads, 1 if plan is None else len(plan.groups()))
 
 
 def training_map(
@@ -144,7 +144,8 @@ def evaluation_batches(
     videos = np.arange(len(dataset))
     samples = batches.Samples(dataset, settings, plan or _window(settings, "middle"), videos, 0 * videos)
     elements = grain.MapDataset.range(-(-len(dataset) // batch_size) * batch_size)
-    return _start(batches.Batches(elements, samples, share, workers > 0), settings, workers, threads)
+    steps = batches.Batches(elements, samples, share, workers > 0)
+    return _start(steps, settings, workers, threads, len(samples.plan.groups()))
 
 
 def _cut_for(settings: DataSettings, plan: sampling.Plan) -> DataSettings:
@@ -224,14 +225,18 @@ def count_frames(dataset: Dataset, settings: DataSettings) -> list[int]:
     return counts
 
 
-def _start(steps: grain.MapDataset, settings: DataSettings, workers: int, threads: int) -> Iterator[Batch]:
-    """Return an iterator that decodes ahead; it has a method `close`."""
+def _start(steps: grain.MapDataset, settings: DataSettings, workers: int, threads: int, groups: int) -> Iterator[Batch]:
+    """Return an iterator that decodes batches ahead, of so many groups of views; it has a method `close`."""
     ahead = max(1, settings.prefetch_batches)
     # Each thread makes a whole batch, so there is no use for more threads than batches ahead.
     read = grain.ReadOptions(num_threads=max(1, threads), prefetch_buffer_size=max(ahead, threads))
     if not workers:
         return iter(steps.to_iter_dataset(read))
-    needed = _FILES + _FILES_PER_WORKER * workers
+    ahead, threads = -(-ahead // workers), max(1, threads)
+    buffered = max(ahead, threads)
+    # Under way are what a process has decoded ahead, the queue to the trainer and what waits there; three are in work.
+    shared = shared_arrays.OPEN_FILES * (buffered + 2 * ahead + 3) * groups
+    needed = _FILES + (_FILES_PER_WORKER + shared) * workers
     if (limit := usage.allow_open_files(needed)) is not None and limit < needed:
         raise DataError(
             f"only {limit} files may be open, and {workers} decoding processes need some {needed}; raise the limit "
@@ -241,11 +246,10 @@ def _start(steps: grain.MapDataset, settings: DataSettings, workers: int, thread
     # any, as in notebooks and tests. No flag is defined or read here: those belong to the commands.
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
-    ahead = -(-ahead // workers)
-    read = grain.ReadOptions(num_threads=max(1, threads), prefetch_buffer_size=max(ahead, threads))
+    read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffered)
     options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead)
-    # Labels and such travel by themselves: each piece of shared memory is an open file here and there.
-    plain = grain.experimental.DatasetOptions(min_shm_size=_SMALL_BYTES)
+    # Pixels have memory of their own; nothing else is worth a piece of Grain's, which is an open file here and there.
+    plain = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
     steps = grain.experimental.WithOptionsIterDataset(steps.to_iter_dataset(read), plain)
     return _FromWorkers(iter(steps.mp_prefetch(options, worker_init_fn=parallel.prepare_worker)))
 

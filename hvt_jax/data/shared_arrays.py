@@ -5,8 +5,9 @@ array. When the last user of this array is gone, one byte behind the pixels tell
 again. Memory that is made anew for every batch must be zeroed, mapped twice and given back by the system: with small
 JPEG frames that took a fifth of the time of a batch.
 
-The name of a piece of memory is gone as soon as the trainer has mapped it, so that nothing stays behind however either
-of them ends.
+Memory has a name only until its first ticket arrives: it is mapped there and then, because its process may end before
+the batch is used, and takes the names of what has not arrived with it. Where a process is killed, Python's resource
+tracker removes those when the trainer ends.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ import dataclasses
 import errno
 import math
 import os
+import secrets
 import threading
 import weakref
 from collections.abc import Callable
@@ -29,22 +31,8 @@ from hvt_jax.data.dataset import DataError
 _POPULATE_WRITE = 23
 # The two bytes behind the pixels: whether somebody uses them, and whether the trainer has mapped them.
 _IN_USE, _IS_MAPPED, _EXTRA = 0, 1, 2
-
-
-@dataclasses.dataclass(frozen=True)
-class Ticket:
-    """What travels in the place of an array: `owner` and `number` say which memory, `name` where the system has it."""
-
-    owner: int
-    number: int
-    name: str
-    shape: tuple[int, ...]
-
-
-class SharedArray(np.ndarray):
-    """An array, uint8, in shared memory of this process; `ticket` is what the trainer needs to see it."""
-
-    ticket: Ticket
+NAMES = "hvt_"  # of shared memory, before the id of its process
+OPEN_FILES = 2  # of a piece of shared memory, in each process that maps it
 
 
 class _Memory:
@@ -58,6 +46,45 @@ class _Memory:
 
     def is_marked(self, place: int) -> bool:
         return bool(self.memory.buf[self.size + place])
+
+
+@dataclasses.dataclass(frozen=True)
+class Ticket:
+    """What travels in the place of an array.
+
+    Attributes:
+      owner: the process whose memory it is.
+      number: which of its memory.
+      shape: of the array.
+      memory: with the first ticket of a piece of memory that piece; later the desk has it.
+    """
+
+    owner: int
+    number: int
+    shape: tuple[int, ...]
+    memory: _Memory | None
+
+    def __reduce__(self):
+        name = self.memory.memory.name if self.memory else None
+        return _arrive, (self.owner, self.number, self.shape, name)
+
+
+def _arrive(owner: int, number: int, shape: tuple[int, ...], name: str | None) -> Ticket:
+    if name is None:
+        return Ticket(owner, number, shape, None)
+    try:
+        memory = _Memory(shared_memory.SharedMemory(name), math.prod(shape))
+    except FileNotFoundError:  # Grain empties its queue when all is over, and the process has ended
+        return Ticket(owner, number, shape, None)
+    memory.mark(_IS_MAPPED, 1)
+    memory.memory.unlink()  # the name; what is mapped stays
+    return Ticket(owner, number, shape, memory)
+
+
+class SharedArray(np.ndarray):
+    """An array, uint8, in shared memory of this process; `ticket` is what the trainer needs to see it."""
+
+    ticket: Ticket
 
 
 class Pool:
@@ -87,14 +114,15 @@ class Pool:
             memory = self._owned[number]
             memory.mark(_IN_USE, 1)
         array = SharedArray(shape, np.uint8, memory.memory.buf)
-        array.ticket = Ticket(os.getpid(), number, memory.memory.name, shape)
+        array.ticket = Ticket(os.getpid(), number, shape, None if memory.is_marked(_IS_MAPPED) else memory)
         return array
 
     def _make(self, size: int) -> _Memory:
         if not self._owned:
             util.Finalize(None, self._remove_names, exitpriority=1)
         try:
-            made = shared_memory.SharedMemory(create=True, size=size + _EXTRA)
+            name = f"{NAMES}{os.getpid()}_{secrets.token_hex(6)}"
+            made = shared_memory.SharedMemory(name, create=True, size=size + _EXTRA)
             try:
                 _populate(made)
             except OSError:
@@ -111,7 +139,7 @@ class Pool:
         return _Memory(made, size)
 
     def _remove_names(self) -> None:
-        """Remove those that the trainer has never seen; called when the process ends."""
+        """Remove those of what has not arrived; called when the process ends."""
         with self._lock:
             self._is_closed = True
             for memory in self._owned:
@@ -134,11 +162,8 @@ class Desk:
     def take(self, ticket: Ticket) -> np.ndarray:
         """Return the array of a ticket, uint8; its memory goes back to its owner with the last reference to it."""
         key = ticket.owner, ticket.number
-        if key not in self._mapped:
-            memory = _Memory(shared_memory.SharedMemory(ticket.name), math.prod(ticket.shape))
-            memory.mark(_IS_MAPPED, 1)
-            memory.memory.unlink()  # the name; what is mapped stays
-            self._mapped[key] = memory
+        if ticket.memory is not None:
+            self._mapped[key] = ticket.memory
         memory = self._mapped[key]
         array = np.ndarray(ticket.shape, np.uint8, memory.memory.buf)
         # This holds the memory, so that the array outlives the desk; views hold the array.

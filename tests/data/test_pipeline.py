@@ -230,41 +230,81 @@ def test_workers_leave_signals_to_the_trainer_and_their_death_is_told(train, dat
             next(batches)
 
 
-def _shared_names():
-    return set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
-
-
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="looks at names in /dev/shm")
 def test_nothing_of_workers_is_left_in_shared_memory(train, data_settings):
-    """Not even of batches that somebody still holds, or that nobody has seen; what is in them stays."""
-    settings, before = dataclasses.replace(data_settings, num_workers=2, prefetch_batches=2), _shared_names()
-    batches = pipeline.train_batches(train, settings, batch_size=8, seed=5, start_step=0)
-    held = [next(batches) for _ in range(3)]
+    """Not even of batches that somebody still holds, or that nobody has seen; what is in them stays.
+
+    Batches of so many that what is said of each row would have shared memory of its own by Grain, too.
+    """
+    settings = dataclasses.replace(data_settings, num_workers=1, prefetch_batches=1, num_frames=1)
+    options = {"batch_size": 336, "seed": 5, "start_step": 0}
+    others = set(os.listdir("/dev/shm"))
+    batches = pipeline.train_batches(train, settings, **options)
+    held = [next(batches)]
+    owners = [child.pid for child in multiprocessing.active_children()]
     batches.close()
     batches.close()
-    # Loaders of other tests may begin or end meanwhile; what they share is unlinked at once.
-    assert not {name for name in _shared_names() - before if name.startswith("psm_")}
-    _assert_equal(held, _take(3, train, data_settings))
+    left = set(os.listdir("/dev/shm")) - others
+    assert len(owners) == 1 and not [n for n in left if n.startswith(tuple(f"hvt_{owner}_" for owner in owners))]
+    assert {type(array) for batch in held for array in batch.values()} == {np.ndarray}
+    _assert_equal(held, _take(1, train, dataclasses.replace(settings, num_workers=0), **options))
 
 
 def test_memory_of_batches_is_used_again(train, data_settings):
     """And not before its user is done: what is read from it is that of threads."""
     settings = dataclasses.replace(data_settings, num_workers=1, prefetch_batches=1)
     steps = pipeline.train_batches(train, settings, batch_size=8, seed=5, start_step=0)
-    found, places = [], set()
-    for _ in range(12):
-        batch = next(steps)
-        places.add(batch["video"].__array_interface__["data"][0])
-        found.append({name: np.array(value) for name, value in batch.items()})
+    found = [{name: np.array(value) for name, value in next(steps).items()} for _ in range(16)]
+    assert len(steps._desk._mapped) < 8
     steps.close()
-    assert len(places) < 6
-    _assert_equal(found, _take(12, train, data_settings))
+    _assert_equal(found, _take(16, train, data_settings))
+
+
+def test_a_process_that_has_ended_takes_no_batch_with_it(train, data_settings, monkeypatch):
+    """Its last one waits here, long after it has ended, for a trainer that takes its time."""
+    monkeypatch.setattr(pipeline, "_WORKERS_PAY", 0)
+    settings = dataclasses.replace(data_settings, num_workers=1, prefetch_batches=1)
+    dataset = dataclasses.replace(train, videos=train.videos[:20])
+    batches = pipeline.evaluation_batches(dataset, settings, batch_size=8)
+    found = [next(batches)]
+    (worker,) = multiprocessing.active_children()
+    found.append(next(batches))
+    worker.join(60)
+    assert not worker.is_alive()
+    found += list(batches)
+    _assert_equal(found, list(pipeline.evaluation_batches(dataset, data_settings, batch_size=8)))
+
+
+class _Failing(pipeline.grain.MapDataset):
+    """Batches the third of which cannot be made."""
+
+    def __len__(self):
+        return len(self._parent)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return self.slice(index)
+        if index == 2:
+            raise DataError("shared memory is full")
+        return self._parent[index]
+
+
+def test_why_a_process_cannot_go_on_is_told_after_what_it_has_made(train, data_settings):
+    steps = _Failing(pipeline.training_map(train, data_settings, batch_size=8, seed=5, in_workers=True))
+    batches = pipeline._start(steps, data_settings, 1, 1, 1)
+    found = [next(batches)]
+    time.sleep(1)
+    found.append(next(batches))
+    with pytest.raises(DataError, match="shared memory is full"):
+        next(batches)
+    _assert_equal(found, _take(2, train, data_settings))
 
 
 def test_too_few_open_files_are_refused_before_anything_starts(train, data_settings, monkeypatch):
     settings = dataclasses.replace(data_settings, num_workers=2)
     monkeypatch.setattr(pipeline.usage, "allow_open_files", lambda needed: needed - 1)
     with pytest.raises(
-        DataError, match="only 75 files may be open, and 2 decoding processes need some 76; raise the limit"
+        DataError, match="only 99 files may be open, and 2 decoding processes need some 100; raise the limit"
     ):
         _take(1, train, settings)
     assert not multiprocessing.active_children()

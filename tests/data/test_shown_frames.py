@@ -278,15 +278,38 @@ def test_exif_data_that_is_cut_short_turns_nothing(content):
     assert images._exif_orientation(b"\xff\xd8\xff\xe1\0\0Exif\0\0" + content) == 1
 
 
-@pytest.mark.parametrize(
-    "profile", [b"", b"\xff\xda\0\x05\x03", b"\xff\xda\0"], ids=["none", "like a scan", "cut short"]
-)
-def test_exif_data_is_found_behind_other_parts(profile):
+def _part(marker, content):
+    return b"\xff" + marker + struct.pack(">H", 2 + len(content)) + content
+
+
+_SCAN = _part(b"\xda", b"\3\1\0\2\x11\3\x11\0\x3f\0")
+_THUMBNAIL = b"\xff\xd8" + _part(b"\xdb", bytes(65)) + _SCAN + b"pixels" + b"\xff\xd9"
+_BEFORE = {
+    "nothing": b"",
+    "bytes like a scan": _part(b"\xe2", b"ICC_PROFILE\0\xff\xda\0\x05\x03"),
+    "bytes like half a scan": _part(b"\xe2", b"\xff\xda\0"),
+    "a thumbnail": _part(b"\xe0", b"JFXX\0\x10" + _THUMBNAIL),
+    "a thumbnail with EXIF data": _part(b"\xe0", b"JFXX\0\x10" + _THUMBNAIL[:2] + _part(b"\xe1", b"Exif\0\0II*\0")),
+    "fill bytes": b"\xff" * 3,
+    "much": _part(b"\xe2", bytes(65000)) * 2,
+}
+
+
+@pytest.mark.parametrize("before", _BEFORE.values(), ids=_BEFORE)
+def test_exif_data_is_found_behind_other_parts(before):
     tiff = b"Exif\0\0" + struct.pack(">4sIHHHIII", b"MM\0*", 8, 1, 0x112, 4, 1, 6, 0)
-    parts = [(b"\xff\xe2", profile), (b"\xff\xe1", tiff), (b"\xff\xda", b"\3\1\0\2\x11\3\x11\0\x3f\0")]
-    kept = [marker + struct.pack(">H", 2 + len(held)) + held for marker, held in parts if held]
-    assert images._exif_orientation(b"\xff\xd8" + b"".join(kept)) == 6
-    assert images._exif_orientation(b"\xff\xd8" + kept[-1] + kept[-2]) == 1  # those are pixels
+    exif = _part(b"\xe1", tiff + _THUMBNAIL)
+    assert images._exif_orientation(b"\xff\xd8" + before + exif + _SCAN) == 6
+    assert images._exif_orientation(b"\xff\xd8" + before + _SCAN + exif) == 1  # those are pixels
+    assert images._exif_orientation(b"\xff\xd8" + before + exif[:9]) == 1
+
+
+def test_parts_without_end_are_given_up():
+    assert (
+        images._exif_orientation(b"\xff" * 10**6)
+        == images._exif_orientation(b"\xff\xd8" + b"\xff\xe2\0\0" * 10**5)
+        == 1
+    )
 
 
 def test_usual_videos_are_listed_without_decoding_all_of_them(encoded, tmp_path, monkeypatch):
