@@ -1,4 +1,4 @@
-"""What a GPU does with the training step: starting, kernels, speed, memory; in one go, for a card lent for some fifteen minutes.
+"""What a GPU does with the training step: starting, kernels, speed, memory; for a card that is lent for minutes.
 
     python -m benchmarks.gpu --out=gpu.md                         (ViT-S/16 and ViT-B/16, bfloat16)
     JAX_PLATFORMS=cpu python -m benchmarks.gpu --cases=tiny --batches=4 --seconds=60        (that the script works)
