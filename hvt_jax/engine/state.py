@@ -1,7 +1,6 @@
 """The training state as plain dicts, and the one place where a module is split and merged."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -56,14 +55,14 @@ def statistics(pyramid: Pyramid) -> Tree:
     return nnx.to_pure_dict(nnx.state(pyramid, nnx.BatchStat))
 
 
-def graph_of(build: Callable[..., Pyramid]) -> nnx.GraphDef:
+def graph_of(build: functools.partial) -> nnx.GraphDef:
     """Return the static part of the model that `build(rngs=...)` returns, without allocating any array."""
-    return nnx.split(nnx.eval_shape(lambda: build(rngs=nnx.Rngs(params=0))))[0]
+    return keys.outline(build).graphdef
 
 
-def variables_of(build: Callable[..., Pyramid], key: jax.Array | int) -> tuple[Tree, Tree]:
+def variables_of(build: functools.partial, key: jax.Array | int) -> tuple[Tree, Tree]:
     """Return fresh (parameters, statistics) of `build(rngs=...)`; pure, so it can be compiled with output shardings."""
-    return split(build(rngs=keys.stream_of(key, keys.count_keys(build))))[1:]
+    return split(build(rngs=keys.stream_of(key, keys.outline(build).num_keys)))[1:]
 
 
 def graph_definition(settings: ModelSettings, hierarchy: Hierarchy) -> nnx.GraphDef:

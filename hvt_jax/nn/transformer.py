@@ -1,7 +1,6 @@
 """A pre-norm transformer over sequences of tokens."""
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +8,7 @@ from flax import nnx
 
 from hvt_jax.nn.activation import gelu
 from hvt_jax.nn.attention import SelfAttention
-from hvt_jax.nn.keys import Keys
+from hvt_jax.nn.keys import Keys, outline
 from hvt_jax.nn.linear import Linear
 from hvt_jax.nn.normalization import LayerNorm
 
@@ -119,14 +118,17 @@ def layer_name(index: int) -> str:
     return f"layer_{index:02d}"
 
 
-def _fresh_layers(build: Callable[..., TransformerLayer], depth: int, rngs: nnx.Rngs) -> dict[str, TransformerLayer]:
+def _fresh_layers(build: functools.partial, depth: int, rngs: nnx.Rngs | Keys) -> dict[str, TransformerLayer]:
     """Return the layers that `depth` calls of `build(rngs=rngs)` would give, drawn by one program for all of them."""
     if depth == 0:
         return {}
-    counting = Keys()
-    graphdef = nnx.split(nnx.eval_shape(lambda: build(rngs=counting)))[0]
-    keys = jnp.stack([rngs.params() for _ in range(depth * counting.count)]).reshape(depth, counting.count)
-    states = jax.lax.map(lambda own: nnx.split(build(rngs=Keys(own)))[1], keys)
+    graphdef, shapes, count = outline(build)
+    keys = [rngs.params() for _ in range(depth * count)]
+    if isinstance(rngs, Keys) and rngs.only_counts:
+        states = jax.tree.map(lambda shape: jnp.zeros((depth, *shape.shape), shape.dtype), shapes)
+    else:
+        keys = jnp.stack(keys).reshape(depth, count)
+        states = jax.lax.map(lambda own: nnx.split(build(rngs=Keys(own)))[1], keys)
     return {
         layer_name(index): nnx.merge(graphdef, jax.tree.map(lambda x, i=index: x[i], states)) for index in range(depth)
     }

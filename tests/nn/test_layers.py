@@ -248,11 +248,10 @@ def test_layers_and_keys_drawn_together_are_those_drawn_one_by_one():
     options = {"num_heads": 2, "head_width": 3, "mlp_width": 8, "dropout": 0.0, "dtype": jnp.float32}
     rngs = nnx.Rngs(params=5)
     alone = [TransformerLayer(6, **options, rngs=rngs) for _ in range(3)]
-
-    def build(rngs):
-        return Transformer(6, depth=3, causal=False, remat=False, scan=False, rngs=rngs, **options)
-
-    together = build(keys.stream_of(5, keys.count_keys(build)))
+    build = functools.partial(Transformer, 6, depth=3, causal=False, remat=False, scan=False, **options)
+    outline = keys.outline(build)
+    together = build(rngs=keys.stream_of(5, outline.num_keys))
+    assert nnx.split(together)[0] == outline.graphdef
     for index, layer in enumerate(alone):
         found = nnx.to_pure_dict(nnx.state(together.layers[layer_name(index)]))
         jax.tree.map(np.testing.assert_array_equal, found, nnx.to_pure_dict(nnx.state(layer)))
