@@ -77,7 +77,7 @@ def _arrive(owner: int, number: int, shape: tuple[int, ...], name: str | None) -
     except FileNotFoundError:  # Grain empties its queue when all is over, and the process has ended
         return Ticket(owner, number, shape, None)
     memory.mark(_IS_MAPPED, 1)
-    memory.memory.unlink()  # the name; what is mapped stays
+    _remove_name(memory)  # what is mapped stays
     return Ticket(owner, number, shape, memory)
 
 
@@ -144,8 +144,7 @@ class Pool:
             self._is_closed = True
             for memory in self._owned:
                 if not memory.is_marked(_IS_MAPPED):
-                    with contextlib.suppress(FileNotFoundError):
-                        memory.memory.unlink()
+                    _remove_name(memory)
 
 
 class Desk:
@@ -183,6 +182,11 @@ def _replaced(fields: dict, kind: type, by: Callable[[Any], Any]) -> dict:
         )
 
     return {name: replace(value) for name, value in fields.items()}
+
+
+def _remove_name(memory: _Memory) -> None:
+    with contextlib.suppress(FileNotFoundError):  # at the end both sides may do so at once
+        memory.memory.unlink()
 
 
 def _populate(memory: shared_memory.SharedMemory) -> None:

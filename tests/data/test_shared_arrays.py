@@ -69,6 +69,19 @@ def test_names_go_when_they_are_mapped_or_when_the_process_ends(pool):
         pool.borrow((2, 2))
 
 
+def test_both_sides_may_remove_a_name_at_once(pool, monkeypatch):
+    sent = pickle.dumps(pool.borrow((2, 2)).ticket)
+    mark = shared_arrays._Memory.mark
+
+    def slowly(memory, place, value):  # the process ends between the arrival of its ticket and the mark
+        monkeypatch.setattr(shared_arrays._Memory, "mark", mark)
+        pool._remove_names()
+        mark(memory, place, value)
+
+    monkeypatch.setattr(shared_arrays._Memory, "mark", slowly)
+    assert shared_arrays.Desk().take(pickle.loads(sent)).shape == (2, 2)
+
+
 def test_only_shared_arrays_travel_as_tickets(pool):
     shared, plain = pool.borrow((1, 2)), np.zeros(3)
     sent = shared_arrays.tickets_for({"video": {"one": shared, "two": plain}, "label": plain})
