@@ -37,7 +37,7 @@ _DATA_ROWS = (
     "containers decode images indexing readers transforms",
     "annotations listing manifest quarantine storages",
     "catalog",
-    "batches pipeline video_windows views",
+    "batches pipeline shared_arrays video_windows views",
 )
 DATA_ROWS = {name: row for row, names in enumerate(_DATA_ROWS) for name in names.split()} | {"__init__": 0}
 NUMPY_ONLY = {"numpy"}
