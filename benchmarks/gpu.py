@@ -43,9 +43,8 @@ def main() -> int:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--seconds", type=float, default=150, help="limit of every stage")
     parser.add_argument("--out", default="", help="file that gets all lines, too")
-    parser.add_argument(
-        "--stage", default="", help=argparse.SUPPRESS
-    )  # of the child: NAME[,CASE,BATCH,ATTENTION,FRAMES]
+    # Of the child: NAME[,CASE,BATCH,ATTENTION[,FRAMES]].
+    parser.add_argument("--stage", default="", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.stage:
         name, *words = asked.stage.split(",")
@@ -115,6 +114,9 @@ class _Stages:
             except subprocess.TimeoutExpired:
                 os.killpg(child.pid, signal.SIGKILL)
                 self.say(f"- not done after {self.seconds:.0f} s")
+            except BaseException:  # Ctrl-C does not reach another session
+                os.killpg(child.pid, signal.SIGKILL)
+                raise
             reader.join()
         if child.returncode > 0:
             self.say(f"- failed: {last[0][:300]}")

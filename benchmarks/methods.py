@@ -18,6 +18,7 @@ import pathlib
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 
 import jax
 
@@ -135,17 +136,20 @@ def tables(workdir: pathlib.Path) -> list[str]:
         evaluated = "motion kNN, linear, MLP, direction linear, MLP, digit kNN, linear, MLP".split(", ")
         names = ["method", "rate", "steps", "seeds", "level", *evaluated, "seconds"]
         rows = [f"| {' | '.join(names)} |\n|---|---:|---:|---:|---|{'---:|' * (len(evaluated) + 1)}"]
-        paths = [path for name in METHODS for path in sorted(group.glob(f"{name}_*"))]
-        for path in paths:
-            name, rate = path.name.split("_")
-            runs = [study.read(folder) for folder in sorted(path.glob("seed*")) if study.is_done(folder)]
-            for level in (level for level in LEVELS[1:] if runs):
-                numbers = study.numbers(level, runs)
-                numbers.append(mean_and_interval([run["seconds"] for run in runs], digits=0))
-                cells = [name, rate, str(runs[0]["steps"]), str(len(runs)), level, *numbers]
-                rows.append(f"| {' | '.join(cells)} |")
+        for runs, level, cells in _rows(group):
+            cells += study.numbers(level, runs)
+            cells.append(mean_and_interval([run["seconds"] for run in runs], digits=0))
+            rows.append(f"| {' | '.join(cells)} |")
         found.append(f"### Work of {int(work):,} steps of `local`, {videos}\n\n" + "\n".join(rows))
     return found
+
+
+def _rows(group: pathlib.Path) -> Iterator[tuple[list[dict], str, list[str]]]:
+    """Give for every method and level of a group of runs those that are done, the level, and a row's first cells."""
+    for path in (path for name in METHODS for path in sorted(group.glob(f"{name}_*"))):
+        runs = [study.read(folder) for folder in sorted(path.glob("seed*")) if study.is_done(folder)]
+        for level in (level for level in LEVELS[1:] if runs):
+            yield runs, level, [*path.name.split("_"), str(runs[0]["steps"]), str(len(runs)), level]
 
 
 def clips_tables(workdir: pathlib.Path) -> list[str]:
@@ -159,17 +163,14 @@ def clips_tables(workdir: pathlib.Path) -> list[str]:
         head += [f"{probe} (untrained)" for probe in ("kNN", "linear", "MLP")]
         rows = [f"| {' | '.join(head)} |\n|---|---:|---:|---:|---|---:|---:|---:|"]
         chance = 0.0
-        for path in (path for name in METHODS for path in sorted(group.glob(f"{name}_*"))):
-            runs = [study.read(folder) for folder in sorted(path.glob("seed*")) if study.is_done(folder)]
-            for level in (level for level in LEVELS[1:] if runs):
-                cells = [*path.name.split("_"), str(runs[0]["steps"]), str(len(runs)), level]
-                for probe in study.PROBES:
-                    (label,) = runs[0][probe][level]
-                    judged = [run[probe][level][label] for run in runs]
-                    chance = judged[0]["chance"]
-                    trained, untrained = ([one[key] for one in judged] for key in ("top1", "untrained_top1"))
-                    cells.append(f"{statistics.mean(trained):.1f} ({statistics.mean(untrained):.1f})")
-                rows.append(f"| {' | '.join(cells)} |")
+        for runs, level, cells in _rows(group):
+            for probe in study.PROBES:
+                (label,) = runs[0][probe][level]
+                judged = [run[probe][level][label] for run in runs]
+                chance = judged[0]["chance"]
+                trained, untrained = ([one[key] for one in judged] for key in ("top1", "untrained_top1"))
+                cells.append(f"{statistics.mean(trained):.1f} ({statistics.mean(untrained):.1f})")
+            rows.append(f"| {' | '.join(cells)} |")
         work = int(group.name.split("-")[1])
         found.append(f"### Work of {work:,} steps of `local`, chance {chance:.0f} %\n\n" + "\n".join(rows))
     return found

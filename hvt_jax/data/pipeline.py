@@ -227,13 +227,12 @@ def count_frames(dataset: Dataset, settings: DataSettings) -> list[int]:
 
 def _start(steps: grain.MapDataset, settings: DataSettings, workers: int, threads: int, groups: int) -> Iterator[Batch]:
     """Return an iterator that decodes batches ahead, of so many groups of views; it has a method `close`."""
-    ahead = max(1, settings.prefetch_batches)
+    ahead, threads = -(-max(1, settings.prefetch_batches) // max(1, workers)), max(1, threads)
+    buffered = max(ahead, threads)
     # Each thread makes a whole batch, so there is no use for more threads than batches ahead.
-    read = grain.ReadOptions(num_threads=max(1, threads), prefetch_buffer_size=max(ahead, threads))
+    read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffered)
     if not workers:
         return iter(steps.to_iter_dataset(read))
-    ahead, threads = -(-ahead // workers), max(1, threads)
-    buffered = max(ahead, threads)
     # Under way are what a process has decoded ahead, the queue to the trainer and what waits there; three are in work.
     shared = shared_arrays.OPEN_FILES * (buffered + 2 * ahead + 3) * groups
     needed = _FILES + (_FILES_PER_WORKER + shared) * workers
@@ -246,7 +245,6 @@ def _start(steps: grain.MapDataset, settings: DataSettings, workers: int, thread
     # any, as in notebooks and tests. No flag is defined or read here: those belong to the commands.
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
-    read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffered)
     options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead)
     # Pixels have memory of their own; nothing else is worth a piece of Grain's, which is an open file here and there.
     plain = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)

@@ -2,8 +2,8 @@
 
 A decoding process borrows a `SharedArray`, fills it and sends its `Ticket`; the trainer's `Desk` turns that into an
 array. When the last user of this array is gone, one byte behind the pixels tells the process that it may have them
-again. Memory that is made anew for every batch must be zeroed, mapped twice and given back by the system: with small
-JPEG frames that took a fifth of the time of a batch.
+again. Memory that is made anew for every batch must be zeroed, mapped twice and given back by the system, which shows
+beside small JPEG frames (benchmarks/RESULTS.md).
 
 Memory has a name only until its first ticket arrives: it is mapped there and then, because its process may end before
 the batch is used, and takes the names of what has not arrived with it. Where a process is killed, Python's resource
@@ -38,14 +38,14 @@ OPEN_FILES = 2  # of a piece of shared memory, in each process that maps it
 class _Memory:
     """A piece of shared memory, unmapped when nobody refers to it."""
 
-    def __init__(self, memory: shared_memory.SharedMemory, size: int):
-        self.memory, self.size = memory, size
+    def __init__(self, block: shared_memory.SharedMemory, size: int):
+        self.block, self.size = block, size
 
     def mark(self, place: int, value: int) -> None:
-        self.memory.buf[self.size + place] = value
+        self.block.buf[self.size + place] = value
 
     def is_marked(self, place: int) -> bool:
-        return bool(self.memory.buf[self.size + place])
+        return bool(self.block.buf[self.size + place])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Ticket:
     memory: _Memory | None
 
     def __reduce__(self):
-        name = self.memory.memory.name if self.memory else None
+        name = self.memory.block.name if self.memory else None
         return _arrive, (self.owner, self.number, self.shape, name)
 
 
@@ -113,7 +113,7 @@ class Pool:
                 self._owned.append(self._make(size))
             memory = self._owned[number]
             memory.mark(_IN_USE, 1)
-        array = SharedArray(shape, np.uint8, memory.memory.buf)
+        array = SharedArray(shape, np.uint8, memory.block.buf)
         array.ticket = Ticket(os.getpid(), number, shape, None if memory.is_marked(_IS_MAPPED) else memory)
         return array
 
@@ -164,7 +164,7 @@ class Desk:
         if ticket.memory is not None:
             self._mapped[key] = ticket.memory
         memory = self._mapped[key]
-        array = np.ndarray(ticket.shape, np.uint8, memory.memory.buf)
+        array = np.ndarray(ticket.shape, np.uint8, memory.block.buf)
         # This holds the memory, so that the array outlives the desk; views hold the array.
         weakref.finalize(array, memory.mark, _IN_USE, 0).atexit = False
         return array
@@ -177,16 +177,16 @@ def tickets_for(fields: dict) -> dict:
 
 def _replaced(fields: dict, kind: type, by: Callable[[Any], Any]) -> dict:
     def replace(value: Any) -> Any:
-        return (
-            _replaced(value, kind, by) if isinstance(value, dict) else by(value) if isinstance(value, kind) else value
-        )
+        if isinstance(value, dict):
+            return _replaced(value, kind, by)
+        return by(value) if isinstance(value, kind) else value
 
     return {name: replace(value) for name, value in fields.items()}
 
 
 def _remove_name(memory: _Memory) -> None:
     with contextlib.suppress(FileNotFoundError):  # at the end both sides may do so at once
-        memory.memory.unlink()
+        memory.block.unlink()
 
 
 def _populate(memory: shared_memory.SharedMemory) -> None:

@@ -37,7 +37,7 @@ class Outline(NamedTuple):
 def outline(build: functools.partial) -> Outline:
     """Return the outline of `build(rngs=...)`, whose arguments are hashable; nothing is allocated.
 
-    Tracing a module takes as long as all else before it is compiled, so outlines are remembered.
+    Tracing a module takes long, so outlines are remembered.
     """
     return _outline(build.func, build.args, tuple(sorted(build.keywords.items())), jax.config.jax_enable_x64)
 

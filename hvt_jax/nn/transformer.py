@@ -127,8 +127,7 @@ def _fresh_layers(build: functools.partial, depth: int, rngs: nnx.Rngs | Keys) -
     if isinstance(rngs, Keys) and rngs.only_counts:
         states = jax.tree.map(lambda shape: jnp.zeros((depth, *shape.shape), shape.dtype), shapes)
     else:
-        keys = jnp.stack(keys).reshape(depth, count)
-        states = jax.lax.map(lambda own: nnx.split(build(rngs=Keys(own)))[1], keys)
+        states = jax.lax.map(lambda own: nnx.split(build(rngs=Keys(own)))[1], jnp.stack(keys).reshape(depth, count))
     return {
         layer_name(index): nnx.merge(graphdef, jax.tree.map(lambda x, i=index: x[i], states)) for index in range(depth)
     }

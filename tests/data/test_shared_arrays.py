@@ -55,7 +55,7 @@ def test_an_array_outlives_the_desk_and_the_process_that_made_it(pool):
 
 def test_names_go_when_they_are_mapped_or_when_the_process_ends(pool):
     arrays = pool.borrow((2, 2)), pool.borrow((2, 2))
-    taken, left = (array.ticket.memory.memory.name for array in arrays)
+    taken, left = (array.ticket.memory.block.name for array in arrays)
     shared_memory.SharedMemory(taken).close()
     ticket = _sent(arrays[0])
     with pytest.raises(FileNotFoundError):
