@@ -9,6 +9,7 @@ from hvt_jax.model.s3d import S3D
 from hvt_jax.nn import frozen, normalization
 from hvt_jax.nn.convolution import ConvNormRelu, SeparableConv, halve_space
 from hvt_jax.nn.linear import Linear
+from hvt_jax.nn.recompute import recomputed
 from hvt_jax.settings.geometry import S3D_WIDTH
 from hvt_jax.settings.model_settings import ModelSettings, StemSettings
 
@@ -49,6 +50,8 @@ class Stem(nnx.Module):
             frozen.freeze(self.convolutions)
         self.embedding = Linear(stem.patch_size**2 * channels, settings.patch.width, dtype=dtype, rngs=rngs)
         self.output_norm = normalization.make_norm(settings.patch.output_norm, settings.patch.width, dtype)
+        # Where frames are encoded in pieces to save memory, what is kept for a whole video is most of the rest.
+        self.recompute = bool(settings.frame.groups_at_once)
 
     def __call__(self, video: jax.Array, *, train: bool, valid: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
         """Return the patch tokens of a video.
@@ -64,9 +67,24 @@ class Stem(nnx.Module):
         x = video.astype(self.dtype)
         if self.convolutions is not None:
             x = self.convolutions(x, train=train and self.trainable, valid=valid)
-        raw_BTPD = self.embedding(cut_patches(x, self.patch_size))
-        raw_BND = rearrange(raw_BTPD, "b t p d -> b (t p) d")
-        return normalization.apply_norm(self.output_norm, raw_BND, train=train, valid=valid), raw_BND
+        patches, parts = cut_patches(x, self.patch_size), (self.embedding, self.output_norm)
+        if not self.recompute:
+            return _embed(parts, patches, train=train, valid=valid)
+        graphdef, params, stats = nnx.split(parts, nnx.Param, ...)
+
+        def embed(params, stats, patches, valid):
+            again = nnx.merge(graphdef, params, stats)
+            return _embed(again, patches, train=train, valid=valid), nnx.state(again, nnx.Not(nnx.Param))
+
+        outputs, stats = recomputed(embed)(params, stats, patches, valid)
+        nnx.update(parts, stats)
+        return outputs
+
+
+def _embed(parts: tuple, patches: jax.Array, *, train: bool, valid: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    embedding, output_norm = parts
+    raw_BND = rearrange(embedding(patches), "b t p d -> b (t p) d")
+    return normalization.apply_norm(output_norm, raw_BND, train=train, valid=valid), raw_BND
 
 
 def _make_convolutions(stem: StemSettings, dtype: jnp.dtype, rngs: nnx.Rngs) -> tuple[nnx.Module | None, int]:

@@ -14,7 +14,7 @@ from hvt_jax.hierarchy import HIERARCHIES, LEVELS, Edge, Hierarchy
 from hvt_jax.model.level import Level
 from hvt_jax.model.predictor import Predictor, code_split
 from hvt_jax.model.pyramid import Pyramid
-from hvt_jax.model.stem import cut_patches
+from hvt_jax.model.stem import Stem, cut_patches
 from hvt_jax.objectives import local
 from hvt_jax.settings import SettingsError, read_settings
 from hvt_jax.settings.geometry import model_hierarchy
@@ -312,6 +312,30 @@ def test_groups_encoded_one_part_after_the_other_give_the_same_numbers(x64, caus
     for other, found in others:
         np.testing.assert_allclose(other, value, rtol=1e-12)
         assert small.largest_difference(found, gradients) < 1e-11
+
+
+def test_a_stem_that_computes_again_gives_the_same_numbers(x64):
+    settings = small.small_settings(**{"model.stem.kind": "linear", "model.patch.output_norm": "batch"}).model
+    video, valid = jax.random.normal(jax.random.key(1), (3, 2, 16, 24, 3)), jnp.array([True, True, False])
+
+    def run(at_once):
+        frame = dataclasses.replace(settings.frame, groups_at_once=at_once)
+        stem = Stem(dataclasses.replace(settings, frame=frame, compute_dtype="float64"), rngs=nnx.Rngs(params=0))
+        graphdef, params, stats = nnx.split(stem, nnx.Param, ...)
+
+        @jax.jit
+        def loss(params, video):
+            again = nnx.merge(graphdef, params, stats, copy=True)
+            tokens, raw = again(video, train=True, valid=valid)
+            total = (jnp.sin(tokens) * jnp.arange(tokens.shape[-1])).sum() + jnp.cos(raw[:2]).sum()
+            return total, nnx.to_pure_dict(nnx.state(again, nnx.BatchStat))
+
+        return jax.device_get(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(nnx.to_pure_dict(params), video))
+
+    (value, gradients), (again, found) = run(0), run(1)
+    assert small.largest_difference(again, value) < 1e-11
+    assert small.largest_difference(found, gradients) < 1e-11
+    assert np.ptp(value[1]["output_norm"]["mean"]) > 0  # moved
 
 
 def test_dropout_differs_between_parts():
