@@ -24,6 +24,7 @@ from hvt_jax.run.seals import CheckpointError as CheckpointError
 from hvt_jax.settings import CheckpointSettings
 
 _NOTHING, _REFUSED = -1, -2  # in place of a step, for the other processes
+_LEAST_SHARED_BYTES = 2**20
 
 
 class Checkpoints:
@@ -249,6 +250,8 @@ def _start_saving(folder: str, step: int, leaves: dict[str, Any]) -> ocp.AsyncRe
     context = ocp.Context()
     # Made in the background, a folder that cannot be made leaves threads that hold up the exit for 20 minutes.
     context.asynchronous.create_directories_asynchronously = False
+    # Devices that hold the same array share its writing, for which a program is compiled for every shape and device.
+    context.array.saving.min_slice_bytes_for_replica_parallel = _LEAST_SHARED_BYTES
     try:
         with context:
             return ocp.save_async(seals.step_path(folder, step), leaves_lib.savable(leaves))
