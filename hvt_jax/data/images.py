@@ -19,6 +19,8 @@ from hvt_jax.data.readers import MAX_PIXELS, Reader, VideoInfo, faults_named
 MAX_BYTES = 1 << 28  # of one picture
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _JPEG_EXIF, _PNG_EXIF, _HEADER_BYTES = b"Exif\0\0", b"eXIf", 1 << 16
+_OPENED = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)  # a pipe must not keep us waiting for ever
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _JPEG_START, _JPEG_PART, _SCAN = b"\xff\xd8", b"\xff\xe1", b"\xff\xda\0"  # EXIF's part; a scan: the pixels
 _MOST_PARTS = 1000  # of a JPEG
 _ORIENTATION_TAG, _LONG, _MOST_TAGS = 0x112, 4, 1000  # LONG: a type of 4 bytes, in the place of the usual 2
@@ -91,7 +93,7 @@ class _Room:
     def __init__(self, height: int, width: int, target_height: int, target_width: int, squeeze: bool):
         """Expect pictures of `height` x `width` pixels; others, and 0 for unknown ones, only take longer."""
         self._scratch = self._window = None
-        self._squeeze = squeeze
+        self._squeeze, self._header = squeeze, b""
         if (height, width) == (target_height, target_width) or not 0 < height * width <= MAX_PIXELS:
             return
         self._scratch = np.empty((height, width, 3), np.uint8)
@@ -110,12 +112,25 @@ class _Room:
         """
         if isinstance(content, np.ndarray):
             _fit(frame, content, self._squeeze)
-        elif not _decode_in_place(content, frame if self._scratch is None else self._scratch):
+        elif not (self._is_upright(content) and _decode_in_place(content, self._place(frame))):
             _fit(frame, decode_image(content), self._squeeze)
         elif self._window is not None:
             frame[...] = self._window
         elif self._scratch is not None:
             _fit(frame, self._scratch, self._squeeze)
+
+    def _place(self, frame: np.ndarray) -> np.ndarray:
+        return frame if self._scratch is None else self._scratch
+
+    def _is_upright(self, content: bytes) -> bool:
+        # Pictures of a video mostly begin with the same bytes, so that only the first need be searched for EXIF data.
+        if self._header and content.startswith(self._header):
+            return True
+        if _exif_orientation(content) != 1:
+            return False
+        scan = _find_scan(content)
+        self._header = content[: scan + 5] if scan > 0 else b""
+        return True
 
 
 @profiling.timed("resize")
@@ -125,12 +140,7 @@ def _fit(frame: np.ndarray, pixels: np.ndarray, squeeze: bool) -> None:
 
 @profiling.timed("decode")
 def _decode_in_place(content: bytes, room: np.ndarray) -> bool:
-    """Return whether `room` now holds a JPEG picture of just its size, that need not be turned.
-
-    A larger one is refused, so the header need not be read before.
-    """
-    if _exif_orientation(content) != 1:
-        return False
+    """Return whether `room` now holds a JPEG picture of just its size; a larger one is refused."""
     try:
         return simplejpeg.decode_jpeg(content, buffer=room).shape == room.shape
     except ValueError:  # another size, no JPEG, or damage: `decode_image` says which
@@ -185,10 +195,7 @@ def _exif_orientation(content: bytes) -> int:
 
 def _find_jpeg_exif(content: bytes) -> int:
     """Return where the EXIF data of a JPEG begins, -1 if there is none before its pixels."""
-    scan = content.find(_SCAN, 0, _HEADER_BYTES)
-    # A scan says how long its header is, by its number of colours. Another one may come before: that of a thumbnail.
-    is_scan = 0 <= scan < len(content) - 4 and content[scan + 3] == 6 + 2 * content[scan + 4]
-    if is_scan and content.find(_JPEG_START, len(_JPEG_START), scan) < 0:
+    if (scan := _find_scan(content)) > 0:
         return content.find(_JPEG_EXIF, 0, scan)
     place = len(_JPEG_START)
     for _ in range(_MOST_PARTS):
@@ -200,6 +207,14 @@ def _find_jpeg_exif(content: bytes) -> int:
         is_filled_up = marker[1] == 0xFF
         place += 1 if is_filled_up else 2 + int.from_bytes(content[place + 2 : place + 4], "big")
     return -1
+
+
+def _find_scan(content: bytes) -> int:
+    """Return where the pixels of a JPEG begin, -1 where that is not plain."""
+    scan = content.find(_SCAN, 0, _HEADER_BYTES)
+    # A scan says how long its header is, by its number of colours. Another one may come before: that of a thumbnail.
+    is_scan = 0 <= scan < len(content) - 4 and content[scan + 3] == 6 + 2 * content[scan + 4]
+    return scan if is_scan and content.find(_JPEG_START, len(_JPEG_START), scan) < 0 else -1
 
 
 def _find_png_exif(content: bytes) -> int:
@@ -227,10 +242,8 @@ def read_image(path: str | os.PathLike, follow_links: bool = False) -> bytes:
     Raises:
       VideoError: if there is no such file or it is empty, too large or no regular file.
     """
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)  # a pipe must not keep us waiting for ever
-    flags |= 0 if follow_links else getattr(os, "O_NOFOLLOW", 0)
     try:
-        handle = os.open(path, flags)
+        handle = os.open(path, _OPENED if follow_links else _OPENED | _NO_LINK)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         if not follow_links and os.path.islink(path):

@@ -4,6 +4,7 @@ import concurrent.futures
 import dataclasses
 import os
 import pickle
+import struct
 import sys
 import time
 
@@ -256,6 +257,22 @@ def test_frames_are_turned_as_their_exif_data_says(tmp_path, data_settings):
         assert (reader.info.height, reader.info.width) == (48, 64)
         for size in ((48, 64), (24, 32)):
             assert [odd_videos.corners(frame) for frame in reader.read([0, 2], *size)] == ["BRWG", "BRWG"]
+
+
+def test_one_frame_of_a_video_that_is_held_another_way_is_turned_alone(tmp_path, data_settings):
+    """Its EXIF data stands where the pixels of the frame before begin, so that both begin with the same bytes."""
+    (tmp_path / "v").mkdir()
+    upright = encode.encode_jpegs([odd_videos.quarters()], 95)[0]
+    scan = upright.index(b"\xff\xda\0")
+    turned = b"Exif\0\0" + struct.pack(">4sIHHHII", b"MM\0*", 8, 1, 0x112, 3, 1, 3 << 16)
+    turned = upright[:scan] + b"\xff\xe1" + struct.pack(">H", 2 + len(turned)) + turned + upright[scan:]
+    for number, picture in enumerate((upright, upright, turned, upright, turned)):
+        (tmp_path / f"v/{number}.jpg").write_bytes(picture)
+    dataset = Dataset(tmp_path, (Video("v", (0,)),), {"class": ("any",)})
+    storage = storages.open_storage(dataclasses.replace(data_settings, storage="frames", storage_root=""), dataset)
+    with storage.open_video(dataset.videos[0]) as reader:
+        shown = [odd_videos.corners(frame) for frame in reader.read(np.arange(5), 64, 64)]
+    assert shown == [shown[0], shown[0], shown[0][::-1], shown[0], shown[0][::-1]] and shown[0] != shown[0][::-1]
 
 
 def test_frames_that_are_links_are_followed_when_the_config_says_so(tmp_path, data_settings):

@@ -54,7 +54,8 @@ class FramesStorage:
         if reason := self.folder.reason_against(video.path):
             raise VideoError(Problem.MISSING, f"{video.path!r} {reason}")
         if self.index is not None and video.path in self.index:
-            folder, info, names = self.root / frames_folder(video.path), self.index.find(video.path).info, None
+            folder = os.path.join(self.root, frames_folder(video.path))
+            info, names = self.index.find(video.path).info, None
         else:
             folder = find_folder(self.root, video.path)
             names = _list_frames(folder)
@@ -64,6 +65,7 @@ class FramesStorage:
         return images.StoredFrames(info, fetch, self.timeout_seconds)
 
 
+@functools.lru_cache(maxsize=2**16)
 def frames_folder(path: str) -> str:
     """Return the folder of the frames of a video, below the root."""
     return pathlib.PurePosixPath(path).with_suffix("").as_posix()
@@ -80,7 +82,7 @@ def _frame_name(number: int) -> str:
 
 
 def _read_frames(
-    folder: pathlib.Path, names: list[str] | None, follow_links: bool, numbers: np.ndarray
+    folder: str | pathlib.Path, names: list[str] | None, follow_links: bool, numbers: np.ndarray
 ) -> Iterator[bytes]:
     for number in numbers.tolist():  # joined as text: sixteen `Path`s cost as much as decoding a frame
         yield images.read_image(f"{folder}/{names[number] if names else _frame_name(number)}", follow_links)
