@@ -32,6 +32,7 @@ HIT_TARGETS = {
     "objective.patch_weight": 1.0,
     "objective.place_candidates": 16,
     "objective.regularizer_weight": 0.5,
+    **{f"objective.regularizer_shares.{level}": 1.0 for level in ("patch", "frame", "clip", "sequence")},
     "model.hierarchy": "frame-clip",
     "model.num_clips": 1,
 }
@@ -123,6 +124,18 @@ def initialise(definition: Definition):
 def new_state(definition: Definition, seed: int = 0):
     """Return a fresh state, in containers of its own."""
     return jax.tree.map(lambda x: x, _state(definition, seed, jax.config.jax_enable_x64))
+
+
+def drawn_variables(definition: Definition, seed: int = 0):
+    """Return (parameters, statistics) of any numbers, drawn without a program: for tests that do not train them."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        middle = float(path[-1].key in ("scale", "var"))
+        return rng.uniform(middle - 0.5, middle + 0.5, leaf.shape).astype(leaf.dtype)
+
+    shapes = jax.eval_shape(lambda: steps.initial_variables(definition, 0))
+    return jax.device_put(jax.tree_util.tree_map_with_path(draw, shapes))
 
 
 def train_step(definition: Definition):

@@ -1,6 +1,7 @@
 """Augmentation: one draw per video, pixels where they belong, keys by position, colours within bounds."""
 
 import dataclasses
+import functools
 
 import dm_pix as pix
 import jax
@@ -158,6 +159,16 @@ def test_flip_only_mirrors_and_only_some():
     assert 6 <= sum(flipped) <= 26
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def resized(rows, columns, frame):
+    """`frame` [Y, X, C] cut to (start, size, how many of a result) of rows and of columns."""
+    weights = (
+        augmentation._resize_weights(start, size, length, count)
+        for (start, size, count), length in zip((rows, columns), frame.shape, strict=False)
+    )
+    return jnp.einsum("yk,xl,klc->yxc", *weights, frame)
+
+
 @pytest.mark.parametrize(("height", "width"), [(16, 24), (12, 20), (20, 10), (40, 60)])
 def test_resized_box_reads_the_pixels_it_covers(height, width):
     """Pixel i of the result is centred at start + (i + 1/2) size / count of the frame, in both directions.
@@ -165,10 +176,8 @@ def test_resized_box_reads_the_pixels_it_covers(height, width):
     The antialiasing of a shrunk box shifts values by a few hundredths of a pixel.
     """
     top, left, box_height, box_width = 3.25, 5.5, 10.0, 14.5
-    rows = augmentation._resize_weights(top, box_height, 16, height)
-    columns = augmentation._resize_weights(left, box_width, 24, width)
-    frame = ramps(16, 24)[0, 0].astype(jnp.float32)
-    out = jnp.einsum("yk,xl,klc->yxc", rows, columns, frame)
+    frame = np.asarray(ramps(16, 24)[0, 0], np.float32)
+    out = np.asarray(resized((top, box_height, height), (left, box_width, width), frame))
     expected_rows = 2 * (top + (np.arange(height) + 0.5) * box_height / height - 0.5)
     expected_columns = 2 * (left + (np.arange(width) + 0.5) * box_width / width - 0.5)
     np.testing.assert_allclose(out[:, 0, 0], expected_rows, atol=0.05)
@@ -177,10 +186,8 @@ def test_resized_box_reads_the_pixels_it_covers(height, width):
 
 @pytest.mark.parametrize("shape", [(16, 24), (8, 10), (32, 30)])
 def test_resizing_the_whole_frame_is_jax_image_resize(shape):
-    frame = videos(1, 1)[0, 0].astype(jnp.float32)
-    rows = augmentation._resize_weights(0.0, 16.0, 16, shape[0])
-    columns = augmentation._resize_weights(0.0, 24.0, 24, shape[1])
-    out = jnp.einsum("yk,xl,klc->yxc", rows, columns, frame)
+    frame = np.asarray(videos(1, 1)[0, 0], np.float32)
+    out = resized((0.0, 16.0, shape[0]), (0.0, 24.0, shape[1]), frame)
     np.testing.assert_allclose(out, jax.image.resize(frame, (*shape, 3), "linear"), atol=1e-3)
 
 
@@ -214,7 +221,7 @@ def test_blur_is_the_gaussian_of_dm_pix_away_from_the_border():
     video = videos(2, 2)
     settings = with_settings(blur_probability=1.0, blur_sigma=(1.2, 1.2))
     out = run(video, settings, 16, 24)
-    expected = jax.vmap(lambda frames: pix.gaussian_blur(frames, 1.2, 13))(video.astype(jnp.float32) / 255)
+    expected = jax.jit(jax.vmap(lambda frames: pix.gaussian_blur(frames, 1.2, 13)))(unit(video))
     np.testing.assert_allclose(out[:, :, 6:-6, 6:-6], expected[:, :, 6:-6, 6:-6], atol=1e-5)
 
 

@@ -77,11 +77,16 @@ def test_it_learns_one_batch_by_heart(learner):
     found = jax.jit(steps.build_encode(definition))(state.params, state.stats, batch["video"])
     assert found.keys() == {"frame", "clip", "head"}
     np.testing.assert_array_equal(found["head"], batch["label"])
-    model = state_lib.merge(definition.graphdef, state.params, state.stats)
     data = definition.settings.data
     video = (batch["video"] / 255 - np.array(data.mean)) / np.array(data.std)
-    tokens = supervised.encode(model, jnp.asarray(video, jnp.float32), train=False)["clip"].tokens[:, 0]
-    np.testing.assert_allclose(found["clip"], tokens, rtol=1e-3, atol=1e-4)
+
+    @jax.jit
+    def tokens(params, stats, video):
+        model = state_lib.merge(definition.graphdef, params, stats)
+        return supervised.encode(model, video, train=False)["clip"].tokens[:, 0]
+
+    expected = tokens(state.params, state.stats, video.astype(np.float32))
+    np.testing.assert_allclose(found["clip"], expected, rtol=1e-3, atol=1e-4)
 
 
 def test_what_has_no_label_or_cannot_be_read_does_not_count(learner):
@@ -149,8 +154,9 @@ def test_without_borders_losses_reach_the_levels_below_and_only_those():
 def test_joint_has_the_losses_of_local_and_the_top_level_its_gradients():
     local, joint = (small.define(**FRAME_CLIP, **CHOOSING, method=name) for name in ("local", "joint"))
     state, batch = small.new_state(local), small.batch_of(local)
-    (one, aux_of_one), alone = small.loss_and_gradients(local)(state.params, state.stats, batch, KEY)
-    (two, aux_of_two), together = small.loss_and_gradients(joint)(state.params, state.stats, batch, KEY)
+    variables = state.params, state.stats
+    (one, aux_of_one), alone = small.loss_and_gradients(local)(*variables, batch, KEY)
+    (two, aux_of_two), together = small.loss_and_gradients(joint)(*variables, batch, KEY)
     assert float(one) == pytest.approx(float(two), rel=1e-6)
     losses = [definition.method.metrics(aux[0]) for definition, aux in ((local, aux_of_one), (joint, aux_of_two))]
     assert losses[0].keys() == losses[1].keys() >= {f"train/{edge}" for edge in local.hierarchy.edges}
@@ -161,7 +167,7 @@ def test_joint_has_the_losses_of_local_and_the_top_level_its_gradients():
     assert small.largest_difference(alone["stem"], together["stem"]) > 1e-3
     # On four devices, which share the candidates, it has the gradients that it has on one.
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
-    params, stats = jax.device_put((state.params, state.stats), NamedSharding(mesh, PartitionSpec()))
+    params, stats = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
     shared = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
     (of_four, _), gradients = small.loss_and_gradients(joint)(params, stats, shared, KEY)
     assert float(of_four) == pytest.approx(float(two), rel=1e-6)

@@ -1,5 +1,6 @@
 """The training step as a whole: masks, derivatives, precision, metrics and what a NaN may touch."""
 
+import functools
 import re
 
 import jax
@@ -47,15 +48,15 @@ def test_the_content_of_an_invalid_video_changes_nothing_and_the_batch_is_that_w
     """With statistics over the batch in levels and predictors; distances and norms alone in their own tests."""
     kind = {"model.hierarchy": "frame-clip", "objective.distance": "vicreg"}
     definition = small.define(**BATCH_NORM, **kind)
-    state, batch, run = small.new_state(definition), small.batch_of(definition), _run(definition)
-    asked = steps.draw_targets(definition, KEY, batch["video"])
-    alone = run(state.params, state.stats, batch, asked)
-    asked = asked._replace(edges=jax.tree.map(lambda x: jnp.insert(x, 1, 0, axis=0), asked.edges))
-    one, other = (run(state.params, state.stats, _with_garbage(batch, 1, seed), asked) for seed in (0, 1))
+    variables, batch, run = small.drawn_variables(definition), small.batch_of(definition), _run(definition)
+    asked = jax.jit(functools.partial(steps.draw_targets, definition, KEY))(batch["video"])
+    alone = run(*variables, batch, asked)
+    asked = asked._replace(edges=jax.tree.map(lambda x: np.insert(x, 1, 0, axis=0), asked.edges))
+    one, other = (run(*variables, _with_garbage(batch, 1, seed), asked) for seed in (0, 1))
     for without, left, right in zip(alone, one, other, strict=True):
         assert small.largest_difference(left, right) < 1e-6
         assert small.largest_difference(without, left) < 1e-5
-    moved = run(state.params, state.stats, small.batch_of(definition, seed=5, size=small.BATCH + 1), asked)
+    moved = run(*variables, small.batch_of(definition, seed=5, size=small.BATCH + 1), asked)
     assert small.largest_difference(one[1], moved[1]) > 1e-3
 
 
@@ -85,10 +86,15 @@ def test_derivatives_equal_finite_differences(x64):
     """Of the total in all parameters, with everything that is stopped held at its value."""
     fields = {"model.compute_dtype": "float64", "model.clip.causal": True, "objective.distance": "vicreg"}
     definition = small.define(**{"model.hierarchy": "frame-clip"}, **fields)
-    state, batch = small.new_state(definition), small.batch_of(definition)
-    params, stats = jax.tree.map(lambda x: x.astype(jnp.float64), (state.params, state.stats))
-    video = steps.prepare_training(definition, KEY, batch["video"]).astype(jnp.float64)
-    draws = steps.draw_targets(definition, KEY, video)
+    drawn = small.drawn_variables(definition)
+    params, stats = jax.device_put(jax.tree.map(lambda x: np.asarray(x, np.float64), drawn))
+
+    @jax.jit
+    def prepare(video):
+        video = steps.prepare_training(definition, KEY, video).astype(jnp.float64)
+        return video, steps.draw_targets(definition, KEY, video)
+
+    video, draws = prepare(small.batch_of(definition)["video"])
     weights = {str(edge): 0.5 + index for index, edge in enumerate(definition.hierarchy.edges)}
     loss = jax.jit(jax.value_and_grad(steps.build_loss(definition, {"video": video}, draws, weights), has_aux=True))
     (total, (_, outputs, predictions, _)), gradients = loss(params, stats, None)
@@ -105,12 +111,11 @@ def test_derivatives_equal_finite_differences(x64):
         return local.local_losses(pairs, found, *parts, edge_weights=weights).total
 
     np.testing.assert_allclose(frozen_total(params), total, rtol=1e-12)
-    rng = np.random.default_rng(0)
+    rng, start, gradients = np.random.default_rng(0), *jax.device_get((params, gradients))
     for _ in range(3):
-        direction = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), params)
+        direction = jax.tree.map(lambda x: rng.normal(size=x.shape), params)
         moved = [
-            frozen_total(jax.tree.map(lambda x, d, size=size: x + size * d, params, direction))
-            for size in (1e-6, -1e-6)
+            frozen_total(jax.tree.map(lambda x, d, size=size: x + size * d, start, direction)) for size in (1e-6, -1e-6)
         ]
         pairs = zip(jax.tree.leaves(gradients), jax.tree.leaves(direction), strict=True)
         np.testing.assert_allclose((moved[0] - moved[1]) / 2e-6, sum((g * d).sum() for g, d in pairs), rtol=1e-6)
@@ -118,8 +123,8 @@ def test_derivatives_equal_finite_differences(x64):
 
 def _losses_and_gradients(**overrides):
     definition = small.define(**{"model.hierarchy": "frame-clip", "model.frame.depth": 2}, **overrides)
-    state = small.new_state(definition)
-    found = small.loss_and_gradients(definition)(state.params, state.stats, small.batch_of(definition), KEY)
+    variables, batch = small.drawn_variables(definition), small.batch_of(definition)
+    found = small.loss_and_gradients(definition)(*variables, batch, KEY)
     (total, (losses, _, _, stats)), gradients = jax.device_get(found)
     return float(total), losses, stats, gradients
 
@@ -129,8 +134,9 @@ def test_bfloat16_computes_close_by_and_keeps_float32():
     assert half[0] == pytest.approx(single[0], rel=0.05) and half[0] != single[0]
     leaves = jax.tree.leaves(half[2:])
     assert leaves and all(leaf.dtype == np.float32 for leaf in leaves)
-    params = jax.tree.leaves(small.new_state(small.define(**{"model.compute_dtype": "bfloat16"})).params)
-    assert all(leaf.dtype == np.float32 for leaf in params)
+    definition = small.define(**{"model.compute_dtype": "bfloat16"})
+    params, _ = jax.eval_shape(lambda: steps.initial_variables(definition, 0))
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(params))
 
 
 @pytest.fixture(scope="module")
@@ -251,9 +257,13 @@ def test_encode_gives_a_feature_per_level_and_video_by_running_statistics():
     assert {level: feature.shape for level, feature in found.items()} == {level: (3, widths[level]) for level in widths}
     middle = large[:, :, 4:20, 6:30]
     video = (middle / 255 - np.array(data.mean)) / np.array(data.std)
-    pyramid = state_lib.merge(definition.graphdef, state.params, state.stats)
-    tokens = pyramid(jnp.asarray(video, jnp.float32), train=False)["frame"].tokens
-    np.testing.assert_allclose(found["frame"], tokens.mean(1), rtol=1e-4, atol=1e-5)
+
+    @jax.jit
+    def tokens(params, stats, video):
+        return state_lib.merge(definition.graphdef, params, stats)(video, train=False)["frame"].tokens
+
+    expected = np.asarray(tokens(state.params, state.stats, video.astype(np.float32))).mean(1)
+    np.testing.assert_allclose(found["frame"], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("levels", HIERARCHIES, ids="-".join)
@@ -266,7 +276,8 @@ def test_describe_names_levels_edges_and_counts(levels, monkeypatch):
     assert all(f"{edge} (weight 1)" in text for edge in definition.hierarchy.edges)
     rows = [line.split()[0] for line in text.splitlines() if line]
     assert [row for row in rows if row in LEVELS] == list(levels)
-    total = sum(leaf.size for leaf in jax.tree.leaves(small.new_state(definition).params))
+    params, _ = jax.eval_shape(lambda: steps.initial_variables(definition, 0))
+    total = sum(leaf.size for leaf in jax.tree.leaves(params))
     assert f"total     {total:,d} parameters" in text
 
 
@@ -370,8 +381,8 @@ def test_scan_and_remat_of_the_config_reach_the_program():
     def program(**fields):
         depth = {"model.frame.depth": 3, "model.clip.depth": 3}
         definition = small.define(**{"model.hierarchy": "frame-clip"}, **depth, **fields)
-        state, batch = small.new_state(definition), small.batch_of(definition)
-        return str(small.loss_and_gradients(definition).trace(state.params, state.stats, batch, KEY).jaxpr)
+        variables, batch = small.drawn_variables(definition), small.batch_of(definition)
+        return str(small.loss_and_gradients(definition).trace(*variables, batch, KEY).jaxpr)
 
     scan, remat = re.compile(r"\bscan\["), re.compile(r"\b(checkpoint|remat2?)\[")  # its names in versions of JAX
     plain, other = program(), program(**{"model.frame.scan": True, "model.clip.remat": True})

@@ -24,7 +24,7 @@ def examples():
 
 def _fit(probe, features, labels, settings=SETTINGS, **others):
     fields = {"num_classes": 3, "settings": settings, "schedule": SCHEDULE} | others
-    return grid_probes.fit(probe, features, labels, np.arange(40), **fields)
+    return jax.device_get(grid_probes.fit(probe, features, labels, np.arange(40), **fields))
 
 
 def test_settings_side_by_side_are_what_each_is_alone(examples):
@@ -34,7 +34,7 @@ def test_settings_side_by_side_are_what_each_is_alone(examples):
         alone = _fit(probe, *examples, settings=(setting,))
         for name, leaf in alone.items():
             np.testing.assert_allclose(leaf[0], together[name][number], atol=1e-6)
-    fresh = probe.initialise(jax.random.key(0))
+    fresh = jax.device_get(probe.initialise(jax.random.key(0)))
     np.testing.assert_array_equal(together["hidden"][2], fresh["hidden"])  # a rate of 0 moves nothing
     assert np.abs(together["hidden"][0] - fresh["hidden"]).max() > 1e-3
 
@@ -80,10 +80,11 @@ def test_attention_without_keys_and_values_is_attention():
         and attentive.make_probe(10, 3).num_heads == 1
     )
     params = {
-        name: leaf + 0.1 * random.normal(size=leaf.shape) for name, leaf in probe.initialise(jax.random.key(0)).items()
+        name: np.asarray(leaf + 0.1 * random.normal(size=leaf.shape), np.float32)
+        for name, leaf in jax.device_get(jax.jit(probe.initialise)(jax.random.key(0))).items()
     }
     tokens = random.normal(size=(4, 6, 128)).astype(np.float32)
-    found = probe.logits(params, probe.prepare(tokens))
+    found = jax.jit(lambda params, tokens: probe.logits(params, probe.prepare(tokens)))(params, tokens)
 
     def norm(x, scale, bias):
         return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * scale + bias
@@ -92,13 +93,14 @@ def test_attention_without_keys_and_values_is_attention():
     query = (params["query"] @ params["query_map"] + params["query_bias"]).reshape(2, 64)
     keys = (keyed @ params["key_map"]).reshape(4, 6, 2, 64)
     values = (keyed @ params["value_map"] + params["value_bias"]).reshape(4, 6, 2, 64)
-    weights = jax.nn.softmax(np.einsum("hk,bnhk->bhn", query, keys) / 8, axis=-1)
+    weights = np.asarray(jax.jit(jax.nn.softmax)(np.einsum("hk,bnhk->bhn", query, keys) / 8))
     mixed = np.einsum("bhn,bnhk->bhk", weights, values).reshape(4, 128)
     asked = params["query"] + mixed @ params["out_map"] + params["out_bias"]
     hidden = (
         norm(asked, params["mlp_norm_scale"], params["mlp_norm_bias"]) @ params["hidden_map"] + params["hidden_bias"]
     )
-    asked = asked + jax.nn.gelu(hidden, approximate=False) @ params["mlp_out_map"] + params["mlp_out_bias"]
+    activated = np.asarray(jax.jit(lambda x: jax.nn.gelu(x, approximate=False))(hidden))
+    asked = asked + activated @ params["mlp_out_map"] + params["mlp_out_bias"]
     np.testing.assert_allclose(found, asked @ params["head_map"] + params["head_bias"], atol=2e-3)
 
 

@@ -15,8 +15,7 @@ CONTRASTIVE = {"objective.distance": "contrastive", "objective.place_candidates"
 
 
 def _measure(definition, frame_valid, **asked):
-    """Return the maps of a fresh model, and losses of edges by `local`, in evaluation mode, of draws `asked`."""
-    given = small.new_state(definition)
+    """Return the maps of a model, and losses of edges by `local`, in evaluation mode, of draws `asked`."""
     video = small.batch_of(definition)["video"]
 
     @jax.jit
@@ -35,7 +34,7 @@ def _measure(definition, frame_valid, **asked):
                     losses.setdefault(str(edge), {})[name] = loss
         return surprise.build_surprise(definition)(params, stats, video, frame_valid), losses
 
-    return jax.device_get(run(given.params, given.stats))
+    return jax.device_get(run(*small.drawn_variables(definition)))
 
 
 def _edge(name):
@@ -47,13 +46,14 @@ def test_means_of_the_maps_are_losses_of_training():
     definition = small.define(**{"model.hierarchy": "patch-frame-clip-sequence"}, **CONTRASTIVE)
     hierarchy = definition.hierarchy
     frame_valid = jnp.array([[True] * 4] * 3 + [[True] * 3 + [False]])
-    every = {
-        str(edge): draws.every_draw(edge, hierarchy, batch=small.BATCH, std_divisor=3.0)[0]
-        for edge in hierarchy.edges
-        if edge.relation != "up"
-    }
-    some = {name: jax.tree.map(lambda array: array[0], draw) for name, draw in every.items()}
-    last = {name: jax.tree.map(lambda array: array[-1], draw) for name, draw in every.items()}
+
+    @jax.jit
+    def every_draw():
+        edges = [edge for edge in hierarchy.edges if edge.relation != "up"]
+        return {str(edge): draws.every_draw(edge, hierarchy, batch=small.BATCH, std_divisor=3.0)[0] for edge in edges}
+
+    every = jax.device_get(every_draw())
+    some, last = (jax.tree.map(lambda array, number=number: array[number], every) for number in (0, -1))
     maps, losses = _measure(definition, frame_valid, some=some, last=last)
     assert sorted(maps) == sorted(map(str, hierarchy.edges))
     for name, found in maps.items():

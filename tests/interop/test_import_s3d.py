@@ -3,7 +3,6 @@
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -96,7 +95,7 @@ def test_a_run_starts_from_it(use, tmp_path):
         fields |= {"model.hierarchy": "frame-clip", "model.stem.trainable": False}
     definition = small.define(**fields)
     shapes = jax.eval_shape(small.initialise(definition), jax.random.key(0))
-    state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
+    state = jax.device_put(jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes))
     lines = []
     started = start.start_from(definition.settings, state, lines.append)
     place = ("levels", "clip") if use == "encoder" else ("stem", "convolutions")

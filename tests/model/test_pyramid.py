@@ -1,6 +1,7 @@
 """Order of levels and of time, who sees whom, and what a predictor can tell apart."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,6 @@ from hvt_jax.engine import steps
 from hvt_jax.hierarchy import HIERARCHIES, LEVELS, Edge, Hierarchy
 from hvt_jax.model.level import Level
 from hvt_jax.model.predictor import Predictor, code_split
-from hvt_jax.model.pyramid import Pyramid
 from hvt_jax.model.stem import Stem, cut_patches
 from hvt_jax.objectives import local
 from hvt_jax.settings import SettingsError, read_settings
@@ -31,40 +31,40 @@ def _video(definition, seed=0, batch=2):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
-def _pyramid(definition):
-    return Pyramid(definition.settings.model, definition.hierarchy, rngs=nnx.Rngs(params=0))
-
-
 def test_levels_keep_their_order_through_jit():
     # 2 patches, 2 frames, 2 clips and equal widths: no shape would tell that levels were run in alphabetical order.
     definition = small.define(**{"model.hierarchy": FULL, "data.width": 8}, **EQUAL_WIDTHS, **NO_NORM)
-    graphdef, params, stats = state_lib.split(_pyramid(definition))
-    video = _video(definition)
+    variables, video = small.drawn_variables(definition), _video(definition)
     assert sorted(LEVELS) != list(LEVELS)
 
     @jax.jit
     def encode(params, stats, video):
-        outputs = state_lib.merge(graphdef, params, stats)(video, train=False)
+        outputs = state_lib.merge(definition.graphdef, params, stats)(video, train=False)
         return {level: output.tokens for level, output in outputs.items()}
 
-    found = encode(params, stats, video)
+    @jax.jit
+    def encode_in_order(params, stats, video):
+        pyramid = state_lib.merge(definition.graphdef, params, stats)
+        tokens = [pyramid.stem(video, train=False)[0]]
+        for level in LEVELS[1:]:
+            tokens.append(pyramid.levels[level](tokens[-1], train=False).tokens)
+        return tokens
+
+    found = encode(*variables, video)
     assert {level: tokens.shape for level, tokens in found.items()} == {
         "patch": (2, 8, 8),
         "frame": (2, 4, 8),
         "clip": (2, 2, 8),
         "sequence": (2, 1, 8),
     }
-    pyramid = state_lib.merge(graphdef, params, stats)
-    tokens = pyramid.stem(video, train=False)[0]
-    for level in LEVELS:
-        if level != "patch":
-            tokens = pyramid.levels[level](tokens, train=False).tokens
+    for level, tokens in zip(LEVELS, encode_in_order(*variables, video), strict=True):
         np.testing.assert_allclose(found[level], tokens, rtol=1e-5, atol=1e-6)
 
 
 def test_tokens_are_in_time_order_and_see_their_own_frames_only():
     definition = small.define(**{"model.hierarchy": FULL}, **EQUAL_WIDTHS, **NO_NORM)
-    pyramid, video = _pyramid(definition), _video(definition, batch=1)
+    pyramid = state_lib.merge(definition.graphdef, *small.drawn_variables(definition))
+    video = _video(definition, batch=1)
 
     def sums(video):
         outputs = pyramid(video, train=False, isolated=False)
@@ -88,15 +88,15 @@ def test_tokens_are_in_time_order_and_see_their_own_frames_only():
 def test_positions_of_a_level_do_not_enter_the_tokens_below_that_are_targets():
     """The original added them in place, into storage that it shared with the target."""
     definition = small.define(**{"model.hierarchy": "patch-frame-clip"}, **EQUAL_WIDTHS, **NO_NORM)
-    draws = steps.draw_targets(definition, jax.random.key(0), _video(definition))
-    graphdef, params, stats = state_lib.split(_pyramid(definition))
+    draws = jax.jit(functools.partial(steps.draw_targets, definition))(jax.random.key(0), _video(definition))
+    params, stats = small.drawn_variables(definition)
     for level in ("frame", "clip"):
         table = params["levels"][level]["positions"]["table"]
         params["levels"][level]["positions"]["table"] = table + 100.0
 
     @jax.jit
     def run(params, stats, video):
-        pyramid = state_lib.merge(graphdef, params, stats)
+        pyramid = state_lib.merge(definition.graphdef, params, stats)
         outputs = pyramid(video, train=False)
         targets = {
             name: found.target for name, found in local.predict(pyramid, outputs, draws.edges, train=False).items()
@@ -134,14 +134,15 @@ def test_other_levels_see_their_whole_group():
     jacobian = jax.jit(jax.jacrev(lambda x: jnp.square(level(x, train=False).tokens[0]) @ jnp.arange(4.0)))(members)
     sees = np.abs(np.asarray(jacobian)).sum((1, -1))
     np.testing.assert_array_equal(sees > 0, np.kron(np.eye(2), np.ones((1, 3))) > 0)
-    assert level(members, train=False).states is None
+    assert jax.eval_shape(lambda x: level(x, train=False), members).states is None
 
 
 @pytest.mark.parametrize(("last_state", "positions"), [(-2, (2, 4)), (-1, (2, 5))])
 def test_the_token_of_a_causal_level_is_the_last_state_that_is_supervised(last_state, positions):
     level = _level(causal=True)
     level.output_norm = level.state_norm = None
-    output = level(jax.random.normal(jax.random.key(0), (2, 6, 4)), train=False, last_state=last_state)
+    encode = jax.jit(lambda members: level(members, train=False, last_state=last_state))
+    output = jax.device_get(encode(jax.random.normal(jax.random.key(0), (2, 6, 4))))
     np.testing.assert_array_equal(output.tokens, output.states[:, positions])
     np.testing.assert_array_equal(output.tokens, output.raw)
 
@@ -158,7 +159,12 @@ def test_conv_stem_keeps_time_and_quarters_space():
         **{"model.hierarchy": "patch-frame", "model.stem.kind": "conv", "model.stem.patch_size": 2}
     )
     assert definition.hierarchy.patches_per_frame == (16 // 8) * (24 // 8)
-    tokens, raw = _pyramid(definition).stem(_video(definition), train=False)
+
+    @jax.jit
+    def encode(params, stats, video):
+        return state_lib.merge(definition.graphdef, params, stats).stem(video, train=False)
+
+    tokens, raw = encode(*small.drawn_variables(definition), _video(definition))
     assert tokens.shape == raw.shape == (2, 4 * 6, 6)
 
 
@@ -204,22 +210,27 @@ def test_codes_by_hand():
     assert (code_split(12, 2), code_split(10, 2), code_split(10, 1), code_split(10, 0)) == ((8, 4), (6, 4), (10,), ())
 
 
-def _code_gradient(shared: bool, hidden=()):
-    """Gradient in the codes of a predictor with BatchNorm, asked by one token a video."""
+@functools.cache
+def _gradient_of_codes(hidden):
+    """Return compiled `f(codes asked for)`: the gradient in the codes of a predictor with BatchNorm."""
     norms = {"model.clip.predictor_norm": "batch", "model.clip.predictor_hidden_norm": "batch"}
     config = small.small_config(**norms, **{"model.clip.predictor_hidden": hidden})
     settings = read_settings(config).model.clip
     predictor = Predictor(settings, 6, {"member": 4}, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(params=0))
     graphdef, params, stats = nnx.split(predictor, nnx.Param, nnx.BatchStat)
     tokens, target = (jax.random.normal(jax.random.key(n), (8, 1, size)) for n, size in ((1, settings.width), (2, 6)))
-    asked = jnp.full((8, 1), 2) if shared else jnp.arange(8)[:, None] % 4
 
-    def loss(params):
+    def loss(params, asked):
         predicted = nnx.merge(graphdef, params, stats, copy=True)(tokens, {"member": asked}, train=True)
         return jnp.square(predicted - target).mean()
 
-    gradient = jax.grad(loss)(params)["codes"]["member"]["table"][...]
-    return float(jnp.abs(gradient).max())
+    return jax.jit(lambda asked: jax.grad(loss)(params, asked)["codes"]["member"]["table"][...])
+
+
+def _code_gradient(shared: bool, hidden=()):
+    """Largest gradient in the codes, asked by one token a video."""
+    asked = np.full((8, 1), 2) if shared else np.arange(8)[:, None] % 4
+    return np.abs(_gradient_of_codes(hidden)(asked)).max()
 
 
 @pytest.mark.parametrize("hidden", [(), (8,)])
@@ -272,15 +283,15 @@ def test_the_number_of_clips_counts_only_in_a_sequence():
 
 
 def test_attention_of_a_level_is_that_of_its_token():
-    members = jax.random.normal(jax.random.key(0), (2, 6, 4))
-    shown = _level(causal=False).attention(members)
+    members = np.random.default_rng(0).normal(size=(2, 6, 4)).astype(np.float32)
+    attention = jax.jit(_level(causal=False).attention)
+    shown = np.asarray(attention(members))
     assert shown.shape == (2, 2, 2, 3) and (shown > 0).all() and (shown.sum(-1) < 1).all()
     # The groups are looked at apart: exchanged, so are their weights.
-    np.testing.assert_allclose(
-        _level(causal=False).attention(jnp.roll(members, 3, axis=1)), jnp.roll(shown, 1, axis=1), rtol=1e-5
-    )
+    np.testing.assert_allclose(attention(np.roll(members, 3, axis=1)), np.roll(shown, 1, axis=1), rtol=1e-5)
     level = _level(causal=True)
-    last, before = (np.asarray(level.attention(members, last_state=state)) for state in (-1, -2))
+    both = jax.jit(lambda members: [level.attention(members, last_state=state) for state in (-1, -2)])
+    last, before = jax.device_get(both(members))
     np.testing.assert_allclose(last.sum(-1), 1, rtol=1e-5)
     np.testing.assert_allclose(before.sum(-1), 1, rtol=1e-5)
     np.testing.assert_array_equal(last[:, 0], before[:, 0])
@@ -300,13 +311,13 @@ def test_groups_encoded_one_part_after_the_other_give_the_same_numbers(x64, caus
         )
         graphdef, params, stats = nnx.split(level, nnx.Param, ...)
 
-        @jax.jit
         def loss(params, members):
             output = nnx.merge(graphdef, params, stats, copy=True)(members, train=True)
             parts = (output.tokens, output.raw) + ((output.states,) if causal else ())
             return sum((jnp.sin(part) * jnp.arange(part.shape[-1])).sum() for part in parts)
 
-        return jax.device_get(jax.value_and_grad(loss, argnums=(0, 1))(nnx.to_pure_dict(params), members))
+        gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+        return jax.device_get(gradients(nnx.to_pure_dict(params), members))
 
     (value, gradients), others = run(0), [run(at_once) for at_once in (1, 2, 5)]
     for other, found in others:
@@ -323,14 +334,14 @@ def test_a_stem_that_computes_again_gives_the_same_numbers(x64):
         stem = Stem(dataclasses.replace(settings, frame=frame, compute_dtype="float64"), rngs=nnx.Rngs(params=0))
         graphdef, params, stats = nnx.split(stem, nnx.Param, ...)
 
-        @jax.jit
         def loss(params, video):
             again = nnx.merge(graphdef, params, stats, copy=True)
             tokens, raw = again(video, train=True, valid=valid)
             total = (jnp.sin(tokens) * jnp.arange(tokens.shape[-1])).sum() + jnp.cos(raw[:2]).sum()
             return total, nnx.to_pure_dict(nnx.state(again, nnx.BatchStat))
 
-        return jax.device_get(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(nnx.to_pure_dict(params), video))
+        gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
+        return jax.device_get(gradients(nnx.to_pure_dict(params), video))
 
     (value, gradients), (again, found) = run(0), run(1)
     assert small.largest_difference(again, value) < 1e-11
@@ -342,5 +353,7 @@ def test_dropout_differs_between_parts():
     settings = dataclasses.replace(small.small_settings().model.frame, dropout=0.5, groups_at_once=1)
     level = Level(settings, 6, 3, dtype=jnp.float32, rngs=nnx.Rngs(params=0))
     members = jnp.ones((1, 2 * 3, 6))
-    first, second = level(members, train=True, key=jax.random.key(0)).raw[0]
-    assert np.abs(np.asarray(first) - np.asarray(second)).max() > 1e-3
+    graphdef, state = nnx.split(level)
+    run = jax.jit(lambda state, key: nnx.merge(graphdef, state, copy=True)(members, train=True, key=key).raw[0])
+    first, second = np.asarray(run(state, jax.random.key(0)))
+    assert np.abs(first - second).max() > 1e-3

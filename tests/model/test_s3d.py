@@ -148,11 +148,17 @@ def test_what_is_frozen_stays_in_training():
     fields = {"model.stem.kind": "conv", "model.stem.trainable": False, "model.stem.patch_size": 2}
     definition = small.define(**fields)
     params, stats = steps.initial_variables(definition, 0)
-    model = state_lib.merge(definition.graphdef, params, stats)
-    video = jax.random.normal(jax.random.key(1), (2, 4, 16, 24, 3))
-    alone, beside = (model.stem(each, train=True)[1][:1] for each in (video[:1], video))
+
+    @jax.jit
+    def run(params, stats, video):
+        model = state_lib.merge(definition.graphdef, params, stats)
+        alone, beside = (model.stem(each, train=True)[1][:1] for each in (video[:1], video))
+        return alone, beside, state_lib.statistics(model)
+
+    video = np.random.default_rng(1).normal(size=(2, 4, 16, 24, 3)).astype(np.float32)
+    alone, beside, now = run(params, stats, video)
     np.testing.assert_allclose(alone, beside, atol=1e-6)
-    before, after = (small.named_leaves(tree["stem"]) for tree in (stats, state_lib.statistics(model)))
+    before, after = (small.named_leaves(tree["stem"]) for tree in (stats, now))
     moved = {name for name in before if not np.array_equal(before[name], after[name])}
     assert len(before) == 25 + 2 and moved == {"output_norm/mean", "output_norm/var"}
 

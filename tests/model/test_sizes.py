@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from hvt_jax.engine import state as state_lib
-from hvt_jax.engine import steps
 from hvt_jax.model import sizes
 from hvt_jax.settings.geometry import model_hierarchy
 from tests import small
@@ -30,19 +29,23 @@ def test_rows_and_columns_of_patches_are_resampled_as_a_grid():
 
 def test_a_model_encodes_videos_of_another_size():
     definition = small.define(**{"model.hierarchy": "patch-frame-clip-sequence"})
-    params, stats = steps.initial_variables(definition, 0)
-    model = state_lib.merge(definition.graphdef, params, stats)
-    frames = 8
+    frames, rng = 8, np.random.default_rng(0)
     other = model_hierarchy(definition.settings.model, num_frames=frames, height=8, width=16)
-    size = sizes.other_size(model, other, ((2, 3), (1, 2)))
-    assert size.positions["frame"].shape == (3, 8)
-    video = jax.random.normal(jax.random.key(1), (2, frames, 8, 16, 3))
-    outputs = model(video, train=False, size=size)
-    assert {name: output.tokens.shape[1] for name, output in outputs.items()} == {
+
+    @jax.jit
+    def encode(params, stats, video, own):
+        model = state_lib.merge(definition.graphdef, params, stats)
+        size = sizes.other_size(model, other, ((2, 3), (1, 2)))
+        same = sizes.other_size(model, definition.hierarchy, ((2, 3), (2, 3)))
+        found = model(video, train=False, size=size), model(own, train=False, size=same), model(own, train=False)
+        tokens = [{name: output.tokens for name, output in outputs.items()} for outputs in found]
+        return size.positions, same.positions, *tokens
+
+    video, own = (rng.normal(size=size).astype(np.float32) for size in ((2, frames, 8, 16, 3), (2, 4, 16, 24, 3)))
+    resampled, kept, outputs, with_same, alone = encode(*small.drawn_variables(definition), video, own)
+    assert resampled["frame"].shape == (3, 8) and kept == {}
+    assert {name: tokens.shape[1] for name, tokens in outputs.items()} == {
         name: other.num_tokens(name) for name in definition.hierarchy.levels
     }
-    own = jax.random.normal(jax.random.key(2), (2, 4, 16, 24, 3))
-    same = sizes.other_size(model, definition.hierarchy, ((2, 3), (2, 3)))
-    assert same.positions == {}
-    for name, output in model(own, train=False, size=same).items():
-        np.testing.assert_array_equal(output.tokens, model(own, train=False)[name].tokens)
+    for name, tokens in with_same.items():
+        np.testing.assert_array_equal(tokens, alone[name])

@@ -35,27 +35,31 @@ def test_batch_norm_by_hand(one_pass):
 @pytest.mark.parametrize("one_pass", [False, True])
 def test_batch_norm_does_not_see_masked_rows(one_pass):
     junk = np.array([[1e5, -1e5]])
-    alone, masked = (normalization.BatchNorm(2, one_pass=one_pass) for _ in range(2))
-    expected = alone(jnp.asarray(ROWS), train=True)
-    rows = jnp.asarray(np.concatenate([ROWS[:1], junk, ROWS[1:]]))
-    found = masked(rows, train=True, valid=jnp.array([True, False, True, True]))
+
+    @jax.jit
+    def run(rows, valid):
+        norm = normalization.BatchNorm(2, one_pass=one_pass)
+        return norm(rows, train=True, valid=valid), norm.mean[...], norm.var[...]
+
+    expected, *alone = run(ROWS, None)
+    found, *masked = run(np.concatenate([ROWS[:1], junk, ROWS[1:]]), np.array([True, False, True, True]))
     np.testing.assert_allclose(np.asarray(found)[[0, 2, 3]], expected, rtol=1e-5, atol=1e-6)
-    for name in ("mean", "var"):
-        np.testing.assert_allclose(getattr(masked, name)[...], getattr(alone, name)[...], rtol=1e-6)
+    np.testing.assert_allclose(masked, alone, rtol=1e-6)
 
 
 @pytest.mark.parametrize("valid", [None, [True, False, False], [False, False, False]])
 @pytest.mark.parametrize("one_pass", [False, True])
 def test_batch_norm_is_finite_on_constant_rows(one_pass, valid):
     norm = normalization.BatchNorm(2, one_pass=one_pass)
-    mask = None if valid is None else jnp.array(valid)
+    mask = None if valid is None else np.array(valid)
 
     def loss(x):
         copy = nnx.clone(norm)
         return jnp.square(copy(x, train=True, valid=mask)).sum(), (copy.mean[...], copy.var[...])
 
-    for rows in (jnp.zeros((3, 2)), jnp.full((3, 2), 1e4)):
-        gradient, statistics = jax.grad(loss, has_aux=True)(rows)
+    run = jax.jit(jax.grad(loss, has_aux=True))
+    for rows in (np.zeros((3, 2)), np.full((3, 2), 1e4)):
+        gradient, statistics = run(rows)
         assert np.isfinite(gradient).all() and np.isfinite(statistics).all()
 
 
@@ -75,14 +79,17 @@ def test_norms_by_name():
 
 
 def test_attention_is_that_of_jax_and_causal_rows_see_no_later_one():
-    query, key, value = jax.random.normal(jax.random.key(0), (3, 2, 3, 5, 4))
+    query, key, value = np.random.default_rng(0).normal(size=(3, 2, 3, 5, 4)).astype(np.float32)
+
+    @functools.partial(jax.jit, static_argnames="causal")
+    def run(*parts, causal):
+        expected = jax.nn.dot_product_attention(*(x.swapaxes(1, 2) for x in parts), is_causal=causal)
+        return attend(*parts, causal=causal), expected.swapaxes(1, 2)
+
     for causal in (False, True):
-        expected = jax.nn.dot_product_attention(
-            *(x.swapaxes(1, 2) for x in (query, key, value)), is_causal=causal
-        ).swapaxes(1, 2)
-        np.testing.assert_allclose(attend(query, key, value, causal=causal), expected, atol=1e-6)
-    first = attend(query, key, value, causal=True)[:, :, 0]
-    np.testing.assert_allclose(first, value[:, :, 0], rtol=1e-6)
+        found, expected = run(query, key, value, causal=causal)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(found[:, :, 0], value[:, :, 0], rtol=1e-6)
 
 
 def test_learned_table_by_hand():
@@ -94,36 +101,41 @@ def test_learned_table_by_hand():
 
 @pytest.mark.parametrize(("height", "width"), [(4, 6), (5, 3), (1, 2)])
 def test_halving_is_a_max_pool_of_3_with_stride_2(height, width):
-    x = jax.random.normal(jax.random.key(0), (2, height, width, 3, 2))
+    x = np.random.default_rng(0).normal(size=(2, height, width, 3, 2)).astype(np.float32)
     pad = ((0, 0), (1, 1), (1, 1), (0, 0), (0, 0))
-    expected = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1, 1), (1, 2, 2, 1, 1), pad)
-    np.testing.assert_array_equal(convolution.halve_space(x), jnp.moveaxis(expected, 3, 1))
+
+    @jax.jit
+    def run(x):
+        expected = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1, 1), (1, 2, 2, 1, 1), pad)
+        return convolution.halve_space(x), jnp.moveaxis(expected, 3, 1)
+
+    np.testing.assert_array_equal(*run(x))
 
 
 def _gradients(function, *arguments):
     out, transposed = jax.vjp(function, *arguments)
-    return out, *transposed(jax.random.normal(jax.random.key(9), out.shape, out.dtype))
+    return out, *transposed(jnp.asarray(np.random.default_rng(9).normal(size=out.shape), out.dtype))
 
 
 @pytest.mark.parametrize("size", [1, 3, 5])
 @pytest.mark.parametrize("frames", [1, 2, 5, 11])  # below, at and above the most that are multiplied at once
 def test_written_gradients_of_temporal_convolutions_are_those_of_jax(frames, size, x64):
-    x = jax.random.normal(jax.random.key(0), (2, 6, frames, 4))
-    kernel = jax.random.normal(jax.random.key(1), (size, 4, 3))
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(2, 6, frames, 4)), rng.normal(size=(size, 4, 3))
     _assert_written_is_derived(convolution.convolve_time, x, kernel)
 
 
 @pytest.mark.parametrize("rows, columns", [(1, 1), (3, 3), (5, 5), (1, 3), (5, 3)])
 @pytest.mark.parametrize("channels", [(4, 3), (2, 11)])  # written differently for few channels on the way in
 def test_written_gradients_of_spatial_convolutions_are_those_of_jax(rows, columns, channels, x64):
-    x = jax.random.normal(jax.random.key(0), (2, 3, 6, 7, channels[0]))
-    kernel = jax.random.normal(jax.random.key(1), (rows, columns, *channels))
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(2, 3, 6, 7, channels[0])), rng.normal(size=(rows, columns, *channels))
     _assert_written_is_derived(convolution.convolve, x, kernel)
 
 
 def _assert_written_is_derived(function, x, kernel):
-    written, derived = _gradients(function, x, kernel), _gradients(function.fun, x, kernel)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), written, derived)
+    run = jax.jit(lambda *arguments: [_gradients(each, *arguments) for each in (function, function.fun)])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), *run(x, kernel))
 
 
 def test_the_switch_leaves_gradients_to_jax(monkeypatch):
@@ -134,12 +146,12 @@ def test_the_switch_leaves_gradients_to_jax(monkeypatch):
 
 
 def test_written_gradients_of_gelu_and_of_rows_are_those_of_jax(x64):
-    x = jax.random.normal(jax.random.key(0), (5, 7)) * 3
+    x = np.random.default_rng(0).normal(size=(5, 7)) * 3
     for written, derived in (
         (gelu, lambda x: jax.nn.gelu(x, approximate=False)),
         (lambda x: normalization.standardise(x, 1e-5), lambda x: jax.nn.standardize(x, epsilon=1e-5)),
     ):
-        found, expected = _gradients(written, x), _gradients(derived, x)
+        found, expected = jax.jit(lambda x, both=(written, derived): [_gradients(each, x) for each in both])(x)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-13), found, expected)
 
 
@@ -147,9 +159,10 @@ def test_written_gradients_of_gelu_and_of_rows_are_those_of_jax(x64):
 def test_a_norm_folded_into_a_linear_map_is_the_norm_before_it(use_bias, x64):
     linear = Linear(5, 3, use_bias=use_bias, dtype=jnp.float64, rngs=nnx.Rngs(params=0))
     norm = normalization.LayerNorm(5, dtype=jnp.float64)
-    norm.scale[...], norm.bias[...] = jax.random.normal(jax.random.key(1), (2, 5))
-    x = jax.random.normal(jax.random.key(2), (4, 6, 5))
-    np.testing.assert_allclose(linear(x, norm), linear(norm(x)), atol=1e-12)
+    rng = np.random.default_rng(1)
+    norm.scale[...], norm.bias[...] = map(jnp.asarray, rng.normal(size=(2, 5)))
+    folded, before = jax.jit(lambda x: (linear(x, norm), linear(norm(x))))(rng.normal(size=(4, 6, 5)))
+    np.testing.assert_allclose(folded, before, atol=1e-12)
 
 
 def _transformer(**changes):
@@ -163,11 +176,10 @@ def _loss_and_gradients(transformer, key):
     graphdef, params = nnx.split(transformer, nnx.Param)
     tokens = jax.random.normal(jax.random.key(5), (2, 4, 8))
 
-    @jax.jit
     def run(params):
         return jnp.square(nnx.merge(graphdef, params)(tokens, key) @ jnp.arange(8.0)).mean()
 
-    return jax.device_get(jax.value_and_grad(run)(nnx.to_pure_dict(params)))
+    return jax.device_get(jax.jit(jax.value_and_grad(run))(nnx.to_pure_dict(params)))
 
 
 def test_scan_and_remat_change_nothing_but_cost(x64):
@@ -210,12 +222,12 @@ def test_outputs_that_nobody_asks_for_cost_nothing():
 
 
 def test_dropout_follows_its_key_and_differs_between_layers_and_places():
-    transformer = _transformer(dropout=0.5)
-    tokens = jnp.broadcast_to(jax.random.normal(jax.random.key(9), (8,)), (1, 4, 8))
-    one, again, other = (transformer(tokens, jax.random.key(n)) for n in (0, 0, 1))
+    run, without = jax.jit(_transformer(dropout=0.5).__call__), jax.jit(_transformer().__call__)
+    tokens = np.broadcast_to(np.random.default_rng(9).normal(size=8).astype(np.float32), (1, 4, 8))
+    one, again, other = (run(tokens, jax.random.key(n)) for n in (0, 0, 1))
     np.testing.assert_array_equal(one, again)
     assert (np.asarray(one) != np.asarray(other)).mean() > 0.9
-    np.testing.assert_array_equal(transformer(tokens, None), _transformer()(tokens, jax.random.key(0)))
+    np.testing.assert_array_equal(run(tokens, None), without(tokens, jax.random.key(0)))
     # Equal rows come out different: no draw is shared along the sequence.
     assert len(np.unique(np.asarray(one)[0], axis=0)) == 4
 
@@ -231,16 +243,20 @@ def test_the_weights_that_are_shown_are_those_that_mix(causal, asking):
     layer = SelfAttention(6, 2, 4, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(params=0))
     norm = normalization.LayerNorm(6, dtype=jnp.dtype("float32"))
     norm.scale[...] = jnp.arange(1.0, 7.0)
-    tokens = jax.random.normal(jax.random.key(1), (3, 5, 6))
-    weights = layer.weights(tokens, norm, causal=causal, num_outputs=asking)
+
+    @jax.jit
+    def run(tokens):
+        weights = layer.weights(tokens, norm, causal=causal, num_outputs=asking)
+        values = layer.qkv(tokens, norm)[..., 16:].reshape(3, 5, 2, 4)
+        mixed = jnp.einsum("bhqs,bshk->bqhk", weights, values).reshape(3, asking or 5, 8)
+        return weights, layer.out(mixed), layer(tokens, norm, causal=causal, num_outputs=asking)
+
+    weights, mixed, found = jax.device_get(run(jax.random.normal(jax.random.key(1), (3, 5, 6))))
     assert weights.shape == (3, 2, asking or 5, 5)
     np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-6)
-    values = layer.qkv(tokens, norm)[..., 16:].reshape(3, 5, 2, 4)
-    mixed = jnp.einsum("bhqs,bshk->bqhk", weights, values).reshape(3, asking or 5, 8)
-    found = layer(tokens, norm, causal=causal, num_outputs=asking)
-    np.testing.assert_allclose(layer.out(mixed), found, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(mixed, found, rtol=1e-4, atol=1e-5)
     if causal:
-        assert (np.asarray(weights)[..., np.triu_indices(5, 1)[0], np.triu_indices(5, 1)[1]] == 0).all()
+        assert (weights[..., np.triu_indices(5, 1)[0], np.triu_indices(5, 1)[1]] == 0).all()
 
 
 def test_layers_and_keys_drawn_together_are_those_drawn_one_by_one():

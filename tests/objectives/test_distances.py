@@ -20,8 +20,12 @@ OBJECTIVE = small.small_settings().objective
 
 def _distance(name, prediction, target, valid=None, **changes):
     settings = dataclasses.replace(OBJECTIVE, distance=name, **changes)
-    valid = None if valid is None else jnp.asarray(valid)
-    return distances.distance(settings, jnp.asarray(prediction, float), jnp.asarray(target, float), valid)
+    return _compiled(settings)(jnp.asarray(prediction, float), jnp.asarray(target, float), valid)
+
+
+@functools.cache
+def _compiled(settings, **options):
+    return jax.jit(functools.partial(distances.distance, settings, **options))
 
 
 @functools.cache
@@ -62,7 +66,7 @@ def test_cross_entropy_by_hand(epsilon):
 def test_variance_and_covariance_by_hand():
     # Rows (0, 0), (1, 2), (2, 1): means 1, unbiased variances 1, covariance ((-1)(-1) + 0 + 0 + ... ) / 2 = 1/2.
     tokens = jnp.array([[[0.0, 0], [1, 2]], [[2, 1], [1, 1]]])
-    variance, covariance = regularizers.variance_covariance(tokens, None, 0.01)
+    variance, covariance = jax.jit(regularizers.variance_covariance)(tokens, None, 0.01)
     # Four rows: column sums of squares 2 and 2 around mean 1, cross sum 1; divided by 3.
     assert float(variance) == pytest.approx(1 - math.sqrt(2 / 3 + 0.01), rel=1e-5)
     assert float(covariance) == pytest.approx(2 * (1 / 3) ** 2 / 2, rel=1e-5)
@@ -80,7 +84,7 @@ def test_vicreg_by_hand(epsilon):
     assert found == pytest.approx(2 * invariance + 3 * (own + shared) / 2 + 5 * covariance, rel=1e-5)
     settings = dataclasses.replace(OBJECTIVE, distance="vicreg", **weights)
     arrays = jnp.asarray(prediction, float), jnp.asarray(target, float)
-    found = float(distances.distance(settings, *arrays, None, regularize_target=False))
+    found = float(_compiled(settings, regularize_target=False)(*arrays, None))
     assert found == pytest.approx(2 * invariance + 3 * own + 5 * covariance, rel=1e-5)
 
 
@@ -141,11 +145,11 @@ def test_a_masked_video_is_not_there(name, shape):
 
 
 def test_computed_in_float32_whatever_comes_in():
-    values = jnp.full((2, 2, 4), 300.0, jnp.bfloat16)
+    values = np.full((2, 2, 4), 300.0, jnp.bfloat16)
     for name in NAMES:
         settings = dataclasses.replace(OBJECTIVE, distance=name)
-        loss = distances.distance(settings, values, jnp.zeros_like(values), None)
-        assert loss.dtype == jnp.float32 and jnp.isfinite(loss)
+        loss = _compiled(settings)(values, np.zeros_like(values), None)
+        assert loss.dtype == jnp.float32 and np.isfinite(loss)
 
 
 def test_cosine_similarity_of_zero_is_zero():

@@ -1,6 +1,7 @@
 """The draws of a step as index tables: who is asked for, by which code, how often."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +18,15 @@ DIVISOR = 3.0
 MANY = 4000
 
 
-def _draw(side, *, causal=(), batch=5, seed=0, sizes=SIZES):
-    hierarchy = small.predicting(dataclasses.replace(sizes, causal=causal), side)
-    return draws.draw_step(jax.random.key(seed), hierarchy, batch=batch, std_divisor=DIVISOR)
+def _draw_by(key, side, *, causal=(), batch=5):
+    hierarchy = small.predicting(dataclasses.replace(SIZES, causal=causal), side)
+    return draws.draw_step(key, hierarchy, batch=batch, std_divisor=DIVISOR)
+
+
+@functools.cache
+def _draw(side, *, causal=(), batch=5):
+    draw = jax.jit(functools.partial(_draw_by, side=side, causal=causal, batch=batch))
+    return jax.device_get(draw(jax.random.key(0)))
 
 
 def _labels(level: str) -> list[str]:
@@ -147,10 +154,10 @@ def test_members_and_groups_are_uniform():
 
 
 def test_a_draw_is_a_function_of_its_key():
-    one, again, other = _draw(True, seed=3), _draw(True, seed=3), _draw(True, seed=4)
+    one, again, other = (_draw_by(jax.random.key(seed), True) for seed in (3, 3, 4))
     jax.tree.map(np.testing.assert_array_equal, one, again)
     assert all((one[edge].target != other[edge].target).any() for edge in one if edge != "clip->clip/side")
-    jitted = jax.jit(lambda: _draw(True, seed=3))()
+    jitted = jax.jit(lambda: _draw_by(jax.random.key(3), True))()
     jax.tree.map(np.testing.assert_array_equal, one, jitted)
 
 
@@ -188,11 +195,18 @@ def test_codes_fit_their_tables():
 @pytest.mark.parametrize("side", [True, False])
 def test_every_draw_is_asked_once_and_as_training_asks_it(side):
     hierarchy = small.predicting(SIZES, side)
-    for edge in hierarchy.edges:
-        if edge.relation == "up":
-            continue
-        asked, share = draws.every_draw(edge, hierarchy, batch=2, std_divisor=DIVISOR)
-        target = np.asarray(asked.target)
+
+    @jax.jit
+    def draw(key):
+        edges = [edge for edge in hierarchy.edges if edge.relation != "up"]
+        every = {str(edge): draws.every_draw(edge, hierarchy, batch=2, std_divisor=DIVISOR) for edge in edges}
+        drawn = draws.draw_step(key, hierarchy, batch=20, std_divisor=DIVISOR)
+        assert all(list(drawn[name].codes) == list(asked.codes) for name, (asked, _) in every.items())
+        return every, drawn
+
+    every, of_training = jax.device_get(draw(jax.random.key(0)))
+    for name, (asked, share) in every.items():
+        target = asked.target
         assert target.shape[:2] == (len(share), 2) and share.shape == target[:, 0].shape
         np.testing.assert_array_equal(target[:, 0], target[:, 1])
         np.testing.assert_allclose(share.sum(0), 1, rtol=1e-5)
@@ -203,8 +217,7 @@ def test_every_draw_is_asked_once_and_as_training_asks_it(side):
         for number, row in enumerate(target[:, 0].tolist()):
             for source, token in enumerate(row):
                 known[source, token] = [int(codes[number, 0, source]) for codes in asked.codes.values()]
-        drawn = draws.draw_step(jax.random.key(0), hierarchy, batch=20, std_divisor=DIVISOR)[str(edge)]
-        assert list(drawn.codes) == list(asked.codes)
+        drawn = of_training[name]
         for video, row in enumerate(drawn.target.tolist()):
             for source, token in enumerate(row):
                 assert known[source, token] == [int(codes[video, source]) for codes in drawn.codes.values()]

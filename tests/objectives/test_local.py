@@ -1,6 +1,7 @@
 """Which token is compared with which, on labelled tokens and predictors that repeat what they are given."""
 
 import dataclasses
+import functools
 import types
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 from hvt_jax.hierarchy import LEVELS, Hierarchy
 from hvt_jax.model.level import LevelOutput
 from hvt_jax.objectives import distances, draws, local, regularizers
+from hvt_jax.settings import LevelNumbers
 from tests import small
 
 SIZES = Hierarchy(LEVELS, 2, 3, 2)
@@ -20,7 +22,7 @@ BATCH = 2
 
 def _labels(level: str, shift: float | jax.Array) -> jax.Array:
     """Token n of video b is the number 1000 b + n + offset of its level + shift, in two features."""
-    numbers = 1000 * jnp.arange(BATCH)[:, None] + jnp.arange(SIZES.num_tokens(level)) + OFFSET[level] + shift
+    numbers = 1000 * np.arange(BATCH)[:, None] + np.arange(SIZES.num_tokens(level)) + OFFSET[level] + shift
     return jnp.stack([numbers, numbers], -1).astype(jnp.float32)
 
 
@@ -28,14 +30,23 @@ OFFSET = {"patch": 100.0, "frame": 200.0, "clip": 300.0, "sequence": 400.0}
 STATES = 500.0
 
 
-def _predict(causal=(), side=True, attached=False, shifts=None):
-    hierarchy = small.predicting(dataclasses.replace(SIZES, causal=causal), side)
-    outputs = {}
+def _hierarchy(causal=(), side=True):
+    return small.predicting(dataclasses.replace(SIZES, causal=causal), side)
+
+
+@functools.cache
+def _predict(causal=(), side=True):
+    """Return predictions, draws and outputs by edge and level."""
+    return jax.device_get(jax.jit(lambda: _trace(causal, side))())
+
+
+def _trace(causal=(), side=True, attached=False, shifts=None):
+    hierarchy, outputs = _hierarchy(causal, side), {}
     for level in LEVELS:
         states = None
         if level in causal:
             members = SIZES.num_tokens(level) * SIZES.num_members(level)
-            numbers = 1000 * jnp.arange(BATCH)[:, None] + OFFSET[level] + STATES + jnp.arange(members)
+            numbers = 1000 * np.arange(BATCH)[:, None] + OFFSET[level] + STATES + np.arange(members)
             states = jnp.stack([numbers, numbers], -1).astype(jnp.float32)
         tokens = _labels(level, shifts[level] if shifts else 0.0)
         outputs[level] = LevelOutput(tokens, tokens * 0.5, states)
@@ -48,8 +59,7 @@ def _predict(causal=(), side=True, attached=False, shifts=None):
     }
     pyramid = types.SimpleNamespace(levels=levels, hierarchy=hierarchy)
     asked = draws.draw_step(jax.random.key(0), hierarchy, batch=BATCH, std_divisor=3.0)
-    found = local.predict(pyramid, outputs, asked, train=True, attached=attached)
-    return found, asked, outputs, hierarchy
+    return local.predict(pyramid, outputs, asked, train=True, attached=attached), asked, outputs
 
 
 def _numbers(prediction: local.Prediction, video: int = 1):
@@ -70,7 +80,7 @@ def test_up_asks_for_the_token_of_the_own_group():
 
 def test_a_drawn_target_is_the_token_that_the_draw_names():
     for side in (True, False):
-        found, asked, _, _ = _predict(side=side)
+        found, asked, _ = _predict(side=side)
         for name, draw in asked.items():
             target_level = name.split("->")[1].split("/")[0]
             _, target = _numbers(found[name])
@@ -94,10 +104,10 @@ def test_causal_levels_ask_for_the_next_member_and_for_the_state_before():
 @pytest.mark.parametrize("attached", [False, True])
 def test_targets_are_stopped_unless_attached_and_patches_always(attached):
     def total(shifts):
-        found = _predict(attached=attached, shifts=shifts)[0]
+        found = _trace(attached=attached, shifts=shifts)[0]
         return {name: prediction.target.sum() for name, prediction in found.items()}
 
-    slopes = jax.jacrev(total)(dict.fromkeys(LEVELS, 0.0))
+    slopes = jax.jit(jax.jacrev(total))(dict.fromkeys(LEVELS, 0.0))
     for name, by_level in slopes.items():
         target = name.split("->")[1].split("/")[0]
         for level, slope in by_level.items():
@@ -105,9 +115,11 @@ def test_targets_are_stopped_unless_attached_and_patches_always(attached):
 
 
 def test_losses_by_edge_regularisers_of_raw_tokens_and_their_weighted_sum():
-    found, _, outputs, hierarchy = _predict()
+    (found, _, outputs), hierarchy = _predict(), _hierarchy()
     edges = hierarchy.edges
+    shares = LevelNumbers(patch=1.0, frame=0.5, clip=2.0, sequence=0.0)
     settings = dataclasses.replace(OBJECTIVE, distance="mse", regularizer_weight=0.25, variance_epsilon=0.01)
+    settings = dataclasses.replace(settings, regularizer_shares=shares)
     weights = {str(edge): 1.0 + index for index, edge in enumerate(edges)}
     losses = local.local_losses(found, outputs, hierarchy, settings, edge_weights=weights)
     assert {level: list(by_edge) for level, by_edge in losses.edges.items()} == {
@@ -116,19 +128,19 @@ def test_losses_by_edge_regularisers_of_raw_tokens_and_their_weighted_sum():
     expected = 0.0
     for edge in edges:
         source, target = found[str(edge)].prediction, found[str(edge)].target
-        loss = float(jnp.square(source - target).mean())
+        loss = float(np.square(source - target).mean())
         assert float(losses.edges[edge.source][str(edge)]) == pytest.approx(loss)
         expected += weights[str(edge)] * loss
     for level in LEVELS:
         variance, covariance = regularizers.variance_covariance(outputs[level].raw, None, 0.01)
         own = settings.variance_weight * variance + settings.covariance_weight * covariance
         assert float(losses.regularizers[level]) == pytest.approx(float(own))
-        expected += 0.25 * float(own)
+        expected += 0.25 * getattr(shares, level) * float(own)
     assert float(losses.total) == pytest.approx(expected, rel=1e-6)
 
 
 def test_vicreg_counts_a_down_target_only_on_the_lowest_level():
-    found, _, outputs, hierarchy = _predict()
+    (found, _, outputs), hierarchy = _predict(), _hierarchy()
     edges = hierarchy.edges
     settings = dataclasses.replace(OBJECTIVE, distance="vicreg")
     losses = local.local_losses(found, outputs, hierarchy, settings, edge_weights={str(edge): 1.0 for edge in edges})
@@ -142,7 +154,7 @@ def test_vicreg_counts_a_down_target_only_on_the_lowest_level():
 
 
 def test_patches_asked_by_frames_count_more():
-    *_, hierarchy = _predict()
+    hierarchy = _hierarchy()
     objective = dataclasses.replace(OBJECTIVE, patch_weight=16.0)
     weights = local.initial_edge_weights(hierarchy.edges, objective)
     assert weights.pop("frame->patch/down") == 16.0 and set(weights.values()) == {1.0}
