@@ -185,8 +185,7 @@ def _objective() -> ConfigDict:
     objective.covariance_weight = 1.0  # vicreg distance and regulariser
     objective.variance_epsilon = 1e-4  # vicreg distance and regulariser: added to the variance in the root
     objective.regularizer = "vicreg"  # of each level's own token before its norm: vicreg | none
-    objective.regularizer_weight = 0.2  # multiplies the regulariser
-    objective.regularizer_shares = ConfigDict({"patch": 1.0, "frame": 1.0, "clip": 1.0, "sequence": 1.0})  # so does this
+    objective.regularizer_weight = 0.02  # multiplies the regulariser
     objective.edge_weights = ConfigDict()  # loss weight by source level and relation
     for level in ("patch", "frame", "clip", "sequence"):
         weights = objective.edge_weights[level] = ConfigDict()

@@ -32,7 +32,6 @@ HIT_TARGETS = {
     "objective.patch_weight": 1.0,
     "objective.place_candidates": 16,
     "objective.regularizer_weight": 0.5,
-    **{f"objective.regularizer_shares.{level}": 1.0 for level in ("patch", "frame", "clip", "sequence")},
     "model.hierarchy": "frame-clip",
     "model.num_clips": 1,
 }

@@ -216,7 +216,7 @@ def local_losses(
             if level in losses:
                 raw = outputs[level].raw
                 own[level] = own_regularizer(raw, settings, tokens_valid(raw.shape[1], valid, frame_valid))
-                total = total + settings.regularizer_weight * getattr(settings.regularizer_shares, level) * own[level]
+                total = total + settings.regularizer_weight * own[level]
     return LocalLosses(losses, own, total)
 
 

@@ -93,16 +93,6 @@ class LevelEdgeWeights:
 
 
 @dataclasses.dataclass(frozen=True)
-class LevelNumbers:
-    """A number for every level."""
-
-    patch: NotNegative
-    frame: NotNegative
-    clip: NotNegative
-    sequence: NotNegative
-
-
-@dataclasses.dataclass(frozen=True)
 class ObjectiveSettings:
     """What every level is asked to predict and how the miss is measured."""
 
@@ -129,9 +119,18 @@ class ObjectiveSettings:
     variance_epsilon: Annotated[float, Range(1e-12, 1)]
     regularizer: Literal["vicreg", "none"]
     regularizer_weight: NotNegative
-    regularizer_shares: LevelNumbers
     edge_weights: LevelEdgeWeights
     weights_to_uniform: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class LevelEpochs:
+    """A number of epochs for every level."""
+
+    patch: NotNegative
+    frame: NotNegative
+    clip: NotNegative
+    sequence: NotNegative
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +157,7 @@ class OptimizerSettings:
     accumulation_steps: Count
     alternating_percent: NotNegative
     frozen: tuple[str, ...]
-    start_epochs: LevelNumbers
+    start_epochs: LevelEpochs
     max_bad_updates: Count
 
 

@@ -1,6 +1,5 @@
 """Configs that runs of earlier versions left: fields they lack, by what those runs did, and names that have changed."""
 
-import copy
 from typing import Any
 
 _LEVELS = ("frame", "clip", "sequence")
@@ -11,7 +10,6 @@ _LATER |= {f"model.{level}.qkv_bias": False for level in _LEVELS}
 _LATER |= {f"model.{level}.norm_epsilon": 1e-5 for level in _LEVELS}
 _LATER |= {f"model.{level}.groups_at_once": 0 for level in _LEVELS}
 _LATER |= {"objective.patch_weight": 1.0, "evaluation.protocols": ()}
-_LATER |= {"objective.regularizer_shares": dict.fromkeys(("patch", *_LEVELS), 1.0)}
 _LATER |= dict.fromkeys(("vicreg", "svt", "brave", "jepa", "mae"))
 _RENAMED = {"objective": {"patch_questions": "patch_targets"}}
 
@@ -31,5 +29,5 @@ def complete(config: dict[str, Any]) -> dict[str, Any]:
         for group in groups:
             node = node.get(group) if isinstance(node, dict) else None
         if isinstance(node, dict):
-            node.setdefault(field, copy.copy(value))
+            node.setdefault(field, value)
     return config

@@ -358,7 +358,7 @@ def test_a_resting_label_counts_no_bad_gradient():
 
 
 def test_staged_start():
-    start = settings_lib.LevelNumbers(patch=0.0, frame=0.0, clip=0.5, sequence=0.0)
+    start = settings_lib.LevelEpochs(patch=0.0, frame=0.0, clip=0.5, sequence=0.0)
     history = run(build(name="adamw", weight_decay=0.5, start_epochs=start, steps_per_epoch=8), [ones()] * 6)
     assert moved(history, "frame") == "xxxxxx"
     assert moved(history, "clip") == moved(history, "clip/predictors") == "----xx"
@@ -383,7 +383,7 @@ def test_staged_start():
 )
 def test_what_could_never_train_is_refused_with_its_numbers(changes, words):
     if "start_epochs" in changes:
-        changes |= {"start_epochs": settings_lib.LevelNumbers(0.0, 0.0, changes["start_epochs"], 9.0)}
+        changes |= {"start_epochs": settings_lib.LevelEpochs(0.0, 0.0, changes["start_epochs"], 9.0)}
     with pytest.raises(ValueError, match=words) as caught:
         build(num_steps=8, steps_per_epoch=4, **changes)
     assert "\n" not in str(caught.value)
@@ -393,7 +393,7 @@ def test_what_trains_a_little_is_not_refused():
     """The last label, the only update, the last step; and a level that the hierarchy has not may start when it will."""
     build(num_steps=8, steps_per_epoch=4, frozen=LABELS[1:])
     build(num_steps=8, accumulation_steps=8)
-    start = settings_lib.LevelNumbers(patch=9.0, frame=0.0, clip=1.75, sequence=9.0)
+    start = settings_lib.LevelEpochs(patch=9.0, frame=0.0, clip=1.75, sequence=9.0)
     assert moved(run(build(num_steps=8, steps_per_epoch=4, start_epochs=start), [ones()] * 8), "clip") == "-------x"
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hvt_jax.engine import schedules
-from hvt_jax.settings import LevelNumbers, OptimizerSettings
+from hvt_jax.settings import LevelEpochs, OptimizerSettings
 from tests import golden_files
 
 GROUPS = ("frame", "frame/predictors", "clip", "clip/predictors", "sequence", "sequence/predictors")
@@ -35,7 +35,7 @@ SETTINGS = OptimizerSettings(
     accumulation_steps=1,
     alternating_percent=0.0,
     frozen=(),
-    start_epochs=LevelNumbers(patch=0.0, frame=0.0, clip=0.0, sequence=0.0),
+    start_epochs=LevelEpochs(patch=0.0, frame=0.0, clip=0.0, sequence=0.0),
     max_bad_updates=10,
 )
 
@@ -173,7 +173,7 @@ def test_exactly_one_half_moves_and_turns_are_equally_long(percent, steps_per_ep
 
 
 def test_staged_start_and_freezing():
-    start = LevelNumbers(patch=0.0, frame=0.0, clip=1.0, sequence=1.5)
+    start = LevelEpochs(patch=0.0, frame=0.0, clip=1.0, sequence=1.5)
     moves = _moves(dataclasses.replace(SETTINGS, start_epochs=start, frozen=("frame/predictors",)), range(8), 4)
     assert moves["frame"] == "xxxxxxxx" and moves["frame/predictors"] == "--------"
     assert moves["clip"] == moves["clip/predictors"] == "----xxxx"
@@ -181,7 +181,7 @@ def test_staged_start_and_freezing():
 
 
 def test_an_update_keeps_the_rate_and_the_turn_of_its_first_batch():
-    start = LevelNumbers(patch=0.0, frame=0.0, clip=0.5, sequence=0.0)
+    start = LevelEpochs(patch=0.0, frame=0.0, clip=0.5, sequence=0.0)
     settings = dataclasses.replace(SETTINGS, schedule="cosine", accumulation_steps=4, start_epochs=start)
     assert _moves(settings, range(12), steps_per_epoch=12)["clip"] == "--------xxxx"
     rates = [schedules.learning_rates(settings, GROUPS, s, steps_per_epoch=12, num_steps=12)["clip"] for s in range(12)]

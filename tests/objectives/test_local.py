@@ -12,7 +12,6 @@ import pytest
 from hvt_jax.hierarchy import LEVELS, Hierarchy
 from hvt_jax.model.level import LevelOutput
 from hvt_jax.objectives import distances, draws, local, regularizers
-from hvt_jax.settings import LevelNumbers
 from tests import small
 
 SIZES = Hierarchy(LEVELS, 2, 3, 2)
@@ -117,9 +116,7 @@ def test_targets_are_stopped_unless_attached_and_patches_always(attached):
 def test_losses_by_edge_regularisers_of_raw_tokens_and_their_weighted_sum():
     (found, _, outputs), hierarchy = _predict(), _hierarchy()
     edges = hierarchy.edges
-    shares = LevelNumbers(patch=1.0, frame=0.5, clip=2.0, sequence=0.0)
     settings = dataclasses.replace(OBJECTIVE, distance="mse", regularizer_weight=0.25, variance_epsilon=0.01)
-    settings = dataclasses.replace(settings, regularizer_shares=shares)
     weights = {str(edge): 1.0 + index for index, edge in enumerate(edges)}
     losses = local.local_losses(found, outputs, hierarchy, settings, edge_weights=weights)
     assert {level: list(by_edge) for level, by_edge in losses.edges.items()} == {
@@ -135,7 +132,7 @@ def test_losses_by_edge_regularisers_of_raw_tokens_and_their_weighted_sum():
         variance, covariance = regularizers.variance_covariance(outputs[level].raw, None, 0.01)
         own = settings.variance_weight * variance + settings.covariance_weight * covariance
         assert float(losses.regularizers[level]) == pytest.approx(float(own))
-        expected += 0.25 * getattr(shares, level) * float(own)
+        expected += 0.25 * float(own)
     assert float(losses.total) == pytest.approx(expected, rel=1e-6)
 
 

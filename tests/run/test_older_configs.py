@@ -18,11 +18,10 @@ def test_it_is_read_as_what_that_run_did(tmp_path):
     for level in ("frame", "clip", "sequence"):
         del config["model"][level]["qkv_bias"], config["model"][level]["norm_epsilon"]
     config["objective"]["patch_questions"] = config["objective"].pop("patch_targets")
-    del config["objective"]["patch_weight"], config["objective"]["regularizer_shares"]
+    del config["objective"]["patch_weight"]
     (tmp_path / "config.json").write_text(json.dumps(config))
     then = default.get_config()
     then.objective.patch_weight = 1.0  # all predictions counted alike
-    then.objective.regularizer_shares = dict.fromkeys(then.objective.regularizer_shares, 1.0)  # and all levels
     assert trained.read_config(tmp_path) == read_settings(then)
 
 
