@@ -1,7 +1,6 @@
 """Computing again what would be kept for the backward pass, once its gradient is there and not before."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,26 +22,22 @@ def recomputed(function: Callable) -> Callable:
         return function(*arguments), arguments
 
     def backward(arguments, gradients):
-        numbers, treedef = jax.tree.flatten(arguments)
-        floats = [number for number, leaf in enumerate(numbers) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+        leaves, treedef = jax.tree.flatten(arguments)
+        floats = [place for place, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]
 
-        def pull_back() -> list[jax.Array]:
-            def of_floats(*values):
-                whole = list(numbers)
-                for number, value in zip(floats, values, strict=True):
-                    whole[number] = value
-                return function(*jax.tree.unflatten(treedef, whole))
+        def of_floats(*values):
+            given = dict(zip(floats, values, strict=True))
+            return function(*jax.tree.unflatten(treedef, [given.get(place, leaf) for place, leaf in enumerate(leaves)]))
 
-            return list(jax.vjp(of_floats, *(numbers[number] for number in floats))[1](gradients))
+        def pull_back() -> tuple[jax.Array, ...]:
+            return jax.vjp(of_floats, *(leaves[place] for place in floats))[1](gradients)
 
-        def nothing() -> list[jax.Array]:
-            return [jnp.zeros_like(numbers[number]) for number in floats]
+        def nothing() -> tuple[jax.Array, ...]:
+            return tuple(jnp.zeros_like(leaves[place]) for place in floats)
 
-        found: list[Any] = [None] * len(numbers)
         is_there = jnp.stack([leaf.any() for leaf in jax.tree.leaves(gradients)]).any()
-        for number, value in zip(floats, jax.lax.cond(is_there, pull_back, nothing), strict=True):
-            found[number] = value
-        return jax.tree.unflatten(treedef, found)
+        found = dict(zip(floats, jax.lax.cond(is_there, pull_back, nothing), strict=True))
+        return jax.tree.unflatten(treedef, [found.get(place) for place in range(len(leaves))])  # None: has no gradient
 
     run.defvjp(forward, backward)
     return run
