@@ -7,7 +7,7 @@ What to expect, with the command that measured it, is in README.md.
 
     python -m hvt_jax.main --config=configs/digits.py --workdir=runs/digits
 
-`:smoke` makes a minute's test of it. Next: `--config.train.num_epochs=57.0`, the rows of benchmarks/STUDY.md, or
+`:smoke` makes a minute's test of it. Next: `--config.train.num_epochs=45.0`, the rows of benchmarks/STUDY.md, or
 `ucf.py`. Choose settings with `--config.data.split=2`, whose test videos are training videos of split 1.
 """
 
@@ -32,7 +32,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.brave.update(narrow_stride=2, broad_frames=16, broad_stride=2, hidden=256, width=128)
     for filler in (config.jepa.predictor, config.mae.decoder):
         filler.update(width=64, depth=2, num_heads=4)
-    config.train.update(batch_size=64, num_epochs=19.0)
+    config.train.update(batch_size=64, num_epochs=15.0)
     config.evaluation.update(schedule="linear", interval=10.0)
     config.evaluation.reversed_pairs = ("Right/Left", "Down/Up", "Clockwise/CounterClockwise", "Grow/Shrink")
     if default.is_smoke(argument, "configs/digits.py"):
