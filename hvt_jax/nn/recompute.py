@@ -9,9 +9,10 @@ import jax.numpy as jnp
 def recomputed(function: Callable) -> Callable:
     """Return `function`, pure, keeping nothing but its arguments for its gradient.
 
-    As `jax.checkpoint`, whose second forward pass needs arguments only, so that a compiler may do it long before the
-    gradient of the results has come (XLA:CPU does). This one stands behind a choice which needs that gradient: where it
-    is nothing, so is that of the arguments.
+    As `jax.checkpoint`, whose second forward pass needs arguments only, so that a compiler may merge it with the first
+    or do it long before the gradient of the results has come, and saves nothing (XLA:CPU does,
+    findings/xla_cpu_checkpoint_keeps.sh). This one stands behind a choice which needs that gradient: where it is
+    nothing, so is that of the arguments.
     """
 
     @jax.custom_vjp
