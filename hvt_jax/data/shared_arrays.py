@@ -19,7 +19,7 @@ import secrets
 import threading
 import weakref
 from collections.abc import Callable
-from multiprocessing import shared_memory, util
+from multiprocessing import resource_tracker, shared_memory, util
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ _POPULATE_WRITE = 23
 # The two bytes behind the pixels: whether somebody uses them, and whether the trainer has mapped them.
 _IN_USE, _IS_MAPPED, _EXTRA = 0, 1, 2
 NAMES = "hvt_"  # of shared memory, before the id of its process
+_ATTACHING = threading.Lock()
 OPEN_FILES = 2  # of a piece of shared memory, in each process that maps it
 
 
@@ -73,12 +74,31 @@ def _arrive(owner: int, number: int, shape: tuple[int, ...], name: str | None) -
     if name is None:
         return Ticket(owner, number, shape, None)
     try:
-        memory = _Memory(shared_memory.SharedMemory(name), math.prod(shape))
+        memory = _Memory(_attach(name), math.prod(shape))
     except FileNotFoundError:  # Grain empties its queue when all is over, and the process has ended
         return Ticket(owner, number, shape, None)
     memory.mark(_IS_MAPPED, 1)
     _remove_name(memory)  # what is mapped stays
     return Ticket(owner, number, shape, memory)
+
+
+def _attach(name: str) -> shared_memory.SharedMemory:
+    """Map memory of another process without telling Python's resource tracker, which knows of it from there.
+
+    Whoever removes a name tells it so. Told of the mapping, too, it may hear of that after the end of the name, and
+    call the memory leaked.
+    """
+
+    def register(known: str, kind: str) -> None:
+        if known.lstrip("/") != name:  # another thread's
+            before(known, kind)
+
+    with _ATTACHING:
+        before, resource_tracker.register = resource_tracker.register, register
+        try:
+            return shared_memory.SharedMemory(name)
+        finally:
+            resource_tracker.register = before
 
 
 class SharedArray(np.ndarray):

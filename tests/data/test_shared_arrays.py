@@ -3,7 +3,7 @@
 import errno
 import pickle
 import types
-from multiprocessing import shared_memory
+from multiprocessing import resource_tracker, shared_memory
 
 import numpy as np
 import pytest
@@ -80,6 +80,30 @@ def test_both_sides_may_remove_a_name_at_once(pool, monkeypatch):
 
     monkeypatch.setattr(shared_arrays._Memory, "mark", slowly)
     assert shared_arrays.Desk().take(pickle.loads(sent)).shape == (2, 2)
+
+
+def test_the_resource_tracker_hears_of_a_name_once_and_of_its_end_once(monkeypatch):
+    """Also where the process ends while its ticket arrives, and the trainer is told last."""
+    told, pool = [], shared_arrays.Pool()
+    memory = shared_memory.SharedMemory
+
+    def attach(*arguments, **named):
+        block = memory(*arguments, **named)
+        if not named:  # that of the trainer
+            pool._remove_names()
+        return block
+
+    for name in ("register", "unregister"):
+        keep = getattr(resource_tracker, name)
+        monkeypatch.setattr(
+            resource_tracker, name, lambda *names, n=name, k=keep: (told.append((n, names[0])), k(*names))
+        )
+    array, gone = pool.borrow((2, 2)), pool.borrow((2, 2))
+    sent = pickle.dumps(array.ticket)
+    monkeypatch.setattr(shared_arrays.shared_memory, "SharedMemory", attach)
+    assert shared_arrays.Desk().take(pickle.loads(sent)).shape == (2, 2)
+    names = [f"/{one.ticket.memory.block.name}" for one in (array, gone)]
+    assert sorted(told) == sorted((what, name) for name in names for what in ("register", "unregister"))
 
 
 def test_only_shared_arrays_travel_as_tickets(pool):
