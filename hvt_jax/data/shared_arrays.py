@@ -32,8 +32,8 @@ _POPULATE_WRITE = 23
 # The two bytes behind the pixels: whether somebody uses them, and whether the trainer has mapped them.
 _IN_USE, _IS_MAPPED, _EXTRA = 0, 1, 2
 NAMES = "hvt_"  # of shared memory, before the id of its process
-_ATTACHING = threading.Lock()
 OPEN_FILES = 2  # of a piece of shared memory, in each process that maps it
+_ATTACHING = threading.Lock()
 
 
 class _Memory:

@@ -130,6 +130,16 @@ def test_devices_may_change_between_save_and_restore(tmp_path, saved_on, loaded_
     assert parameter_digest(restored) == parameter_digest(tree)
 
 
+def test_small_arrays_that_several_devices_hold_are_saved_without_a_program(tmp_path, caplog):
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
+    shapes = ((8, 7), (12, 5))  # of no other test
+    tree = jax.device_put({str(shape): np.ones(shape) for shape in shapes}, NamedSharding(mesh, PartitionSpec()))
+    with Opened(tmp_path) as checkpoints, jax.log_compiles():
+        checkpoints.save(1, tree)
+        checkpoints.wait()
+    assert not [record for record in caplog.records if "ompil" in record.message]
+
+
 def test_latest_and_best_are_kept(tmp_path):
     scores = {1: 0.9, 2: 0.1, 3: 0.8, 4: float("nan"), 5: 0.2, 6: 0.3, 7: 0.4}
     save_steps(tmp_path, scores, metrics=scores)
