@@ -7,6 +7,7 @@
 Every row is `python -m hvt_jax.main --config=configs/digits.py` with the overrides of ROWS, in a folder of its own
 under --workdir. A run that was interrupted resumes; one that is done is not repeated. The digits are made first if
 they are not there: 3,572 videos, 1,000 of them for testing; split 2 has handwriting of its own to choose settings by.
+With --write, rows of the document that --workdir has not, or of fewer seeds, stay as they are.
 """
 
 import argparse
@@ -16,6 +17,8 @@ import pathlib
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from typing import TypeAlias
 
 from hvt_jax.engine import alarms
 from hvt_jax.evaluation.intervals import mean_and_interval
@@ -24,6 +27,7 @@ from hvt_jax.hierarchy import LEVELS
 NUM_VIDEOS = 3572
 DOCUMENT = pathlib.Path(__file__).parent / "STUDY.md"
 BEGIN, END = "<!-- tables -->", "<!-- /tables -->"
+VIDEOS = {1: "test videos", 2: "validation videos"}
 THREE = {"model.hierarchy": "frame-clip-sequence"}
 # The weight before the default's was chosen: most rows were measured with it.
 BEFORE = {"objective.regularizer_weight": 0.2}
@@ -80,6 +84,8 @@ ROWS: dict[str, dict[str, object]] = {
     "supervised four levels": {"method": "supervised"},
 }
 PROBES = ("knn", "linear", "mlp")
+# Split, steps, row and level.
+Place: TypeAlias = tuple[int, int, str, str]
 
 
 def main() -> int:
@@ -100,7 +106,8 @@ def main() -> int:
         parser.error(f"--rows: {unknown[0]!r} is unknown; there are {', '.join(ROWS)}")
     if not asked.table:
         _run_rows(names, asked)
-    found = "\n\n".join(tables(pathlib.Path(asked.workdir)))
+    written = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0] if asked.write else ""
+    found = "\n\n".join(tables(pathlib.Path(asked.workdir), written))
     print(found)
     if asked.write:
         write_between(DOCUMENT, BEGIN, END, found)
@@ -161,23 +168,52 @@ def run_once(folder: pathlib.Path, overrides: dict[str, object], asked: argparse
         print(f"  ended with {code}, see {folder.with_suffix('.log')}", flush=True)
 
 
-def tables(workdir: pathlib.Path) -> list[str]:
-    """Return a Markdown table for every split and number of steps under `workdir`; rank is over the first step's."""
+def tables(workdir: pathlib.Path, written: str = "") -> list[str]:
+    """Return a Markdown table for every split and number of steps under `workdir`; rank is over the first step's.
+
+    Rows of `written`, tables of other runs, stay, unless `workdir` has the same row of as many seeds or more.
+    """
+    rows = _rows_of(written)
+    for place, row in _measured(workdir):
+        if place not in rows or _num_seeds(rows[place]) <= _num_seeds(row):
+            rows[place] = row
+    evaluated = "motion kNN, linear, MLP, direction linear, MLP, digit kNN, linear, MLP"
+    names = f"row, seeds, level, {evaluated}, rank, least, alarms".split(", ")
+    head = f"| {' | '.join(names)} |\n|---|---:|---|{'---:|' * (len(names) - 3)}"
     found = []
-    for group in sorted(workdir.glob("split*-*"), key=lambda path: [int(x) for x in path.name[5:].split("-")]):
-        split, steps = group.name[5:].split("-")
-        videos = "test videos" if split == "1" else "validation videos"
-        rows = []
-        for name in ROWS:
-            folder = run_folder(workdir, name, int(split), int(steps), 0).parent
-            runs = [read(path) for path in sorted(folder.glob("seed*")) if path.is_dir() and is_done(path)]
-            levels = [level for level in LEVELS[1:] if runs and level in runs[0]["knn"]]
-            rows += [_row(name, level, runs) for level in levels]
-        evaluated = "motion kNN, linear, MLP, direction linear, MLP, digit kNN, linear, MLP"
-        names = f"row, seeds, level, {evaluated}, rank, least, alarms".split(", ")
-        head = f"| {' | '.join(names)} |\n|---|---:|---|{'---:|' * (len(names) - 3)}"
-        found.append(f"### {int(steps):,} steps, {videos}\n\n" + "\n".join([head, *rows]))
+    for split, steps in sorted({place[:2] for place in rows}):
+        places = [(split, steps, name, level) for name in ROWS for level in LEVELS[1:]]
+        lines = [head, *(rows[place] for place in places if place in rows)]
+        found.append(f"### {steps:,} steps, {VIDEOS[split]}\n\n" + "\n".join(lines))
     return found
+
+
+def _measured(workdir: pathlib.Path) -> Iterator[tuple[Place, str]]:
+    """Yield the rows of the runs under `workdir` that are done."""
+    for group in workdir.glob("split*-*"):
+        split, steps = (int(text) for text in group.name.removeprefix("split").split("-"))
+        for name in ROWS:
+            folder = run_folder(workdir, name, split, steps, 0).parent
+            runs = [read(path) for path in sorted(folder.glob("seed*")) if path.is_dir() and is_done(path)]
+            for level in (level for level in LEVELS[1:] if runs and level in runs[0]["knn"]):
+                yield (split, steps, name, level), _row(name, level, runs)
+
+
+def _rows_of(written: str) -> dict[Place, str]:
+    """Return the rows of tables that `tables` wrote."""
+    rows = {}
+    for table in written.split("### ")[1:]:
+        heading, *lines = table.strip().splitlines()
+        steps, videos = heading.split(" steps, ")
+        split = next(split for split, name in VIDEOS.items() if name == videos)
+        for line in lines[3:]:
+            name, _, level = (cell.strip() for cell in line.split("|")[1:4])
+            rows[split, int(steps.replace(",", "")), name, level] = line
+    return rows
+
+
+def _num_seeds(row: str) -> int:
+    return int(row.split("|")[2])
 
 
 def read(folder: pathlib.Path) -> dict:
