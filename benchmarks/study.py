@@ -11,6 +11,7 @@ With --write, rows of the document that --workdir has not, or of fewer seeds, st
 """
 
 import argparse
+import itertools
 import json
 import math
 import pathlib
@@ -20,9 +21,11 @@ import time
 from collections.abc import Iterator
 from typing import TypeAlias
 
+from configs import digits
 from hvt_jax.engine import alarms
 from hvt_jax.evaluation.intervals import mean_and_interval
 from hvt_jax.hierarchy import LEVELS
+from hvt_jax.run import run_folder as run_folder_lib
 
 NUM_VIDEOS = 3572
 DOCUMENT = pathlib.Path(__file__).parent / "STUDY.md"
@@ -37,7 +40,7 @@ REGRESSION = {
     "objective.patch_weight": 1.0,
     "objective.regularizer_weight": 0.5,
 }
-# The ceiling: four levels at the rate of the default learn less from labels.
+# Of labels: four levels at the rate of the default learn less from them.
 SUPERVISED = {"method": "supervised", "model.hierarchy": "frame-clip", "optimizer.learning_rate": 1e-3}
 _OF_BEFORE: dict[str, dict[str, object]] = {
     "regularizer 0.2": {},
@@ -84,8 +87,8 @@ ROWS: dict[str, dict[str, object]] = {
     "supervised four levels": {"method": "supervised"},
 }
 PROBES = ("knn", "linear", "mlp")
-# Split, steps, row and level.
-Place: TypeAlias = tuple[int, int, str, str]
+Place: TypeAlias = tuple[int, int, str]  # split, steps and row
+_OWN = ("data.", "seed", "train.", "evaluation.", "checkpoint.", "logging.")  # what the rows do not say
 
 
 def main() -> int:
@@ -132,8 +135,19 @@ def _run_rows(names: list[str], asked: argparse.Namespace) -> None:
     for seed in (int(text) for text in asked.seeds.split(",")):
         for name in names:
             folder = run_folder(pathlib.Path(asked.workdir), name, asked.split, asked.steps, seed)
-            if not is_done(folder) and time.monotonic() < end:
+            if not is_of_others(folder, name) and not is_done(folder) and time.monotonic() < end:
                 run_once(folder, ROWS[name], asked, seed)
+
+
+def is_of_others(folder: pathlib.Path, name: str) -> bool:
+    """Return whether the run in a folder had other settings than its row has now, and say so: it does not count."""
+    config = digits.get_config()
+    config.update_from_flattened_dict({field: value for field, value in ROWS[name].items() if field != "data.label"})
+    changes = run_folder_lib.config_changes(folder / "config.json", config)
+    of_row = {field: values for field, values in changes.items() if not field.startswith(_OWN)}
+    for field, (before, now) in of_row.items():
+        print(f"{folder}: left out, trained with {field} {before}, where the row has {now}", file=sys.stderr)
+    return bool(of_row)
 
 
 def is_done(folder: pathlib.Path) -> bool:
@@ -180,23 +194,26 @@ def tables(workdir: pathlib.Path, written: str = "") -> list[str]:
     evaluated = "motion kNN, linear, MLP, direction linear, MLP, digit kNN, linear, MLP"
     names = f"row, seeds, level, {evaluated}, rank, least, alarms".split(", ")
     head = f"| {' | '.join(names)} |\n|---|---:|---|{'---:|' * (len(names) - 3)}"
+    order = [*ROWS, *(name for _, _, name in rows if name not in ROWS)]
     found = []
     for split, steps in sorted({place[:2] for place in rows}):
-        places = [(split, steps, name, level) for name in ROWS for level in LEVELS[1:]]
+        places = [(split, steps, name) for name in dict.fromkeys(order)]
         lines = [head, *(rows[place] for place in places if place in rows)]
         found.append(f"### {steps:,} steps, {VIDEOS[split]}\n\n" + "\n".join(lines))
     return found
 
 
 def _measured(workdir: pathlib.Path) -> Iterator[tuple[Place, str]]:
-    """Yield the rows of the runs under `workdir` that are done."""
-    for group in workdir.glob("split*-*"):
+    """Yield the rows of the runs under `workdir` that are done, each with a line a level."""
+    for group in workdir.glob("split[12]-*[0-9]"):
         split, steps = (int(text) for text in group.name.removeprefix("split").split("-"))
         for name in ROWS:
             folder = run_folder(workdir, name, split, steps, 0).parent
-            runs = [read(path) for path in sorted(folder.glob("seed*")) if path.is_dir() and is_done(path)]
-            for level in (level for level in LEVELS[1:] if runs and level in runs[0]["knn"]):
-                yield (split, steps, name, level), _row(name, level, runs)
+            done = [path for path in sorted(folder.glob("seed*")) if path.is_dir() and is_done(path)]
+            runs = [read(path) for path in done if not is_of_others(path, name)]
+            levels = [level for level in LEVELS[1:] if runs and level in runs[0]["knn"]]
+            if levels:
+                yield (split, steps, name), "\n".join(_row(name, level, runs) for level in levels)
 
 
 def _rows_of(written: str) -> dict[Place, str]:
@@ -206,9 +223,8 @@ def _rows_of(written: str) -> dict[Place, str]:
         heading, *lines = table.strip().splitlines()
         steps, videos = heading.split(" steps, ")
         split = next(split for split, name in VIDEOS.items() if name == videos)
-        for line in lines[3:]:
-            name, _, level = (cell.strip() for cell in line.split("|")[1:4])
-            rows[split, int(steps.replace(",", "")), name, level] = line
+        for name, of_level in itertools.groupby(lines[3:], lambda line: line.split("|")[1].strip()):
+            rows[split, int(steps.replace(",", "")), name] = "\n".join(of_level)
     return rows
 
 

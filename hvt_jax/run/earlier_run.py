@@ -39,7 +39,8 @@ def move_aside(folder: str | os.PathLike) -> str:
     with open(records, "rb") as file:
         count = sum(1 for _ in file)
     target = _new_folder(folder)
-    moved = [name for name in (*_NAMES, _RECORDS) if os.path.lexists(os.path.join(folder, name))]
+    configs = sorted(name for name in os.listdir(folder) if name.startswith("config-until-"))
+    moved = [name for name in (*configs, *_NAMES, _RECORDS) if os.path.lexists(os.path.join(folder, name))]
     for name in moved:
         os.rename(os.path.join(folder, name), os.path.join(target, name))
     return (

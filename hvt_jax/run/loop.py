@@ -83,7 +83,7 @@ def train(config: ConfigDict, workdir: str, start_from: StartFrom | None = None)
         opened = {"restored_step": restored_step, "config": json.loads(config.to_json_best_effort())}
         with metrics.MetricWriter(folder.path, settings.logging, **opened) as writer:
             bad_videos = BadVideos(folder.path, (train_set, test_set), settings.data.max_bad_fraction, restored_step)
-            folder.write_config(config)
+            folder.write_config(config, restored_step, plan.num_steps)
             folder.write_environment(settings.seed)
             data.write(folder.path)
             log = RunLog(settings, folder, writer, bad_videos=bad_videos, fingerprint=data.fingerprint, **length)

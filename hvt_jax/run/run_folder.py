@@ -13,6 +13,7 @@ from typing import Any
 
 from hvt_jax import disk
 from hvt_jax.run import earlier_run, environment, first_process
+from hvt_jax.settings import older
 
 ELSEWHERE = "give another --workdir"  # what to do where a run folder cannot be written
 _ORPHAN_SECONDS = 10.0
@@ -77,10 +78,20 @@ class RunFolder:
             line = first_process.in_first(lambda: earlier_run.move_aside(self.path), refused)
         return [line] if line else []
 
-    def write_config(self, config: Any) -> None:
-        """Write `config` (a ConfigDict) to `config.json`; call it after `changed_fields` was looked at."""
-        if self._is_writer:
-            write_json(os.path.join(self.path, "config.json"), json.loads(config.to_json_best_effort()))
+    def write_config(self, config: Any, restored_step: int | None = None, num_steps: int | None = None) -> None:
+        """Write `config` (a ConfigDict) to `config.json`; call it after `changed_fields` was looked at.
+
+        If a run goes on from `restored_step` with other settings, those of before stay in `config-until-<step>.json`.
+        If it is at the last of `num_steps`, the file stays as it is: it says what was trained with.
+        """
+        if not self._is_writer:
+            return
+        path = os.path.join(self.path, "config.json")
+        if restored_step is not None and config_changes(path, config):
+            if restored_step == num_steps:
+                return
+            os.rename(path, os.path.join(self.path, f"config-until-{restored_step}.json"))
+        write_json(path, json.loads(config.to_json_best_effort()))
 
     def changed_fields(self, config: Any) -> list[str]:
         """Return one line per field in which `config` (a ConfigDict) differs from the folder's `config.json`.
@@ -116,7 +127,8 @@ def changed_fields(folder: str | os.PathLike, config: Any) -> list[str]:
 def config_changes(path: str | os.PathLike, config: Any) -> dict[str, tuple[str, str]]:
     """Return by field what a run's `config.json` says and what `config` (a ConfigDict) does, where they differ.
 
-    Empty if there is no such file.
+    Empty if there is no such file. Fields that came later than that run say what it did; groups of them differ from
+    nothing.
 
     Raises:
       RunFolderError: if it is not JSON.
@@ -125,14 +137,15 @@ def config_changes(path: str | os.PathLike, config: Any) -> dict[str, tuple[str,
         return {}
     try:
         with open(path, encoding="utf-8") as file:
-            before = dict(_fields(json.load(file)))
+            before = _fields(older.complete(json.load(file)))
     except ValueError as error:
         raise RunFolderError(f"{path} is damaged ({error}); remove it to go on with the config given") from None
-    after = dict(_fields(json.loads(config.to_json_best_effort())))
+    after = _fields(older.complete(json.loads(config.to_json_best_effort())))
+    later = tuple(f"{name}." for name, value in before.items() if value is None and name not in after)
     return {
         name: (_shown(before, name), _shown(after, name))
         for name in sorted(before.keys() | after.keys())
-        if before.get(name, "absent") != after.get(name, "absent")
+        if before.get(name, "absent") != after.get(name, "absent") and not f"{name}.".startswith(later)
     }
 
 
@@ -225,10 +238,14 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _fields(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
+def _fields(tree: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(tree, dict):
-        return [(prefix, tree)]
-    return [pair for key in tree for pair in _fields(tree[key], f"{prefix}.{key}" if prefix else str(key))]
+        return {prefix: tree}
+    return {
+        name: value
+        for key in tree
+        for name, value in _fields(tree[key], f"{prefix}.{key}" if prefix else str(key)).items()
+    }
 
 
 def _shown(fields: dict[str, Any], name: str) -> str:

@@ -6,7 +6,14 @@ from hvt_jax.run.run_folder import RunFolder
 
 def _leave(folder, records=5):
     (folder / "metrics.jsonl").write_text("".join(f'{{"step": {step}}}\n' for step in range(records)))
-    for name in ("results.json", "report.md", "config.json", "environment.json", "quarantine.jsonl"):
+    for name in (
+        "results.json",
+        "report.md",
+        "config.json",
+        "config-until-5.json",
+        "environment.json",
+        "quarantine.jsonl",
+    ):
         (folder / name).write_text("{}")
     for name in ("figures", "diverged", "tb"):
         (folder / name).mkdir()
@@ -25,8 +32,9 @@ def test_what_an_earlier_run_left_is_moved_whole(tmp_path):
         moved = {path.name: path.stat().st_ino for path in new.iterdir()}
         assert moved == {name: inode for name, inode in before.items() if not name.startswith("earlier-")}
         assert lines[-1] == (
-            f"{tmp_path} has no checkpoint to go on from, but 5 records of an earlier run; config.json, diverged, "
-            "environment.json, figures, metrics.jsonl, quarantine.jsonl, report.md, results.json, tb are now in "
+            f"{tmp_path} has no checkpoint to go on from, but 5 records of an earlier run; config-until-5.json, "
+            "config.json, diverged, environment.json, figures, metrics.jsonl, quarantine.jsonl, report.md, "
+            "results.json, tb are now in "
             f"{new.name}, and the run begins at step 0"
         )
 

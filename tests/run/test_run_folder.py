@@ -14,6 +14,7 @@ import ml_collections
 import numpy as np
 import pytest
 
+from configs import default
 from hvt_jax.run.run_folder import RunFolder, RunFolderError, write_json
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -107,6 +108,32 @@ def test_config_changes_are_listed_field_by_field(tmp_path):
         (tmp_path / "config.json").write_text("{")
         with pytest.raises(RunFolderError, match="config.json is damaged"):
             folder.changed_fields(config())
+
+
+def test_what_a_run_was_trained_with_stays(tmp_path):
+    with RunFolder(tmp_path, warn=pytest.fail) as folder:
+        folder.write_config(config())
+        folder.write_config(config(), restored_step=3, num_steps=9)
+        assert [path.name for path in tmp_path.glob("config*")] == ["config.json"]
+        folder.write_config(config(128), restored_step=9, num_steps=9)  # nothing is left to train
+        assert folder.changed_fields(config()) == []
+        folder.write_config(config(128), restored_step=5, num_steps=9)
+        assert folder.changed_fields(config(128)) == []
+    before = json.loads((tmp_path / "config-until-5.json").read_text())
+    assert before["model"]["clip"]["width"] == 96
+
+
+def test_fields_that_came_later_are_no_changes(tmp_path):
+    now = default.get_config()
+    before = json.loads(now.to_json())
+    del before["model"]["attention"], before["train"]["deterministic"], before["jepa"]
+    before["objective"]["patch_questions"] = before["objective"].pop("patch_targets")
+    with RunFolder(tmp_path, warn=pytest.fail) as folder:
+        (tmp_path / "config.json").write_text(json.dumps(before))
+        assert folder.changed_fields(now) == []
+        del before["objective"]["patch_weight"]  # all predictions counted alike then
+        (tmp_path / "config.json").write_text(json.dumps(before))
+        assert folder.changed_fields(now) == ["config differs: objective.patch_weight 1.0 -> 16.0"]
 
 
 def test_environment_and_results(tmp_path):
