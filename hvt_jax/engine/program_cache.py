@@ -17,7 +17,8 @@ def keep_programs(folder: str) -> str:
 
     JAX's own variable JAX_COMPILATION_CACHE_DIR goes before `folder`. Whoever can write there can have their programs
     run, so a folder that is made here is its owner's alone. Nothing removes old programs; the whole folder may be
-    deleted at any time.
+    deleted at any time. Nothing is kept for several processes on CPUs: jax 0.10.2 ended them where the training step came
+    from the cache, as their collectives met in different orders.
 
     Args:
       folder: a path, "none", or "auto": `hvt_jax` in the user's cache folder (XDG_CACHE_HOME, else ~/.cache), or
@@ -26,6 +27,10 @@ def keep_programs(folder: str) -> str:
     Raises:
       SettingsError: for a path that cannot be made.
     """
+    if jax.process_count() > 1 and jax.default_backend() == "cpu":
+        jax.config.update("jax_enable_compilation_cache", False)
+        compilation_cache.reset_cache()  # as below
+        return ""
     if jax.config.jax_compilation_cache_dir:
         return jax.config.jax_compilation_cache_dir
     if folder == NONE:

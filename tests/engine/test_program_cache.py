@@ -38,6 +38,20 @@ def test_a_program_is_kept_in_the_users_cache_folder_which_is_nobody_elses(home)
 
 
 @pytest.mark.usefixtures("without_cache")
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_nothing_is_kept_for_several_processes_on_cpus(monkeypatch, tmp_path, num_processes):
+    monkeypatch.setattr(jax, "process_count", lambda: num_processes)
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))  # asked for by JAX's own variable
+    compilation_cache.reset_cache()
+    try:
+        assert bool(program_cache.keep_programs("auto")) == (num_processes == 1)
+        jax.jit(lambda x: x * 7 + 43 + num_processes)(1)
+        assert bool(os.listdir(tmp_path)) == (num_processes == 1)
+    finally:
+        jax.config.update("jax_enable_compilation_cache", True)
+
+
+@pytest.mark.usefixtures("without_cache")
 def test_a_folder_of_ones_own(tmp_path):
     assert program_cache.keep_programs(str(tmp_path / "programs")).startswith(str(tmp_path / "programs" / "cpu-"))
 

@@ -75,7 +75,7 @@ def world(tmp_path_factory):
 def stopped(world):
     """The pair after SIGTERM to one of them, and the step they saved."""
     pair = _start_pair(world)
-    assert pair[0].wait_for_step(6), pair[0].wait().stderr
+    assert pair[0].wait_for_step(2), pair[0].wait().stderr  # early: the steps take no time
     pair[1].process.send_signal(signal.SIGTERM)
     assert _wait(pair) == [143, 143], [run.stderr[-3000:] for run in pair]
     return pair, pair[0].preempted_at
@@ -91,7 +91,7 @@ def ended(world, stopped):
 @pytest.mark.long
 def test_sigterm_to_one_stops_both_at_the_same_saved_step(world, stopped):
     pair, saved = stopped
-    assert 6 <= saved < 12
+    assert 2 <= saved < 12
     checkpoints = str(world / "two" / "checkpoints")
     assert saved in seals.steps_in(checkpoints) and seals.distrust(checkpoints, saved) is None
 
