@@ -17,8 +17,8 @@ def keep_programs(folder: str) -> str:
 
     JAX's own variable JAX_COMPILATION_CACHE_DIR goes before `folder`. Whoever can write there can have their programs
     run, so a folder that is made here is its owner's alone. Nothing removes old programs; the whole folder may be
-    deleted at any time. Nothing is kept for several processes on CPUs: jax 0.10.2 ended them where the training step came
-    from the cache, as their collectives met in different orders.
+    deleted at any time. Nothing is kept for several processes on CPUs: jax 0.10.2 ended them where the training step
+    came from the cache, as their collectives met in different orders.
 
     Args:
       folder: a path, "none", or "auto": `hvt_jax` in the user's cache folder (XDG_CACHE_HOME, else ~/.cache), or
