@@ -96,7 +96,7 @@ class Samples:
         """Read sample `element` of an epoch, at `position` in the order of all epochs, into a row.
 
         A video that cannot be read leaves an invalid row, never an exception. One that cannot be opened at all, or that
-        has taken too long, gets into the quarantine of the data set.
+        has taken too long twice, gets into the quarantine of the data set.
         """
         groups = _groups_of(batch, row)
         if element >= len(self.videos):
@@ -106,7 +106,7 @@ class Samples:
         number = int(self.videos[element])
         batch["index"][row], batch["label"][row] = number, self.dataset.videos[number].labels[0]
         try:
-            self._read(groups, number, element, int(position) // len(self.videos))
+            self._read_in_time(groups, number, element, int(position) // len(self.videos))
         except VideoError as error:
             batch["problem"][row], batch["frames"][row] = error.problem, error.frames
             batch["reason"][row] = pack_reason(str(error))
@@ -114,6 +114,22 @@ class Samples:
             return
         batch["valid"][row] = True
         batch["frames"][row] = sum(group["frame_valid"].size for group in groups.values())
+
+    def _read_in_time(self, groups: dict[str, Batch], number: int, element: int, epoch: int) -> None:
+        """Read as `_read` does, once more where the time is over for the first time.
+
+        It may have been the machine: a process that is stopped, by Ctrl-Z or as a suspended job, finds when it goes on
+        that the time of what it was reading is over.
+        """
+        path = self.dataset.videos[number].path
+        is_known = path in self.dataset.quarantine
+        try:
+            return self._read(groups, number, element, epoch)
+        except VideoError as error:
+            if is_known or error.problem is not Problem.TIMEOUT:
+                raise
+        self.dataset.quarantine.pop(path, None)
+        return self._read(groups, number, element, epoch)
 
     def _read(self, groups: dict[str, Batch], number: int, element: int, epoch: int) -> None:
         """Read the sample of video `number` into the arrays of a row, from memory if it is there."""

@@ -8,9 +8,9 @@ import threading
 import numpy as np
 import pytest
 
-from hvt_jax.data import catalog, decode, pipeline, shared_arrays, storages
+from hvt_jax.data import catalog, decode, pipeline, readers, shared_arrays, storages
 from hvt_jax.data.dataset import Video
-from hvt_jax.data.problems import Problem
+from hvt_jax.data.problems import Problem, VideoError
 
 
 @pytest.fixture
@@ -50,6 +50,25 @@ def test_a_row_that_fails_half_way_is_empty(train, data_settings, monkeypatch):
     assert list(batch["valid"][[first, second, rows[2]]]) == [False, True, False]
     assert not batch["video"][[first, rows[2]]].any() and batch["video"][second].any()
     assert not batch["frame_valid"][[first, rows[2]]].any()
+
+
+@pytest.mark.parametrize("num_late", [1, 2])
+def test_a_video_that_was_late_once_is_not_bad(train, data_settings, monkeypatch, num_late):
+    """The process may have been stopped while it was read."""
+    late, check, here, path = [], readers.Reader._check_time, threading.get_ident(), train.videos[0].path
+
+    def check_time(reader):
+        if threading.get_ident() == here and len(late) < num_late:
+            late.append(path)
+            raise VideoError(Problem.TIMEOUT, "took longer")
+        check(reader)
+
+    monkeypatch.setattr(decode.VideoReader, "_check_time", check_time)
+    dataset = dataclasses.replace(train, videos=train.videos[:1])
+    for _ in range(2):
+        batch = pipeline.training_map(dataset, data_settings, batch_size=1, seed=0)[0]
+        assert bool(batch["valid"][0]) == (num_late == 1)
+        assert dataset.quarantine == ({} if num_late == 1 else {path: (int(Problem.TIMEOUT), 0)})
 
 
 @pytest.fixture
