@@ -6,6 +6,7 @@ import fcntl
 import json
 import math
 import os
+import pathlib
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -90,7 +91,8 @@ class RunFolder:
         if restored_step is not None and config_changes(path, config):
             if restored_step == num_steps:
                 return
-            os.rename(path, os.path.join(self.path, f"config-until-{restored_step}.json"))
+            before = pathlib.Path(path).read_bytes()  # copied, so that there is a config.json at any time
+            write_file(os.path.join(self.path, f"config-until-{restored_step}.json"), before)
         write_json(path, json.loads(config.to_json_best_effort()))
 
     def changed_fields(self, config: Any) -> list[str]:
