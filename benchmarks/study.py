@@ -88,7 +88,7 @@ ROWS: dict[str, dict[str, object]] = {
 }
 PROBES = ("knn", "linear", "mlp")
 Place: TypeAlias = tuple[int, int, str]  # split, steps and row
-_OWN = ("data.", "seed", "train.", "evaluation.", "checkpoint.", "logging.")  # what the rows do not say
+_FREE = ("data.", "seed", "train.", "evaluation.", "checkpoint.", "logging.")  # may differ, unless a row names it
 
 
 def main() -> int:
@@ -135,16 +135,16 @@ def _run_rows(names: list[str], asked: argparse.Namespace) -> None:
     for seed in (int(text) for text in asked.seeds.split(",")):
         for name in names:
             folder = run_folder(pathlib.Path(asked.workdir), name, asked.split, asked.steps, seed)
-            if not is_of_others(folder, name) and not is_done(folder) and time.monotonic() < end:
+            if not has_other_settings(folder, name) and not is_done(folder) and time.monotonic() < end:
                 run_once(folder, ROWS[name], asked, seed)
 
 
-def is_of_others(folder: pathlib.Path, name: str) -> bool:
+def has_other_settings(folder: pathlib.Path, name: str) -> bool:
     """Return whether the run in a folder had other settings than its row has now, and say so: it does not count."""
     config = digits.get_config()
-    config.update_from_flattened_dict({field: value for field, value in ROWS[name].items() if field != "data.label"})
+    config.update_from_flattened_dict(ROWS[name])
     changes = run_folder_lib.config_changes(folder / "config.json", config)
-    of_row = {field: values for field, values in changes.items() if not field.startswith(_OWN)}
+    of_row = {field: both for field, both in changes.items() if field in ROWS[name] or not field.startswith(_FREE)}
     for field, (before, now) in of_row.items():
         print(f"{folder}: left out, trained with {field} {before}, where the row has {now}", file=sys.stderr)
     return bool(of_row)
@@ -210,7 +210,7 @@ def _measured(workdir: pathlib.Path) -> Iterator[tuple[Place, str]]:
         for name in ROWS:
             folder = run_folder(workdir, name, split, steps, 0).parent
             done = [path for path in sorted(folder.glob("seed*")) if path.is_dir() and is_done(path)]
-            runs = [read(path) for path in done if not is_of_others(path, name)]
+            runs = [read(path) for path in done if not has_other_settings(path, name)]
             levels = [level for level in LEVELS[1:] if runs and level in runs[0]["knn"]]
             if levels:
                 yield (split, steps, name), "\n".join(_row(name, level, runs) for level in levels)

@@ -1,7 +1,5 @@
 """The tables of benchmarks/STUDY.md: rows of runs that are gone stay, rows of new runs replace those of fewer seeds."""
 
-import json
-
 import pytest
 
 from benchmarks import study
@@ -37,10 +35,16 @@ def test_runs_of_other_settings_do_not_count(tmp_path, capsys):
     config = digits.get_config()
     config.data.root, config.seed, config.train.max_steps = "elsewhere", 7, 500
     (tmp_path / "config.json").write_text(config.to_json())
-    assert not study.is_of_others(tmp_path, "default") and not study.is_of_others(tmp_path / "none", "default")
-    assert study.is_of_others(tmp_path, "joint")
+    assert not study.has_other_settings(tmp_path, "default") and not study.has_other_settings(
+        tmp_path / "none", "default"
+    )
+    assert study.has_other_settings(tmp_path, "joint")
     config.objective.regularizer_weight = 0.2
-    (tmp_path / "config.json").write_text(json.dumps(json.loads(config.to_json())))
+    (tmp_path / "config.json").write_text(config.to_json())
     capsys.readouterr()
-    assert study.is_of_others(tmp_path, "default") and not study.is_of_others(tmp_path, "regularizer 0.2")
+    assert study.has_other_settings(tmp_path, "default") and not study.has_other_settings(tmp_path, "regularizer 0.2")
     assert "objective.regularizer_weight 0.2, where the row has 0.02" in capsys.readouterr().err
+    assert study.has_other_settings(tmp_path, "16 frames") and study.has_other_settings(tmp_path, "supervised by digit")
+    config.data.update(num_frames=16, frame_stride=2)
+    (tmp_path / "config.json").write_text(config.to_json())
+    assert not study.has_other_settings(tmp_path, "16 frames")

@@ -34,8 +34,7 @@ def test_what_an_earlier_run_left_is_moved_whole(tmp_path):
         assert lines[-1] == (
             f"{tmp_path} has no checkpoint to go on from, but 5 records of an earlier run; config-until-5.json, "
             "config.json, diverged, environment.json, figures, metrics.jsonl, quarantine.jsonl, report.md, "
-            "results.json, tb are now in "
-            f"{new.name}, and the run begins at step 0"
+            f"results.json, tb are now in {new.name}, and the run begins at step 0"
         )
 
 
